@@ -1,0 +1,166 @@
+"""What a hint source hands to the tracker, and what it is asked to look at.
+
+Each mechanism sees accesses in its own way, so each has its own columns; the
+header says when, what it cost, and what was lost. The tracker turns all of
+them into one thing: evidence about an access rate.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Page-table entries are read in blocks of this many pages: one cache line.
+BLOCK_PAGES = 8
+
+
+class Mechanism(StrEnum):
+    """How accesses are seen; also the names for ``--hints``."""
+
+    SAMPLING = "sampling"
+    ACCESSED_BIT = "accessed-bit"
+    HINT_FAULT = "hint-fault"
+    REGION = "region"
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Every ``period``-th access, one row a sample (PEBS, IBS, SPE).
+
+    Attributes:
+        page: Flat page, uint32[n].
+        write: 1 for a write, uint8[n]; None if unknown.
+        initiator: uint8[n], 255 unknown; None if the source cannot name it.
+        period: Accesses per sample, after correction for losses.
+    """
+
+    page: NDArray[np.uint32]
+    write: NDArray[np.uint8] | None
+    initiator: NDArray[np.uint8] | None
+    period: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccessedBits:
+    """Accessed bits of blocks of eight pages, read at ``end_ns`` of the batch.
+
+    Attributes:
+        block: Flat page // 8, uint32[n], ascending.
+        bits: Bit i is page ``8 block + i``, uint8[n].
+        interval_s: Seconds over which the bits were gathered, float32[n].
+    """
+
+    block: NDArray[np.uint32]
+    bits: NDArray[np.uint8]
+    interval_s: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultDelays:
+    """Hint faults: how long after poisoning a page was touched.
+
+    Attributes:
+        page: Flat page that faulted, uint32[n], in order of fault.
+        delay_s: Seconds from poisoning to the fault, float32[n].
+        write: 1 for a write, uint8[n].
+        initiator: uint8[n], 255 unknown.
+        silent: Flat pages that stayed poisoned without a fault, uint32[m].
+        silent_s: Seconds since their poisoning or last report, float32[m].
+    """
+
+    page: NDArray[np.uint32]
+    delay_s: NDArray[np.float32]
+    write: NDArray[np.uint8]
+    initiator: NDArray[np.uint8]
+    silent: NDArray[np.uint32]
+    silent_s: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCounts:
+    """Region sampling (DAMON): of ``checks`` looks, ``nr_accesses`` found a bit.
+
+    Attributes:
+        start: First flat page, uint32[n], ascending.
+        end: One past the last, uint32[n].
+        nr_accesses: uint32[n], at most ``checks``.
+        age: Aggregations for which the region has been stable, uint32[n].
+        checks: Looks per aggregation.
+        interval_s: Sampling interval: what one look covers.
+    """
+
+    start: NDArray[np.uint32]
+    end: NDArray[np.uint32]
+    nr_accesses: NDArray[np.uint32]
+    age: NDArray[np.uint32]
+    checks: int
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HintBatch:
+    """Observations of one source over one stretch of time.
+
+    Attributes:
+        source: Name of the source, for ``explain`` and metrics.
+        start_ns: When the observation began.
+        end_ns: When it ended.
+        seen: The columns.
+        lost: Observations that the mechanism dropped.
+        application_ns: Time that looking took from the application.
+        background_ns: Time that looking took on some other CPU.
+    """
+
+    source: str
+    start_ns: int
+    end_ns: int
+    seen: Samples | AccessedBits | FaultDelays | RegionCounts
+    lost: int = 0
+    application_ns: float = 0.0
+    background_ns: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where and how to look in the next epoch.
+
+    Attributes:
+        mechanism: What to look with.
+        start_page: First flat page, a multiple of eight.
+        end_page: One past the last flat page.
+        stripes: Look at one block of eight pages in this many.
+        stripe: Which: blocks ``b`` with ``b % stripes == stripe``.
+        window_s: Accessed bits: clear, wait so long, read (two walks); None:
+            read what gathered since the bits were last cleared (one walk).
+            Sampling: not used.
+        node: Only pages that are on this node now; None: all.
+        period: Sampling: accesses per sample; None: leave as it is.
+    """
+
+    mechanism: Mechanism
+    start_page: int
+    end_page: int
+    stripes: int = 1
+    stripe: int = 0
+    window_s: float | None = None
+    node: int | None = None
+    period: int | None = None
+
+
+class HintSource(Protocol):
+    """A driver of one mechanism."""
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """How it sees."""
+        ...
+
+    def look(self, looks: tuple[Look, ...]) -> None:
+        """Prepare the next epoch; looks for other mechanisms are ignored."""
+        ...
+
+    def drain(self) -> tuple[HintBatch, ...]:
+        """Return what was seen since the last drain, with what it cost."""
+        ...

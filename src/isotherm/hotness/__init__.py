@@ -1,0 +1,1 @@
+"""The hot-memory abstraction: evidence in, access rates out."""

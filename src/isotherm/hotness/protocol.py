@@ -1,0 +1,84 @@
+"""The seam of the hot-memory abstraction: batches in, a view out."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.hints.batch import HintBatch
+
+
+class HotnessView(Protocol):
+    """What is known of every page's access rate, at one moment.
+
+    Rates are accesses per page per second. A view is valid until the tracker's
+    next update; it computes what it is asked for and holds no copy.
+    """
+
+    @property
+    def pages(self) -> int:
+        """Length of the flat page index."""
+        ...
+
+    @property
+    def mean_rate(self) -> float:
+        """Mean rate over all pages."""
+        ...
+
+    def rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Return the posterior mean rate of pages."""
+        ...
+
+    def deviation(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Return the posterior standard deviation of the rate of pages."""
+        ...
+
+    def range_rate(self, start_page: int, end_page: int) -> tuple[float, float]:
+        """Return mean rate per page and its deviation over ``[start, end)``."""
+        ...
+
+    def region_rate(self) -> NDArray[np.float32]:
+        """Return the recent rate of every region, float32[regions]."""
+        ...
+
+    def huge_page_rate(self) -> NDArray[np.float32]:
+        """Return the mean rate of every run of 512 pages, float32."""
+        ...
+
+    def hottest(self, count: int) -> NDArray[np.uint32]:
+        """Return the hottest pages, hottest first, ties by page number."""
+        ...
+
+    def coldest(self, count: int) -> NDArray[np.uint32]:
+        """Return the coldest pages, coldest first, ties by page number."""
+        ...
+
+    def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return octave edges of the rate (k+1) and pages in each bin (k)."""
+        ...
+
+    def initiator_share(self, start_page: int, end_page: int) -> dict[int, float]:
+        """Return the share of accesses per initiator; 255 is unknown."""
+        ...
+
+
+class HotnessTracker(Protocol):
+    """Keeps evidence; a few bytes a page."""
+
+    @property
+    def bytes_per_page(self) -> float:
+        """State kept for a page, all of it."""
+        ...
+
+    def update(
+        self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
+    ) -> HotnessView:
+        """Fuse one epoch's evidence and return the view at ``now_ns``.
+
+        Args:
+            batches: What the sources saw.
+            now_ns: End of the epoch.
+            access_rate: Accesses per page per second as counted by the PMU
+                (counting, not sampling); None where there is none.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""run_epoch: the loop in one small file."""

@@ -1,0 +1,1 @@
+"""The only things that touch memory, behind one small protocol."""

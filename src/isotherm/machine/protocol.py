@@ -1,0 +1,107 @@
+"""The machine: what a host, a simulator or a replay offers to the loop."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.clock import Clock
+from isotherm.topology.model import Topology
+
+#: Placement of a page that has no memory now.
+NOT_PRESENT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One contiguous page-numbered range of one owner.
+
+    Pages of all spaces are numbered in one flat index: page ``i`` of a space is
+    flat page ``base + i``. Every page column of the project holds flat pages.
+
+    Attributes:
+        base: First flat page.
+        pages: Length.
+        owner: Who owns it, for people: ``pid 4242``, ``gups``.
+        start_page: Virtual page number of page 0 where there is one.
+    """
+
+    base: int
+    pages: int
+    owner: str
+    start_page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Pages per node, as columns indexed by node id, int64.
+
+    Watermarks are free pages (mm/page_alloc.c): reclaim wakes below ``low`` and
+    works until ``high``; in tiering mode until ``promo``.
+    """
+
+    capacity_pages: NDArray[np.int64]
+    used_pages: NDArray[np.int64]
+    min_pages: NDArray[np.int64]
+    low_pages: NDArray[np.int64]
+    high_pages: NDArray[np.int64]
+    promo_pages: NDArray[np.int64]
+
+    @property
+    def free_pages(self) -> NDArray[np.int64]:
+        """Free pages per node."""
+        return self.capacity_pages - self.used_pages
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """What became of a batch of moves.
+
+    Attributes:
+        errno: 0 where the page moved, else a positive errno, int16[n].
+        cost_ns: Time that the batch took, all of it.
+    """
+
+    errno: NDArray[np.int16]
+    cost_ns: float
+
+
+class Machine(Protocol):
+    """Somewhere pages live and can be moved."""
+
+    @property
+    def clock(self) -> Clock:
+        """The only clock."""
+        ...
+
+    @property
+    def topology(self) -> Topology:
+        """Nodes, tiers, initiators."""
+        ...
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The managed spaces, ascending by base."""
+        ...
+
+    @property
+    def pages(self) -> int:
+        """Length of the flat page index."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return capacity, use and watermarks per node."""
+        ...
+
+    def placement(self) -> NDArray[np.uint8]:
+        """Return the node of every flat page (a view: do not write); 255 if none."""
+        ...
+
+    def latency_ns(self) -> NDArray[np.float64]:
+        """Return the loaded read latency, float64[initiators, nodes]."""
+        ...
+
+    def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
+        """Move pages, each to its node; a page that cannot move is an errno."""
+        ...

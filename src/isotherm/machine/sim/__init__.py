@@ -1,0 +1,1 @@
+"""The simulated machine, and the mechanisms that hint drivers read through it."""

@@ -1,0 +1,1 @@
+"""Metrics and events, as snapshots that the layers below hand up."""

@@ -1,0 +1,228 @@
+"""Epoch and Plan: what a policy reads and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.hints.batch import HintBatch, Look, Mechanism
+from isotherm.hotness.protocol import HotnessView
+from isotherm.machine.protocol import Usage
+from isotherm.topology.model import Topology
+
+
+class Reason(IntEnum):
+    """Why a page is to move."""
+
+    PAYS = 0  #: its advantage exceeds the cost of the move
+    MAKES_ROOM = 1  #: worth less than the page that wants its slot
+    HOT = 2  #: over the policy's threshold
+    COLD = 3  #: under the policy's threshold, or at the tail of its list
+    WATERMARK = 4  #: free memory of the node is below its watermark
+    FUTURE = 5  #: a bound knows what comes
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Moves wished for, best first within each direction, as columns.
+
+    Attributes:
+        page: Flat page, uint32[n]; no page twice.
+        node: Where to, uint8[n].
+        gain_ns: Gain promised over the page's stay, net of the move's own
+            cost, float32[n]; NaN where the policy promises nothing.
+        reason: A ``Reason``, uint8[n].
+    """
+
+    page: NDArray[np.uint32]
+    node: NDArray[np.uint8]
+    gain_ns: NDArray[np.float32]
+    reason: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.page)
+
+    @staticmethod
+    def none() -> "Moves":
+        """Return an empty table."""
+        return Moves(
+            np.empty(0, np.uint32),
+            np.empty(0, np.uint8),
+            np.empty(0, np.float32),
+            np.empty(0, np.uint8),
+        )
+
+    @staticmethod
+    def to(
+        page: NDArray[np.integer], node: int, reason: Reason, gain_ns: float = np.nan
+    ) -> "Moves":
+        """Return moves of pages to one node for one reason."""
+        n = len(page)
+        return Moves(
+            page.astype(np.uint32),
+            np.full(n, node, np.uint8),
+            np.full(n, gain_ns, np.float32),
+            np.full(n, int(reason), np.uint8),
+        )
+
+    @staticmethod
+    def concat(*parts: "Moves") -> "Moves":
+        """Return the parts one after the other."""
+        return Moves(
+            np.concatenate([p.page for p in parts]),
+            np.concatenate([p.node for p in parts]),
+            np.concatenate([p.gain_ns for p in parts]),
+            np.concatenate([p.reason for p in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where new memory should be born.
+
+    Attributes:
+        node: Preferred node of a new page.
+        headroom_pages: Free pages to keep there.
+    """
+
+    node: int
+    headroom_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the moves of the epoch before, as columns of one table.
+
+    Attributes:
+        page: Flat page, uint32[n].
+        node: Where it was to go, uint8[n].
+        errno: 0 if it went, int16[n].
+        cost_ns: Time of all moves together.
+    """
+
+    page: NDArray[np.uint32]
+    node: NDArray[np.uint8]
+    errno: NDArray[np.int16]
+    cost_ns: float
+
+    @staticmethod
+    def none() -> "Outcome":
+        """Return an outcome without moves."""
+        return Outcome(
+            np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.int16), 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """All that a policy may know when it decides.
+
+    Attributes:
+        index: Epochs since the start.
+        now_ns: The machine's time, at the end of the epoch.
+        dt_ns: Length of the epoch.
+        topology: Nodes and tiers.
+        usage: Capacity, use, watermarks per node.
+        node: Placement, uint8[pages] (a view).
+        latency_ns: Loaded latency, float64[initiators, nodes].
+        move_cost_ns: Expected cost of moving one page in a batch,
+            float64[nodes, nodes], [from, to]; measured where it was.
+        hotness: The tracker's view; None for a policy that does not use it.
+        hints: The raw batches, for policies that are defined on them.
+        access_rate: Accesses per page per second by counting PMU; None if none.
+        outcome: The moves of the last epoch.
+        move_limit_pages: At most so many moves will be carried out.
+    """
+
+    index: int
+    now_ns: int
+    dt_ns: int
+    topology: Topology
+    usage: Usage
+    node: NDArray[np.uint8]
+    latency_ns: NDArray[np.float64]
+    move_cost_ns: NDArray[np.float64]
+    hotness: HotnessView | None = None
+    hints: tuple[HintBatch, ...] = ()
+    access_rate: float | None = None
+    outcome: Outcome = field(default_factory=Outcome.none)
+    move_limit_pages: int = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy wants done.
+
+    Attributes:
+        moves: Pages to move.
+        look: Where and how to look in the next epoch.
+        birth: Where new memory should be born; None: leave as it is.
+        demand_fill: Run the fastest tier as a demand-filled cache with this
+            replacement ("lru"); None: placed memory. A machine that cannot
+            refuses the policy at the start.
+        notes: Figures behind the decision, for ``explain``: price, threshold.
+    """
+
+    moves: Moves = field(default_factory=Moves.none)
+    look: tuple[Look, ...] = ()
+    birth: Birth | None = None
+    demand_fill: str | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a policy is told once, before the first epoch.
+
+    Attributes:
+        pages: Length of the flat page index.
+        topology: Nodes and tiers.
+        capacity_pages: Per node, int64.
+        epoch_ns: Length of an epoch.
+        seed: For every random choice.
+        hints: Mechanisms that are on; a policy must work with any subset.
+        sampling_period: Accesses per sample, where sampling is on.
+        options: The policy's own parameters, by name.
+    """
+
+    pages: int
+    topology: Topology
+    capacity_pages: NDArray[np.int64]
+    epoch_ns: int
+    seed: int
+    hints: frozenset[Mechanism]
+    sampling_period: int = 2000
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Decides. Holds its own state, reads no clock, touches nothing."""
+
+    @property
+    def name(self) -> str:
+        """Name for ``--policy``."""
+        ...
+
+    @property
+    def wants(self) -> frozenset[Mechanism]:
+        """Mechanisms that it can use."""
+        ...
+
+    @property
+    def uses_tracker(self) -> bool:
+        """Whether ``Epoch.hotness`` must be there."""
+        ...
+
+    def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the placement to start from, given the machine's.
+
+        Only bounds answer with another one: theirs costs nothing.
+        """
+        ...
+
+    def decide(self, epoch: Epoch) -> Plan:
+        """Return what to do. Same state and epoch, same plan."""
+        ...

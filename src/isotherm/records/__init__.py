@@ -1,0 +1,1 @@
+"""Pure decoders of foreign bytes, shared by hints and trace."""

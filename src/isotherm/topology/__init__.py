@@ -1,0 +1,1 @@
+"""Topology: nodes, tiers, initiators, performance, each figure with its source."""

@@ -1,0 +1,1 @@
+"""Access streams: recorded traces, and readers for other tools' formats."""

@@ -1,0 +1,1 @@
+"""Access streams made from a definition and a seed."""
