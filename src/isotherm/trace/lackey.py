@@ -276,7 +276,7 @@ def _decode(
                 and c0 == text[start + 1]
                 and (
                     c0 == _COMMENT[0] or c0 == _COMMENT[1] or c0 == _COMMENT[2]
-                )  # compiles to three compares
+                )
             )
             if not message:
                 return rows, instructions, consumed, lines, True
