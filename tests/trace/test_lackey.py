@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isotherm.core.errors import TraceFormatError
@@ -105,6 +105,7 @@ _LINE = st.one_of(
 )
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(_LINE, max_size=12), st.booleans())
 def test_kernel_and_twin_agree(lines: list[bytes], whole: bool) -> None:
     """Both fill the same rows and return the same counts, on good and bad text."""
