@@ -1,0 +1,162 @@
+"""What a move costs, learnt per path from what batches cost.
+
+A batch of ``n`` pages, ``h`` of them huge, costs
+
+    cost_ns = fixed + page * (n - h) + huge * h
+
+(one system call and one TLB flush, then unmap, copy and remap per page; the
+shape is that of migrate_pages() with batched flushes). The three are fitted per
+(from, to) by least squares of the *relative* error, with old observations
+forgotten and the configured machine as a prior worth a few batches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isotherm.core.units import HUGE_PAGE_BYTES, PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class CostPrior:
+    """What is believed before the first move; scalars or [nodes, nodes].
+
+    Attributes:
+        page_ns: Per 4 KiB page. The default is the cost model of ``dram-cxl``.
+        fixed_ns: Per batch.
+        huge_ns: Per 2 MiB page; None: what the 4 KiB figure says for copying
+            512 pages at 0.4 of their cost. The share of copying in a full
+            batch of small pages is about 35 %, in one of huge pages 97 %
+            (batched migrate_pages patches, v6), so this errs on the dear side.
+    """
+
+    page_ns: ArrayLike = 2500.0
+    fixed_ns: ArrayLike = 0.0
+    huge_ns: ArrayLike | None = None
+
+
+class CostModel:
+    """Learns fixed, per-page and per-huge-page cost of every path.
+
+    Args:
+        nodes: Number of nodes.
+        prior: What is believed at first.
+        prior_batches: How many observed batches the prior weighs as much as.
+        memory_batches: An observation loses 1 - 1/e of its weight in so many
+            later batches on its path.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        prior: CostPrior | None = None,
+        *,
+        prior_batches: float = 2.0,
+        memory_batches: float = 200.0,
+    ) -> None:
+        prior = prior or CostPrior()
+        shape = (nodes, nodes)
+        page = np.broadcast_to(np.asarray(prior.page_ns, np.float64), shape)
+        fixed = np.broadcast_to(np.asarray(prior.fixed_ns, np.float64), shape)
+        huge = (
+            page * (0.4 * HUGE_PAGE_BYTES / PAGE_BYTES)
+            if prior.huge_ns is None
+            else np.broadcast_to(np.asarray(prior.huge_ns, np.float64), shape)
+        )
+        if (page <= 0).any() or (huge <= 0).any() or (fixed < 0).any():
+            raise ValueError("prior: expected page_ns, huge_ns > 0 and fixed_ns >= 0")
+        #: float64[nodes, nodes, 3]: fixed, page, huge.
+        self._prior = np.stack([fixed, page, huge], axis=-1)
+        self._theta = self._prior.copy()
+        self._keep = float(np.exp(-1.0 / memory_batches))
+        # Pseudo-observations at batch sizes 1 and 512, and of one huge page,
+        # each weighted by the inverse square of its expected cost.
+        rows = np.array([[1, 1, 0], [1, 512, 0], [1, 0, 1]], np.float64)
+        expected = self._prior @ rows.T
+        weight = prior_batches / 3 / expected**2
+        #: Normal equations, float64[nodes, nodes, 3, 3] and [nodes, nodes, 3].
+        self._prior_gram = np.einsum("xyk,ki,kj->xyij", weight, rows, rows)
+        self._gram = np.zeros((*shape, 3, 3))
+        #: What was observed beyond the prior's expectation, same weights.
+        self._excess = np.zeros((*shape, 3))
+        self._stale: set[tuple[int, int]] = set()
+        #: Batches seen, int64[nodes, nodes].
+        self.batches = np.zeros(shape, np.int64)
+
+    def observe(
+        self,
+        src: int,
+        node: int,
+        pages: NDArray[np.integer],
+        cost_ns: NDArray[np.float64],
+        huge: NDArray[np.integer] | None = None,
+    ) -> None:
+        """Learn from batches on one path, oldest first.
+
+        Args:
+            src: Where from.
+            node: Where to.
+            pages: Pages tried in each batch, huge ones counted once, [k].
+            cost_ns: What each batch cost, float64[k].
+            huge: How many were huge, [k]; None: none.
+        """
+        count = len(pages)
+        if count == 0:
+            return
+        rows = np.ones((count, 3))
+        rows[:, 2] = 0 if huge is None else huge
+        rows[:, 1] = pages - rows[:, 2]
+        prior = self._prior[src, node]
+        expected = rows @ prior
+        age = np.arange(count - 1, -1, -1, dtype=np.float64)
+        weight = self._keep**age / expected**2
+        faded = self._keep**count
+        weighted = rows * weight[:, None]
+        self._gram[src, node] *= faded
+        self._gram[src, node] += weighted.T @ rows
+        self._excess[src, node] *= faded
+        self._excess[src, node] += weighted.T @ (cost_ns - expected)
+        self.batches[src, node] += count
+        self._stale.add((src, node))
+
+    def _fit(self) -> NDArray[np.float64]:
+        for path in sorted(self._stale):
+            delta = np.linalg.solve(
+                self._prior_gram[path] + self._gram[path], self._excess[path]
+            )
+            theta = self._prior[path] + delta
+            if (theta < 0).any():
+                # A negative part means that noise was split wrongly: keep the
+                # prior's proportions and scale them to what was observed.
+                gram = self._prior_gram[path] + self._gram[path]
+                along = self._prior[path]
+                theta = along * max(
+                    1 + (along @ self._excess[path]) / (along @ gram @ along), 1e-3
+                )
+            self._theta[path] = theta
+        self._stale.clear()
+        return self._theta
+
+    @property
+    def fixed_ns(self) -> NDArray[np.float64]:
+        """Fixed cost of a batch, float64[nodes, nodes], [from, to]."""
+        return self._fit()[..., 0].copy()
+
+    def expected_ns_per_page(self, batch_pages: float) -> NDArray[np.float64]:
+        """Return the cost of one 4 KiB page in a batch, float64[nodes, nodes].
+
+        Args:
+            batch_pages: Pages in the batch, > 0. The diagonal is 0.
+        """
+        theta = self._fit()
+        cost = theta[..., 0] / batch_pages + theta[..., 1]
+        np.fill_diagonal(cost, 0.0)
+        return cost
+
+    def expected_ns_per_huge_page(self, batch_pages: float) -> NDArray[np.float64]:
+        """Return the cost of one 2 MiB page in a batch of such; see above."""
+        theta = self._fit()
+        cost = theta[..., 0] / batch_pages + theta[..., 2]
+        np.fill_diagonal(cost, 0.0)
+        return cost

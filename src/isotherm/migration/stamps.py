@@ -1,0 +1,73 @@
+"""When each page was last moved, and which way, in two bytes a page."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Clock steps in the window; the window is known to 1/64 of itself.
+STEPS = 64
+#: Stamps hold 15 bits of time; older ones are cleared before they come round.
+_PERIOD = (1 << 15) - 1
+_SWEEP = 1 << 14
+
+
+class LastMove:
+    """Counts pages that are moved back within a window: ping-pong.
+
+    A stamp is ``1 + step % 32767`` in the upper fifteen bits and the direction
+    in the lowest, 1 for a promotion; 0 means that the page has not moved. The
+    kernel's first version of tiering kept one such bit a page (PGDEMOTED and
+    ``pgpromote_candidate_demoted`` in the TPP patches); the time makes the
+    count independent of how long the run lasts.
+
+    Args:
+        pages: Length of the flat page index.
+        window_ns: A move back within this time counts.
+        start_ns: The time now.
+    """
+
+    def __init__(self, pages: int, window_ns: int, start_ns: int = 0) -> None:
+        if window_ns < STEPS:
+            raise ValueError(f"window_ns: expected >= {STEPS}, got {window_ns}")
+        self._step_ns = window_ns // STEPS
+        self._start_ns = start_ns
+        self._swept = 0
+        self._last = 0
+        #: uint16[pages]
+        self._stamp = np.zeros(pages, np.uint16)
+
+    def record(
+        self,
+        now_ns: int,
+        page: NDArray[np.uint32],
+        up: NDArray[np.bool_],
+    ) -> int:
+        """Note that pages have moved; return how many of them moved back.
+
+        Args:
+            now_ns: The machine's time.
+            page: Flat pages, uint32[n], none twice.
+            up: True for a promotion, False for a demotion, bool[n].
+        """
+        step = max((now_ns - self._start_ns) // self._step_ns, self._last)
+        self._sweep(step)
+        before = self._stamp[page]
+        now = (step % _PERIOD) + 1
+        age = now - (before >> 1).astype(np.int32)
+        age += np.where(age < 0, _PERIOD, 0).astype(np.int32)
+        back = (before != 0) & (age <= STEPS) & ((before & 1) != up)
+        self._stamp[page] = np.uint16(now << 1) | up
+        return int(np.count_nonzero(back))
+
+    def _sweep(self, step: int) -> None:
+        """Forget stamps older than the window, long before the clock wraps."""
+        if step - self._swept >= _SWEEP:
+            # Every stamp was made at most ``_last``, so age is at least this.
+            if step - self._last > STEPS:
+                self._stamp[:] = 0
+            else:
+                now = (step % _PERIOD) + 1
+                age = now - (self._stamp >> 1).astype(np.int32)
+                age[age < 0] += _PERIOD
+                self._stamp[age > STEPS] = 0
+            self._swept = step
+        self._last = step

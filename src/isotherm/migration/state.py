@@ -1,0 +1,530 @@
+"""The migration state machine: events in, instructions out; no I/O, no clock.
+
+A wish is in exactly one place:
+
+* queued: in ``PathQueues``, not started; void when a newer plan arrives.
+* in flight: in a ``MoveBatch`` whose ``BatchDone`` has not come.
+* waiting: failed for a reason that may pass; a row of ``RetryTable``.
+* ended: applied, or counted in ``Totals`` with the reason why it was not.
+
+Order of work at every event: promotions into room that exists; demotions out of
+nodes that have no room for the promotions that wait, at most half of what the
+quota leaves, so that the promotions they make room for fit in the other half;
+then the remaining demotions. Room that a demotion will make counts when its
+batch is done, not before.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.machine.protocol import NOT_PRESENT, Usage
+from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
+from isotherm.migration.queue import Path, PathQueues
+from isotherm.migration.retry import TRANSIENT, RetryTable
+from isotherm.migration.stamps import LastMove
+
+#: No quota and no bound on what is in flight.
+_UNLIMITED = 1 << 62
+#: Rank of a node that is in no tier: slower than all.
+_NO_TIER = 255
+
+
+@dataclass(slots=True)
+class Totals:
+    """What became of all wishes since the start; pages unless named otherwise."""
+
+    planned: int = 0  #: wishes that arrived
+    tried: int = 0  #: pages in batches that are done
+    applied: int = 0  #: moved
+    promoted: int = 0  #: moved to a faster tier
+    demoted: int = 0  #: moved to a slower tier
+    lateral: int = 0  #: moved within a tier
+    ping_pong: int = 0  #: moved back within the window
+    superseded: int = 0  #: replaced by a newer plan before they started
+    already_there: int = 0  #: on their node when the plan arrived
+    not_present: int = 0  #: without memory when the plan arrived
+    duplicate: int = 0  #: named before in the same plan
+    in_flight: int = 0  #: on the way when a newer plan named them
+    rested: int = 0  #: refused: failed every time, not long ago
+    gave_up: int = 0  #: failed ``max_tries`` times
+    dropped: int = 0  #: failed for a reason that will not pass
+    batches: int = 0  #: batches that are done
+    cost_ns: float = 0.0  #: time of those
+    errno: dict[int, int] = field(default_factory=dict)  #: ``{errno: pages}``
+
+    @property
+    def ended(self) -> int:
+        """Wishes that are neither queued, nor in flight, nor waiting."""
+        return (
+            self.applied + self.superseded + self.already_there + self.not_present
+            + self.duplicate + self.in_flight + self.rested + self.gave_up
+            + self.dropped
+        )  # fmt: skip
+
+
+class MigrationState:
+    """Decides what to move now, given what is wished for and what came of it.
+
+    The same events give the same instructions.
+
+    Args:
+        pages: Length of the flat page index.
+        tier_rank: Rank of every node's tier, 0 for the fastest, indexed by node.
+        start_ns: The machine's time; the quota starts empty.
+        quota_pages_per_s: Pages tried per second; None: no quota.
+        quota_burst_s: How many seconds of unused quota may be saved.
+        batch_pages: Most pages in one batch.
+        max_in_flight_pages: Most pages on the way; None: no bound.
+        ping_pong_ns: A page moved back within this time counts as ping-pong.
+        backoff_ns: Wait before the second try; doubles with each.
+        max_tries: Tries of a page in all.
+        rest_ns: How long a page is left alone that failed every time.
+        log_events: Keep so many of the latest events, for replay; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        pages: int,
+        tier_rank: Sequence[int],
+        *,
+        start_ns: int = 0,
+        quota_pages_per_s: float | None = None,
+        quota_burst_s: float = 1.0,
+        batch_pages: int = 512,
+        max_in_flight_pages: int | None = None,
+        ping_pong_ns: int = 10 * NS_PER_S,
+        backoff_ns: int = NS_PER_S // 2,
+        max_tries: int = 4,
+        rest_ns: int = 10 * NS_PER_S,
+        log_events: int = 0,
+    ) -> None:
+        if batch_pages < 1:
+            raise ValueError(f"batch_pages: expected >= 1, got {batch_pages}")
+        if quota_pages_per_s is not None and not quota_pages_per_s >= 0:
+            raise ValueError(
+                f"quota_pages_per_s: expected >= 0, got {quota_pages_per_s}"
+            )
+        nodes = len(tier_rank)
+        self._pages = pages
+        self._rank = np.array(tier_rank, np.uint8)
+        self._quota = quota_pages_per_s
+        self._burst_s = quota_burst_s
+        self._batch_pages = batch_pages
+        self._max_in_flight = max_in_flight_pages or _UNLIMITED
+        self._now_ns = start_ns
+        self._start_ns = start_ns
+        self._tokens = 0.0
+        self._next_id = 0
+        #: Pages each node has, and uses as far as is known; int64[nodes].
+        self._capacity = np.zeros(nodes, np.int64)
+        self._used = np.zeros(nodes, np.int64)
+        #: Pages in flight to, and from, each node; int64[nodes].
+        self._arriving = np.zeros(nodes, np.int64)
+        self._leaving = np.zeros(nodes, np.int64)
+        #: Nodes that said ENOMEM since the last usage, bool[nodes].
+        self._full = np.zeros(nodes, np.bool_)
+        #: True while ``_used`` has changed by our own moves alone.
+        self._own_usage = False
+        self._queue = PathQueues.empty()
+        #: ``{id: batch}``
+        self._in_flight: dict[int, MoveBatch] = {}
+        self._in_flight_pages = 0
+        self._retry = RetryTable(backoff_ns, max_tries, rest_ns)
+        self._last_move = LastMove(pages, ping_pong_ns, start_ns)
+        self._totals = Totals()
+        #: The latest events, oldest first.
+        self.log: deque[Event] = deque(maxlen=log_events)
+
+    @property
+    def totals(self) -> Totals:
+        """What became of all wishes (live: do not write)."""
+        return self._totals
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued, in flight, waiting or resting."""
+        return not (len(self._queue) or self._in_flight or len(self._retry))
+
+    def allowance_pages(self, now_ns: int) -> int:
+        """Return how many pages the quota would let go at ``now_ns``."""
+        return _UNLIMITED if self._quota is None else int(self._filled(now_ns))
+
+    def handle(self, *events: Event) -> list[MoveBatch]:
+        """Take events in order; return the batches to start now.
+
+        Batches that are done at the same time belong in one call: each call
+        hands out work once, at its end.
+
+        Raises:
+            ValueError: An event contradicts the state: an unknown batch, a
+                column of the wrong length, time that runs backwards.
+        """
+        done: list[BatchDone] = []
+        for event in events:
+            if event.now_ns < self._now_ns:
+                raise ValueError(f"now_ns: {event.now_ns} is before {self._now_ns}")
+            if isinstance(event, BatchDone):
+                done.append(event)
+            else:
+                self._batches_done(done)
+                done = []
+                self._pass_time(event.now_ns)
+                if isinstance(event, PlanArrived):
+                    self._plan_arrived(event)
+                else:
+                    self._tick(event)
+            if self.log.maxlen:
+                self.log.append(
+                    replace(event, node=event.node.copy())
+                    if isinstance(event, PlanArrived)
+                    else event
+                )
+        self._batches_done(done)
+        return self._dispatch() if len(self._queue) else []
+
+    # -- events -----------------------------------------------------------
+
+    def _filled(self, now_ns: int) -> float:
+        """Return the tokens of the bucket at ``now_ns``."""
+        quota = self._quota or 0.0
+        gained = quota * (now_ns - self._now_ns) / NS_PER_S
+        return min(self._tokens + gained, max(self._tokens, quota * self._burst_s))
+
+    def _pass_time(self, now_ns: int) -> None:
+        self._tokens = self._filled(now_ns)
+        self._now_ns = now_ns
+        if len(self._retry):
+            self._retry.forget_rested(now_ns)
+
+    def _learn_usage(self, usage: Usage) -> None:
+        self._capacity[:] = usage.capacity_pages[: len(self._capacity)]
+        self._used[:] = usage.used_pages[: len(self._used)]
+        self._full[:] = False
+        self._own_usage = False
+
+    def _tick(self, event: Tick) -> None:
+        if event.usage is not None:
+            self._learn_usage(event.usage)
+        self._requeue(self._retry.release_due(event.now_ns))
+
+    def _requeue(self, row: NDArray[np.intp]) -> None:
+        """Put retried pages in front of what is queued."""
+        if len(row):
+            retry = self._retry
+            page, node, src = self._queue.columns()
+            self._queue = PathQueues(
+                np.concatenate([retry.page[row], page]),
+                np.concatenate([retry.node[row], node]),
+                np.concatenate([retry.src[row], src]),
+            )
+
+    def _plan_arrived(self, event: PlanArrived) -> None:
+        self._learn_usage(event.usage)
+        self._void_queue()
+        self._refresh_retries(event.node)
+        moves = event.moves
+        page, node = moves.page, moves.node
+        if len(page):
+            self._totals.planned += len(page)
+            if int(page.max()) >= self._pages or int(node.max()) >= len(self._rank):
+                raise ValueError("moves: a page or node is beyond the machine's")
+            page, node, src = self._accept(page, node, event.node)
+            self._queue = PathQueues(page, node, src)
+        self._requeue(self._retry.release_due(event.now_ns))
+
+    def _void_queue(self) -> None:
+        """Drop what was not started; retries go back to waiting."""
+        if len(self._queue):
+            self._totals.superseded += len(self._queue)
+            self._queue = PathQueues.empty()
+        retry = self._retry
+        if retry.out.any():
+            flying = np.zeros(len(retry), np.bool_)
+            for batch in self._in_flight.values():
+                at, found = retry.find(batch.page)
+                flying[at[found]] = True
+            returned = retry.out & ~flying
+            self._totals.superseded -= int(np.count_nonzero(returned))
+            retry.out[returned] = False
+
+    def _refresh_retries(self, placement: NDArray[np.uint8]) -> None:
+        """See where waiting pages are now; drop those that need no move."""
+        retry = self._retry
+        if len(retry) == 0:
+            return
+        waiting = retry.waiting
+        retry.src[waiting] = placement[retry.page[waiting]]
+        gone = waiting & (retry.src == NOT_PRESENT)
+        there = waiting & (retry.src == retry.node)
+        self._totals.not_present += int(np.count_nonzero(gone))
+        self._totals.already_there += int(np.count_nonzero(there))
+        if gone.any() or there.any():
+            retry.keep(~(gone | there))
+
+    def _accept(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        placement: NDArray[np.uint8],
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return pages, destinations and sources of the wishes that can start."""
+        totals = self._totals
+        src = placement[page]
+        refuse = src == NOT_PRESENT
+        totals.not_present += int(np.count_nonzero(refuse))
+        there = src == node
+        totals.already_there += int(np.count_nonzero(there))
+        refuse |= there
+        if _has_duplicates(page, self._pages):
+            first = np.ones(len(page), np.bool_)
+            first[np.unique(page, return_index=True)[1]] = False
+            totals.duplicate += int(np.count_nonzero(first & ~refuse))
+            refuse |= first
+        if self._in_flight:
+            flying = np.isin(
+                page, np.concatenate([b.page for b in self._in_flight.values()])
+            )
+            totals.in_flight += int(np.count_nonzero(flying & ~refuse))
+            refuse |= flying
+        if len(self._retry):
+            at, found = self._retry.find(page)
+            found &= ~refuse
+            waits = found & self._retry.waiting[at]
+            totals.superseded += int(np.count_nonzero(waits))
+            self._retry.retarget(at[waits], node[waits])
+            totals.rested += int(np.count_nonzero(found & ~waits))
+            refuse |= found
+        if refuse.any():
+            keep = ~refuse
+            return page[keep], node[keep], src[keep]
+        return page, node, src
+
+    def _batches_done(self, events: list[BatchDone]) -> None:
+        if not events:
+            return
+        self._pass_time(events[-1].now_ns)
+        batches: list[MoveBatch] = []
+        for event in events:
+            batch = self._in_flight.get(event.batch)
+            if batch is None:
+                raise ValueError(f"batch {event.batch}: not in flight")
+            if len(event.errno) != len(batch.page):
+                raise ValueError(
+                    f"batch {event.batch}: errno has {len(event.errno)} rows, "
+                    f"expected {len(batch.page)}"
+                )
+            del self._in_flight[event.batch]
+            batches.append(batch)
+        page = np.concatenate([b.page for b in batches])
+        node = np.concatenate([b.node for b in batches])
+        src = np.concatenate([b.src for b in batches])
+        errno = np.concatenate([e.errno for e in events])
+        nodes = len(self._rank)
+        size = [len(b.page) for b in batches]
+        to = [int(b.node[0]) for b in batches]
+        of = [int(b.src[0]) for b in batches]
+        np.subtract.at(self._arriving, to, size)
+        np.subtract.at(self._leaving, of, size)
+        totals = self._totals
+        totals.batches += len(batches)
+        totals.tried += len(page)
+        totals.cost_ns += sum(e.cost_ns for e in events)
+        self._in_flight_pages -= len(page)
+        ok = errno == 0
+        if not ok.all():
+            bad = ~ok
+            self._failed(page[bad], node[bad], src[bad], errno[bad])
+            page, node, src = page[ok], node[ok], src[ok]
+        self._retry.forget(page)
+        totals.applied += len(page)
+        self._used += np.bincount(node, minlength=nodes)
+        self._used -= np.bincount(src, minlength=nodes)
+        to_rank, of_rank = self._rank[node], self._rank[src]
+        up = to_rank < of_rank
+        lateral = to_rank == of_rank
+        promoted, same = int(np.count_nonzero(up)), int(np.count_nonzero(lateral))
+        totals.promoted += promoted
+        totals.lateral += same
+        totals.demoted += len(page) - promoted - same
+        if same:
+            page, up = page[~lateral], up[~lateral]
+        totals.ping_pong += self._last_move.record(self._now_ns, page, up)
+
+    def _failed(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        src: NDArray[np.uint8],
+        errno: NDArray[np.int16],
+    ) -> None:
+        totals = self._totals
+        for code, count in zip(*np.unique(errno, return_counts=True), strict=True):
+            totals.errno[int(code)] = totals.errno.get(int(code), 0) + int(count)
+        passes = np.isin(errno, TRANSIENT)
+        self._full[node[errno == TRANSIENT[2]]] = True
+        totals.dropped += int(np.count_nonzero(~passes))
+        self._retry.forget(page[~passes])
+        if passes.any():
+            totals.gave_up += self._retry.failed(
+                self._now_ns, page[passes], node[passes], src[passes]
+            )
+
+    # -- instructions -----------------------------------------------------
+
+    def _room(self, node: int) -> int:
+        """Return the free pages of a node that nothing in flight will take."""
+        if self._full[node]:
+            return 0
+        free = self._capacity[node] - self._used[node] - self._arriving[node]
+        return max(int(free), 0)
+
+    def _budget(self) -> int:
+        allowed = _UNLIMITED if self._quota is None else int(self._tokens)
+        return min(allowed, self._max_in_flight - self._in_flight_pages)
+
+    def _dispatch(self) -> list[MoveBatch]:
+        budget = self._budget()
+        if budget <= 0:
+            return []
+        queue = self._queue
+        waiting = queue.waiting
+        rank = self._rank
+        down = [p for p in waiting if rank[p[1]] > rank[p[0]]]
+        up = [p for p in waiting if rank[p[1]] <= rank[p[0]]]
+        instructions: list[MoveBatch] = []
+        promote = queue.pick(up, budget, self._rooms(up))
+        self._start(promote, instructions)
+        budget -= sum(promote.values())
+        if not down or budget <= 0:
+            return instructions
+        need, promised = self._shortage(up, down)
+        # What demotions in flight make room for is to be tried out of this budget.
+        budget -= min(promised, budget)
+        make_room = queue.pick(down, budget // 2, self._rooms(down), need)
+        self._start(make_room, instructions)
+        budget -= 2 * sum(make_room.values())
+        if budget > 0:
+            self._start(queue.pick(down, budget, self._rooms(down)), instructions)
+        return instructions
+
+    def _rooms(self, paths: list[Path]) -> dict[int, int]:
+        return {node: self._room(node) for node in {p[1] for p in paths}}
+
+    def _shortage(self, up: list[Path], down: list[Path]) -> tuple[dict[int, int], int]:
+        """Return the pages that must leave each node, and room on its way.
+
+        Fastest tier first: what leaves a node wants room in the next.
+        """
+        waiting = self._queue.waiting
+        wanted = dict.fromkeys((n for p in (*up, *down) for n in p), 0)
+        for path in up:
+            wanted[path[1]] += waiting.get(path, 0)
+        need: dict[int, int] = {}
+        promised = 0
+        for node in sorted(wanted, key=lambda n: (int(self._rank[n]), n)):
+            short = max(wanted[node] - self._room(node), 0)
+            coming = min(short, int(self._leaving[node]))
+            promised += coming
+            left = need[node] = short - coming
+            for path in down:
+                if path[0] == node:
+                    going = min(left, waiting.get(path, 0))
+                    wanted[path[1]] += going
+                    left -= going
+        return need, promised
+
+    def _start(self, count: Mapping[Path, int], out: list[MoveBatch]) -> None:
+        """Turn the heads of queues into batches."""
+        for (src, node), total in count.items():
+            if total > self._room(node):
+                raise AssertionError(f"node {node}: {total} pages into less room")
+            page, to, of = self._queue.take((src, node), total)
+            for at in range(0, total, self._batch_pages):
+                to_at = slice(at, at + self._batch_pages)
+                batch = MoveBatch(self._next_id, page[to_at], to[to_at], of[to_at])
+                self._in_flight[self._next_id] = batch
+                self._next_id += 1
+                out.append(batch)
+            self._arriving[node] += total
+            self._leaving[src] += total
+            self._in_flight_pages += total
+            self._own_usage = True
+            if self._quota is not None:
+                self._tokens -= total
+
+    # -- looking ----------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check all invariants.
+
+        Raises:
+            AssertionError: One does not hold.
+        """
+        flying = [b.page for b in self._in_flight.values()]
+        flying_pages = np.concatenate(flying) if flying else np.empty(0, np.uint32)
+        queued, node, src = self._queue.columns()
+        retry = self._retry
+        waits = int(np.count_nonzero(retry.waiting))
+        on_way = np.concatenate([flying_pages, queued])
+        held = retry.page[retry.out]
+        checks = {
+            "queue length": len(queued) == len(self._queue),
+            "in flight": len(flying_pages) == self._in_flight_pages,
+            "no page twice": len(np.unique(on_way)) == len(on_way),
+            "retry rows sorted": bool((np.diff(retry.page.astype(np.int64)) > 0).all()),
+            "retries that are out are on their way": bool(np.isin(held, on_way).all()),
+            "no other retry is": not np.isin(retry.page[~retry.out], on_way).any(),
+            "wishes are conserved": self._totals.planned
+            == self._totals.ended + len(queued) + len(flying_pages) + waits,
+            "applied is the sum of directions": self._totals.applied
+            == self._totals.promoted + self._totals.demoted + self._totals.lateral,
+            "tried is the sum of ends": self._totals.tried
+            == self._totals.applied + sum(self._totals.errno.values()),
+            "moves change the node": bool((node != src).all()),
+            "arriving": int(self._arriving.sum()) == len(flying_pages),
+            "leaving": int(self._leaving.sum()) == len(flying_pages),
+            "nothing negative": bool((self._arriving >= 0).all())
+            and bool((self._leaving >= 0).all())
+            and self._tokens >= 0,
+            "quota": self._quota is None
+            or self._totals.tried + len(flying_pages)
+            <= self._quota * (self._now_ns - self._start_ns) / NS_PER_S + 1e-6,
+        }
+        if self._own_usage:
+            over = self._used + self._arriving > np.maximum(self._capacity, self._used)
+            checks["capacity"] = not over.any()
+        broken = [name for name, holds in checks.items() if not holds]
+        if broken:
+            raise AssertionError(f"migration state: broken: {', '.join(broken)}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return a snapshot in plain numbers, for ``explain`` and for people."""
+        return {
+            "now_ns": self._now_ns,
+            "tokens_pages": self._tokens if self._quota is not None else None,
+            "queued": {f"{a}->{b}": n for (a, b), n in self._queue.waiting.items()},
+            "in_flight_batches": sorted(self._in_flight),
+            "in_flight_pages": self._in_flight_pages,
+            "waiting_pages": int(np.count_nonzero(self._retry.waiting)),
+            "resting_pages": int(
+                np.count_nonzero(~self._retry.waiting & ~self._retry.out)
+            ),
+            "room_pages": [self._room(n) for n in range(len(self._rank))],
+            "moved_bytes": self._totals.applied * PAGE_BYTES,
+            "totals": asdict(self._totals),
+        }
+
+
+def _has_duplicates(page: NDArray[np.uint32], pages: int) -> bool:
+    """Return whether a page occurs twice, uint32[n] below ``pages``."""
+    if len(page) < pages >> 6:
+        ordered = np.sort(page)
+        return bool((ordered[1:] == ordered[:-1]).any())
+    seen = np.zeros(pages, np.bool_)
+    seen[page] = True
+    return int(np.count_nonzero(seen)) != len(page)
