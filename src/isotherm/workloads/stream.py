@@ -1,0 +1,136 @@
+"""From an endless stream of draws to the epochs that the simulator asks for.
+
+A stream is defined on ticks of half a second and knows nothing of epochs; the
+epochs only cut it. So the accesses of a run do not depend on the epoch length.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.errors import UsageError
+from isotherm.core.units import NS_PER_S
+from isotherm.trace.stream import AccessChunk, Pace
+
+#: The grain of everything that changes with time.
+TICK_S = 0.5
+#: Length of a run whose accesses are not counted, and the nominal period of the
+#: workloads that change with time.
+NOMINAL_S = 120.0
+
+
+class Stream(Protocol):
+    """An endless, seeded stream of accesses; one object is one pass over it."""
+
+    def tick(self, tick: int) -> None:
+        """Begin tick ``tick`` = 0, 1, 2...; every tick is announced once."""
+        ...
+
+    def fill(self, page: NDArray[np.uint32], write: NDArray[np.uint8] | None) -> None:
+        """Write the next ``len(page)`` accesses; ``write`` is None if unwanted."""
+        ...
+
+
+def total_accesses(pace: Pace, pages: int) -> int:
+    """Return how many accesses a run has: as asked, or 120 s at the pace's rate.
+
+    Raises:
+        UsageError: The pace has no rate.
+    """
+    if pace.rate is None:
+        raise UsageError(
+            "rate: a generated workload has no times of its own, got no rate",
+            hint="try --rate 10 (accesses per page per second)",
+        )
+    if pace.accesses is not None:
+        return pace.accesses
+    return math.floor(pace.rate * pages * NOMINAL_S)
+
+
+def epoch_counts(pace: Pace, pages: int) -> Iterator[int]:
+    """Yield the accesses of each epoch: floor(n (e+1)) - floor(n e), cut at the end.
+
+    ``n`` = rate * pages * epoch seconds. An epoch in which nothing happens (a
+    very low rate) yields 0.
+
+    Raises:
+        UsageError: The pace has no rate, or its rate or epoch is not positive.
+    """
+    total = total_accesses(pace, pages)
+    assert pace.rate is not None  # noqa: S101  # total_accesses has checked
+    per_epoch = pace.rate * pages * (pace.epoch_ns / NS_PER_S)
+    if not (math.isfinite(per_epoch) and per_epoch > 0):
+        raise UsageError(
+            f"rate: expected a number > 0, got {pace.rate} with {pages} pages "
+            f"and epochs of {pace.epoch_ns} ns",
+            hint="try --rate 10",
+        )
+    done, epoch = 0, 0
+    while done < total:
+        epoch += 1
+        end = min(math.floor(per_epoch * epoch), total)
+        yield end - done
+        done = end
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A workload made by a generator.
+
+    Attributes:
+        name: Name for tables.
+        pages: Footprint; every page is below it.
+        start: Opens a fresh stream; each call gives the same accesses.
+        writes: True if the stream says which accesses are writes.
+        parallelism: Memory-level parallelism by part, where the source of the
+            definition states it (part name: misses in flight).
+    """
+
+    name: str
+    pages: int
+    start: Callable[[], Stream]
+    writes: bool = False
+    parallelism: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
+        """Yield the accesses of one epoch after the other (see ``Workload``).
+
+        Raises:
+            UsageError: The pace has no rate, or a rate that is not positive.
+        """
+        counts = epoch_counts(pace, self.pages)
+        total_accesses(pace, self.pages)  # complain now, not at the first epoch
+        return self._chunks(counts, pace)
+
+    def _chunks(self, counts: Iterator[int], pace: Pace) -> Iterator[AccessChunk]:
+        assert pace.rate is not None  # noqa: S101  # epochs() has checked
+        per_tick = pace.rate * self.pages * TICK_S
+        stream = self.start()
+        page = np.empty(0, np.uint32)
+        write = np.empty(0, np.uint8)
+        done, tick, tick_end = 0, -1, 0
+        for count in counts:
+            if count > len(page):
+                page = np.empty(count, np.uint32)
+                write = np.empty(count if self.writes else 0, np.uint8)
+            at = 0
+            while at < count:
+                while done >= tick_end:
+                    tick += 1
+                    tick_end = math.floor(per_tick * (tick + 1))
+                    stream.tick(tick)
+                take = min(count - at, tick_end - done)
+                stream.fill(
+                    page[at : at + take],
+                    write[at : at + take] if self.writes else None,
+                )
+                at += take
+                done += take
+            yield AccessChunk(page[:count], write[:count] if self.writes else None)
