@@ -53,6 +53,8 @@ class Node:
         cpus: Logical CPUs on this node; empty on a memory-only node.
         side_cache_bytes: Memory-side cache in front of the node, 0 for none.
         label: A name for people, such as ``dax0.0``.
+        kind_evidence: What the kind rests on, for people.
+        capacity_source: Who said the capacity.
     """
 
     id: int
@@ -62,6 +64,13 @@ class Node:
     cpus: tuple[int, ...] = ()
     side_cache_bytes: int = 0
     label: str = ""
+    kind_evidence: str = ""
+    capacity_source: Source = Source.FIRMWARE
+
+    @property
+    def has_memory(self) -> bool:
+        """Return whether the node has memory, or may have: unknown is not none."""
+        return self.capacity_bytes != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +113,35 @@ class Tier:
         id: The kernel's ``memory_tierN`` number: adistance // 128.
         adistance: Abstract distance of the tier's nearest node; None if unknown.
         nodes: Node ids, ascending.
-        source: Who grouped them.
+        source: Who grouped them; the kernel's own tiers count as firmware.
+        evidence: What the grouping rests on, for people.
     """
 
     id: int
     adistance: int | None
     nodes: tuple[int, ...]
     source: Source
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDevice:
+    """A DAX device: memory that may become a node, or already is one.
+
+    Attributes:
+        name: The kernel's name, such as ``dax0.0``.
+        kind: What it is made of, as far as its bus says.
+        node: The node its memory is, or would be, on; None if unknown.
+        size_bytes: None where unknown.
+        driver: ``kmem`` where it serves as a node, ``device_dax`` where a program
+            maps it, empty where unbound or unknown.
+    """
+
+    name: str
+    kind: MemoryKind
+    node: int | None
+    size_bytes: int | None
+    driver: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +155,7 @@ class Topology:
         performance: At most one row per (initiator, node).
         distances: SLIT rows by node id, ``{from: {to: distance}}``; may be empty.
         notes: What was odd about the tree that was read, for people.
+        devices: DAX devices, by name.
     """
 
     nodes: tuple[Node, ...]
@@ -132,6 +164,7 @@ class Topology:
     performance: tuple[AccessPerformance, ...]
     distances: dict[int, dict[int, int]]
     notes: tuple[str, ...] = ()
+    devices: tuple[MemoryDevice, ...] = ()
 
     def tier_of(self, node: int) -> int:
         """Return the rank of a node's tier, 0 for the fastest.
