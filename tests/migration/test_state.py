@@ -261,7 +261,7 @@ def test_log_replays_to_the_same_instructions(make_usage):
             steps.node[batch.page] = batch.node
         todo = steps.handle(*[done(b) for b in todo])
     again = MigrationState(4, [0, 1])
-    for event in steps.state.log:
-        again.handle(event)
+    for events in steps.state.log:
+        again.handle(*events)
     assert steps.state.to_dict() == again.to_dict()
     assert 2 == again.totals.applied

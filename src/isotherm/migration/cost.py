@@ -97,7 +97,7 @@ class CostModel:
         Args:
             src: Where from.
             node: Where to.
-            pages: Pages tried in each batch, huge ones counted once, [k].
+            pages: Pages moved by each batch, huge ones counted once, [k].
             cost_ns: What each batch cost, float64[k].
             huge: How many were huge, [k]; None: none.
         """
@@ -108,7 +108,7 @@ class CostModel:
         rows[:, 2] = 0 if huge is None else huge
         rows[:, 1] = pages - rows[:, 2]
         prior = self._prior[src, node]
-        expected = rows @ prior
+        expected = np.maximum(rows @ prior, prior[1])
         age = np.arange(count - 1, -1, -1, dtype=np.float64)
         weight = self._keep**age / expected**2
         faded = self._keep**count
@@ -116,7 +116,7 @@ class CostModel:
         self._gram[src, node] *= faded
         self._gram[src, node] += weighted.T @ rows
         self._excess[src, node] *= faded
-        self._excess[src, node] += weighted.T @ (cost_ns - expected)
+        self._excess[src, node] += weighted.T @ (cost_ns - rows @ prior)
         self.batches[src, node] += count
         self._stale.add((src, node))
 

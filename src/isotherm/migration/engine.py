@@ -134,11 +134,14 @@ class MigrationEngine:
         errno = np.concatenate([d.errno for d in done])
         size = np.array([len(b) for b in batches])
         cost_ns = np.array([d.cost_ns for d in done])
+        ok = errno == 0
+        # What failed tries cost is part of what a page that moved has cost.
+        starts = np.concatenate([[0], np.cumsum(size)[:-1]])
+        moved = np.add.reduceat(ok, starts, dtype=np.int64)
         path = np.array([(int(b.src[0]) << 8) | int(b.node[0]) for b in batches])
         for key in np.unique(path).tolist():
             on = path == key
-            self.cost.observe(key >> 8, key & 255, size[on], cost_ns[on])
-        ok = errno == 0
+            self.cost.observe(key >> 8, key & 255, moved[on], cost_ns[on])
         self._open_ledger(
             now_ns,
             moves,
@@ -160,11 +163,10 @@ class MigrationEngine:
     ) -> None:
         """Enter the sampled moves with what the plan promised for them."""
         rank = self._rank
-        wished = self.ledger.sampled(page)
-        page, src, node = page[wished], src[wished], node[wished]
-        cost_ns = cost_ns[wished]
-        if len(page) == 0:
+        rows = self.ledger.admit(page)
+        if len(rows) == 0:
             return
+        page, src, node, cost_ns = page[rows], src[rows], node[rows], cost_ns[rows]
         from_plan = self.ledger.sampled(moves.page)
         planned, gain = moves.page[from_plan], moves.gain_ns[from_plan]
         order = np.argsort(planned)

@@ -2,7 +2,8 @@
 
 A page is followed if its hash is below a threshold, so that the sample does not
 depend on when or how often it moves. When more than ``limit`` entries live, the
-threshold halves and the entries above it are let go, uncounted.
+threshold halves and the entries above it are let go, uncounted; when fewer than
+an eighth live it doubles again.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,26 @@ class GainLedger:
         """Share of pages that are followed when they move."""
         return 1.0 / (1 << self._shift)
 
+    def admit(self, page: NDArray[np.uint32]) -> NDArray[np.intp]:
+        """Return which of the pages that moved are to be followed: their rows.
+
+        Entries of pages that moved again close. The threshold is lowered until
+        those that live and those that are new fit.
+
+        Args:
+            page: Flat pages that have moved, uint32[n], none twice.
+        """
+        while len(page) >> self._shift > 4 * self._limit:
+            self._shift += 1
+        rows = np.flatnonzero(self.sampled(page))
+        if len(self._page) and len(rows):
+            self._close(np.isin(self._page, page[rows]))
+        while len(rows) + len(self._page) > self._limit:
+            self._shift += 1
+            self._keep(self.sampled(self._page))
+            rows = rows[self.sampled(page[rows])]
+        return rows
+
     def open(
         self,
         now_ns: int,
@@ -88,7 +109,7 @@ class GainLedger:
         cost_ns: NDArray[np.float64],
         down: NDArray[np.bool_],
     ) -> None:
-        """Begin to follow moves that were just made.
+        """Begin to follow moves that were just made and admitted.
 
         Args:
             now_ns: When.
@@ -99,13 +120,7 @@ class GainLedger:
             cost_ns: What each move cost, float64[n].
             down: True for a demotion, bool[n].
         """
-        if len(self._page):
-            self._close(np.isin(self._page, page))
-        pick = np.flatnonzero(self.sampled(page) & ~np.isnan(promised_ns))
-        while len(pick) + len(self._page) > self._limit:
-            self._shift += 1
-            self._keep(self.sampled(self._page))
-            pick = pick[self.sampled(page[pick])]
+        pick = np.flatnonzero(~np.isnan(promised_ns))
         if len(pick) == 0:
             return
         self._page = np.concatenate([self._page, page[pick]])
@@ -148,6 +163,8 @@ class GainLedger:
         over = now_ns - self._opened_ns >= self._horizon_ns
         over |= ~stays
         self._close(over)
+        if self._shift and len(self._page) < self._limit >> 3:
+            self._shift -= 1
 
     def account(self, direction: Direction) -> Account:
         """Return the closed entries of ``promotion`` or ``demotion``."""

@@ -6,18 +6,18 @@ from numpy.typing import NDArray
 #: Clock steps in the window; the window is known to 1/64 of itself.
 STEPS = 64
 #: Stamps hold 15 bits of time; older ones are cleared before they come round.
-_PERIOD = (1 << 15) - 1
+_PERIOD = 1 << 15
 _SWEEP = 1 << 14
 
 
 class LastMove:
     """Counts pages that are moved back within a window: ping-pong.
 
-    A stamp is ``1 + step % 32767`` in the upper fifteen bits and the direction
-    in the lowest, 1 for a promotion; 0 means that the page has not moved. The
-    kernel's first version of tiering kept one such bit a page (PGDEMOTED and
-    ``pgpromote_candidate_demoted`` in the TPP patches); the time makes the
-    count independent of how long the run lasts.
+    A stamp is the clock step modulo 2**15 in the upper fifteen bits, never 0,
+    and the direction in the lowest, 1 for a promotion; 0 means that the page has
+    not moved. (The TPP patches kept one such bit a page and counted promotions
+    of pages once demoted; the time makes the count independent of how long the
+    run lasts.)
 
     Args:
         pages: Length of the flat page index.
@@ -51,23 +51,28 @@ class LastMove:
         step = max((now_ns - self._start_ns) // self._step_ns, self._last)
         self._sweep(step)
         before = self._stamp[page]
-        now = (step % _PERIOD) + 1
-        age = now - (before >> 1).astype(np.int32)
-        age += np.where(age < 0, _PERIOD, 0).astype(np.int32)
-        back = (before != 0) & (age <= STEPS) & ((before & 1) != up)
-        self._stamp[page] = np.uint16(now << 1) | up
+        now = _coded(step)
+        back = (before != 0) & (_age(before, now) <= STEPS) & ((before & 1) != up)
+        self._stamp[page] = now | up
         return int(np.count_nonzero(back))
 
     def _sweep(self, step: int) -> None:
         """Forget stamps older than the window, long before the clock wraps."""
         if step - self._swept >= _SWEEP:
-            # Every stamp was made at most ``_last``, so age is at least this.
+            # Every stamp was made by ``_last`` at the latest.
             if step - self._last > STEPS:
                 self._stamp[:] = 0
             else:
-                now = (step % _PERIOD) + 1
-                age = now - (self._stamp >> 1).astype(np.int32)
-                age[age < 0] += _PERIOD
-                self._stamp[age > STEPS] = 0
+                self._stamp[_age(self._stamp, _coded(step)) > STEPS] = 0
             self._swept = step
         self._last = step
+
+
+def _coded(step: int) -> np.uint16:
+    """Return a stamp's upper fifteen bits."""
+    return np.uint16((step % _PERIOD or 1) << 1)
+
+
+def _age(stamp: NDArray[np.uint16], now: np.uint16) -> NDArray[np.uint16]:
+    """Return how many steps ago stamps were made, modulo 2**15."""
+    return (now - (stamp & np.uint16(0xFFFE))) >> np.uint16(1)

@@ -84,7 +84,7 @@ class MigrationState:
         backoff_ns: Wait before the second try; doubles with each.
         max_tries: Tries of a page in all.
         rest_ns: How long a page is left alone that failed every time.
-        log_events: Keep so many of the latest events, for replay; 0 keeps none.
+        log_events: Keep so many of the latest calls, for replay; 0 keeps none.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class MigrationState:
         self._retry = RetryTable(backoff_ns, max_tries, rest_ns)
         self._last_move = LastMove(pages, ping_pong_ns, start_ns)
         self._totals = Totals()
-        #: The latest events, oldest first.
-        self.log: deque[Event] = deque(maxlen=log_events)
+        #: The latest calls of ``handle``, oldest first.
+        self.log: deque[tuple[Event, ...]] = deque(maxlen=log_events)
 
     @property
     def totals(self) -> Totals:
@@ -178,13 +178,9 @@ class MigrationState:
                     self._plan_arrived(event)
                 else:
                     self._tick(event)
-            if self.log.maxlen:
-                self.log.append(
-                    replace(event, node=event.node.copy())
-                    if isinstance(event, PlanArrived)
-                    else event
-                )
         self._batches_done(done)
+        if self.log.maxlen and events:
+            self.log.append(tuple(_frozen(event) for event in events))
         return self._dispatch() if len(self._queue) else []
 
     # -- events -----------------------------------------------------------
@@ -321,39 +317,42 @@ class MigrationState:
             del self._in_flight[event.batch]
             batches.append(batch)
         page = np.concatenate([b.page for b in batches])
-        node = np.concatenate([b.node for b in batches])
-        src = np.concatenate([b.src for b in batches])
         errno = np.concatenate([e.errno for e in events])
-        nodes = len(self._rank)
-        size = [len(b.page) for b in batches]
-        to = [int(b.node[0]) for b in batches]
-        of = [int(b.src[0]) for b in batches]
-        np.subtract.at(self._arriving, to, size)
-        np.subtract.at(self._leaving, of, size)
+        size = np.array([len(b.page) for b in batches])
+        node = np.array([b.node[0] for b in batches])
+        src = np.array([b.src[0] for b in batches])
+        np.subtract.at(self._arriving, node, size)
+        np.subtract.at(self._leaving, src, size)
+        self._in_flight_pages -= len(page)
         totals = self._totals
         totals.batches += len(batches)
         totals.tried += len(page)
         totals.cost_ns += sum(e.cost_ns for e in events)
-        self._in_flight_pages -= len(page)
         ok = errno == 0
         if not ok.all():
             bad = ~ok
-            self._failed(page[bad], node[bad], src[bad], errno[bad])
-            page, node, src = page[ok], node[ok], src[ok]
+            to, of = np.repeat(node, size)[bad], np.repeat(src, size)[bad]
+            self._failed(page[bad], to, of, errno[bad])
+            page = page[ok]
+            starts = np.concatenate([[0], np.cumsum(size)[:-1]])
+            size = np.add.reduceat(ok, starts, dtype=np.int64)
         self._retry.forget(page)
+        np.add.at(self._used, node, size)
+        np.subtract.at(self._used, src, size)
+        up, lateral = (
+            self._rank[node] < self._rank[src],
+            self._rank[node] == self._rank[src],
+        )
+        promoted, same = int(size[up].sum()), int(size[lateral].sum())
         totals.applied += len(page)
-        self._used += np.bincount(node, minlength=nodes)
-        self._used -= np.bincount(src, minlength=nodes)
-        to_rank, of_rank = self._rank[node], self._rank[src]
-        up = to_rank < of_rank
-        lateral = to_rank == of_rank
-        promoted, same = int(np.count_nonzero(up)), int(np.count_nonzero(lateral))
         totals.promoted += promoted
         totals.lateral += same
         totals.demoted += len(page) - promoted - same
+        went_up = np.repeat(up, size)
         if same:
-            page, up = page[~lateral], up[~lateral]
-        totals.ping_pong += self._last_move.record(self._now_ns, page, up)
+            crossed = ~np.repeat(lateral, size)
+            page, went_up = page[crossed], went_up[crossed]
+        totals.ping_pong += self._last_move.record(self._now_ns, page, went_up)
 
     def _failed(
         self,
@@ -518,6 +517,22 @@ class MigrationState:
             "moved_bytes": self._totals.applied * PAGE_BYTES,
             "totals": asdict(self._totals),
         }
+
+
+def _frozen(event: Event) -> Event:
+    """Return an event whose columns nobody else writes."""
+    if isinstance(event, PlanArrived):
+        usage = event.usage
+        return replace(
+            event,
+            node=event.node.copy(),
+            usage=replace(
+                usage,
+                capacity_pages=usage.capacity_pages.copy(),
+                used_pages=usage.used_pages.copy(),
+            ),
+        )
+    return event
 
 
 def _has_duplicates(page: NDArray[np.uint32], pages: int) -> bool:
