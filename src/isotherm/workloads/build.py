@@ -3,15 +3,31 @@
 from collections.abc import Callable
 from typing import Any
 
-from isotherm.workloads import spec, steady
+from isotherm.workloads import (
+    btree,
+    changing,
+    embedding,
+    kv_cache,
+    spec,
+    steady,
+)
 from isotherm.workloads.stream import Generated
 
 BUILDERS: dict[type, Callable[[Any, str, int, int], Generated]] = {
     spec.Zipf: steady.build_zipf,
     spec.Gups: steady.build_gups,
     spec.GupsShift: steady.build_gups,
+    spec.ScanZipf: changing.build_scan_zipf,
+    spec.Drift: changing.build_drift,
     spec.Uniform: steady.build_uniform,
+    spec.Latest: changing.build_latest,
+    spec.Phases: changing.build_phases,
+    spec.Graph: changing.build_graph,
+    spec.BTree: btree.build_btree,
     spec.Stream: steady.build_stream,
+    spec.ColdOnDram: changing.build_cold_on_dram,
+    spec.KvCache: kv_cache.build_kv_cache,
+    spec.Embedding: embedding.build_embedding,
 }
 
 

@@ -17,6 +17,8 @@ from isotherm.workloads.table import ROW_END, ROW_LENGTH, ROW_LOW, ROW_SPAN, Dra
 ONE = np.uint64(1)
 #: Accesses that the numpy twin makes at a time.
 BLOCK = 1 << 16
+#: Accesses whose index is made before their pages are looked up.
+RUN = 1 << 11
 
 
 def _draw_twin(
@@ -95,31 +97,34 @@ def draw(
     at_access = sweep % burst
     mapped = len(page_map) > 0
     writes = len(write) > 0
-    for i in range(len(page)):
-        state += GOLDEN
-        word = mix64(state)
-        high = word >> S32
-        slot = np.int64(high >> bits)
-        if (high & mask) < np.uint64(slots[slot, 0]):
-            chosen = slot
-        else:
-            chosen = np.int64(slots[slot, 1])
-        product = (word & LOW32) * np.uint64(rows[chosen, 1])
-        index = np.int64(rows[chosen, 0]) + np.int64(product >> S32)
-        span = np.int64(rows[chosen, 3])
-        if index >= np.int64(rows[chosen, 2]):
-            index -= span
-        if sweep_pages > 0 and span == 0:
-            index += at_page
-            at_access += 1
-            if at_access == burst:
-                at_access = 0
-                at_page += 1
-                if at_page == sweep_pages:
-                    at_page = 0
-        page[i] = page_map[index] if mapped else np.uint32(index)
-        if writes:
-            write[i] = 1 if (product & LOW32) < limit else 0
+    for start in range(0, len(page), RUN):
+        stop = min(start + RUN, len(page))
+        for i in range(start, stop):
+            state += GOLDEN
+            word = mix64(state)
+            high = word >> S32
+            slot = np.int64(high >> bits)
+            # Arithmetic, not a branch: the processor could not predict it.
+            beyond = np.int64((high & mask) >= np.uint64(slots[slot, 0]))
+            chosen = slot + beyond * (np.int64(slots[slot, 1]) - slot)
+            product = (word & LOW32) * np.uint64(rows[chosen, 1])
+            index = np.int64(rows[chosen, 0]) + np.int64(product >> S32)
+            span = np.int64(rows[chosen, 3])
+            index -= np.int64(index >= np.int64(rows[chosen, 2])) * span
+            if sweep_pages > 0:
+                swept = np.int64(span == 0)
+                index += swept * at_page
+                at_access += swept
+                full = np.int64(at_access == burst)
+                at_access -= full * burst
+                at_page += full
+                at_page -= np.int64(at_page == sweep_pages) * sweep_pages
+            page[i] = np.uint32(index)
+            if writes:
+                write[i] = np.uint8((product & LOW32) < limit)
+        if mapped:  # apart, so that many of its cache misses run at once
+            for i in range(start, stop):
+                page[i] = page_map[page[i]]
     return at_page * burst + at_access
 
 
@@ -154,6 +159,10 @@ class MixtureStream:
         """Begin a tick."""
         if self._on_tick is not None:
             self._on_tick(self, tick)
+
+    def skip(self, draws: int) -> None:
+        """Go on as if ``draws`` more accesses had been made; not for sweeps."""
+        self._made += draws
 
     def fill(self, page: NDArray[np.uint32], write: NDArray[np.uint8] | None) -> None:
         """Write the next ``len(page)`` accesses."""

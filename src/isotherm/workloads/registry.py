@@ -18,8 +18,17 @@ WORKLOADS: dict[str, str] = {
     "zipf": "Zipf 0.99 over single pages in random order, as YCSB",
     "gups": "random updates, 90 % of them in a hot set of 1/16 of the pages",
     "gups-shift": "gups whose hot set moves at once after 60 s",
+    "scan-zipf": "Zipf 0.9 with sweeps running through it, 40 % of the accesses",
+    "drift": "a bell-shaped hot set that wanders over all pages in 120 s",
     "uniform": "every page alike: nothing to gain from moving",
+    "latest": "the newest pages are the hottest, and newer ones keep coming",
+    "phases": "two unrelated Zipf orders that take turns every 10 s",
+    "graph": "skewed vertex data, and a frontier that jumps every 2 to 6 s",
+    "btree": "look-ups in a B-tree: hot inner nodes, skewed leaves, scattered",
     "stream": "sequential sweeps over all pages, 64 accesses a page",
+    "cold-on-dram": "a hot sweep that hides latency, a colder chase that cannot",
+    "kv-cache": "a language-model server's paged key-value cache",
+    "embedding": "embedding rows with the reuse of Meta's recommendation models",
 }
 
 

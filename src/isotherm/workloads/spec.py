@@ -6,7 +6,7 @@ seconds since the stream began.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -91,11 +91,159 @@ class Stream(
     write_share: Share | None = None
 
 
-GeneratorSpec = Zipf | Gups | GupsShift | Uniform | Stream
+class ScanZipf(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="scan-zipf",
+):
+    """Zipf, and a sweep over everything running through it."""
+
+    exponent: Exponent = 0.9
+    scan_share: Share = 0.4
+    burst: Count = 64
+    write_share: Share | None = None
+    contiguity: ContiguityField = 64
+
+
+class Drift(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="drift",
+):
+    """A bell-shaped hot set that wanders over the whole footprint."""
+
+    hot_share: Share = 0.85
+    sigma: OpenShare = 0.05
+    period_s: Seconds = 120.0
+    write_share: Share | None = None
+    contiguity: ContiguityField = 64
+
+
+class Latest(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="latest",
+):
+    """The newest pages are the hottest (YCSB D), and newer ones keep coming."""
+
+    exponent: Exponent = 0.99
+    advance: OpenShare = 0.25
+    period_s: Seconds = 120.0
+    write_share: Share | None = 0.05
+    contiguity: ContiguityField = 64
+
+
+class Phases(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="phases",
+):
+    """Two unrelated Zipf orders that take turns."""
+
+    exponent: Exponent = 0.9
+    phase_s: Annotated[float, Meta(ge=0.5)] = 10.0
+    write_share: Share | None = None
+
+
+class Graph(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="graph",
+):
+    """Skewed vertex data, and a frontier that jumps every few seconds."""
+
+    exponent: Exponent = 0.75
+    frontier_share: Share = 0.45
+    frontier_pages: OpenShare = 0.05
+    write_share: Share | None = None
+    contiguity: ContiguityField = 64
+
+
+class BTree(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="btree",
+):
+    """Look-ups in a B-tree of one node a page."""
+
+    fanout: Annotated[int, Meta(ge=2, le=4096)] = 128
+    exponent: Exponent = 0.99
+    write_share: Share | None = None
+
+
+class ColdOnDram(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="cold-on-dram",
+):
+    """A hot sweep that hides its latency, a colder pointer chase that cannot."""
+
+    heat: Annotated[float, Meta(gt=0)] = 13.6
+    burst: Count = 64
+    sweep_parallelism: Annotated[float, Meta(ge=1)] = 7.0
+    write_share: Share | None = None
+
+
+class KvCache(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="kv-cache",
+):
+    """The key-value cache of a language-model server."""
+
+    live_share: OpenShare = 0.1
+    contiguity: ContiguityField = 16
+
+
+class Embedding(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="embedding",
+):
+    """Look-ups of embedding rows with the reuse of Meta's recommendation models."""
+
+    rows_per_page: Annotated[int, Meta(ge=1, le=4096)] = 64
+    drift: Annotated[float, Meta(ge=0)] = 0.0
+    write_share: Share | None = None
+
+
+GeneratorSpec = (
+    Zipf
+    | Gups
+    | GupsShift
+    | ScanZipf
+    | Drift
+    | Uniform
+    | Latest
+    | Phases
+    | Graph
+    | BTree
+    | Stream
+    | ColdOnDram
+    | KvCache
+    | Embedding
+)
 
 SCHEMAS: dict[str, type[msgspec.Struct]] = {
-    str(schema.__struct_config__.tag): schema
-    for schema in (Zipf, Gups, GupsShift, Uniform, Stream)
+    str(schema.__struct_config__.tag): schema for schema in get_args(GeneratorSpec)
 }
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from isotherm.workloads import spec
 from isotherm.workloads.density import flat, power
 from isotherm.workloads.draw import MixtureStream
-from isotherm.workloads.layout import Contiguity, scatter_chunks, scatter_pages
+from isotherm.workloads.layout import scatter_chunks, scatter_pages
 from isotherm.workloads.rng import generator, stream_key
 from isotherm.workloads.stream import TICK_S, Generated
 from isotherm.workloads.table import Part, build_table
@@ -46,7 +46,7 @@ def build_gups(
     ``shift_s``, to pages that were cold.
     """
     rng = generator(seed, "gups")
-    page_map = scatter_chunks(pages, _contiguity(own.contiguity), rng)
+    page_map = scatter_chunks(pages, own.contiguity, rng)
     key = stream_key(rng)
     hot = hot_set_pages(pages, own.hot_pages)
     parts = [Part(own.hot_share, flat(hot)), Part(1 - own.hot_share, flat(pages))]
@@ -88,7 +88,3 @@ def build_stream(own: spec.Stream, name: str, pages: int, seed: int) -> Generate
         lambda: MixtureStream(table, NO_MAP, key, own.write_share),
         writes=own.write_share is not None,
     )
-
-
-def _contiguity(value: int | str) -> Contiguity:
-    return value if isinstance(value, int) else "ragged"

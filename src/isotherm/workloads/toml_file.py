@@ -1,5 +1,27 @@
-"""A workload in a TOML file: one generator, or a mixture of several."""
+"""A workload in a TOML file: one generator, or a mixture of several.
 
+One generator::
+
+    kind = "zipf"
+    exponent = 1.1
+
+A mixture; each part has its share of the footprint and of the accesses (any
+scale, 1 each unless it says otherwise)::
+
+    name = "database"
+
+    [[part]]
+    kind = "btree"
+    pages = 3
+    accesses = 0.7
+
+    [[part]]
+    kind = "stream"
+    pages = 1
+    accesses = 0.3
+"""
+
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +29,11 @@ from typing import Any
 
 from isotherm.core.errors import ConfigError
 from isotherm.workloads.build import build
+from isotherm.workloads.mix import MixPart, build_mix
 from isotherm.workloads.spec import parse_generator
 from isotherm.workloads.stream import Generated
+
+MAX_PARTS = 255
 
 
 def read_workload(
@@ -19,17 +44,81 @@ def read_workload(
     Args:
         path: The file.
         pages: Footprint.
-        seed: >= 0.
-        options: Parameters that go before the file's.
+        seed: >= 0; a part's is ``seed`` plus 1000 times its number from 0.
+        options: Parameters of a single generator, numbers or text, that go
+            before the file's.
 
     Raises:
         ConfigError: The file cannot be read, is not TOML, or does not fit the
             schema; the message names the file and the field.
     """
     fields = _load(path)
-    name = str(fields.pop("name", path.stem))
-    own = parse_generator({**fields, **(options or {})}, str(path))
-    return build(own, name, pages, seed)
+    name = fields.pop("name", path.stem)
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: name: expected text, got {name!r}")
+    if "part" not in fields:
+        own = parse_generator(fields, str(path))
+        if options:
+            merged = {**fields, **options}
+            own = parse_generator(merged, f"{path} and options", from_text=True)
+        return build(own, name, pages, seed)
+    if options:
+        raise ConfigError(
+            f"{path}: a mixture takes no options, got {', '.join(options)}",
+            hint="set them in its parts",
+        )
+    parts = fields.pop("part")
+    for field in fields:
+        raise ConfigError(
+            f"{path}: {field}: a mixture has only name and [[part]] tables",
+            hint="move it into a [[part]]",
+        )
+    if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
+        raise ConfigError(f"{path}: part: expected [[part]] tables")
+    if not 1 <= len(parts) <= MAX_PARTS:
+        raise ConfigError(
+            f"{path}: part: expected 1 to {MAX_PARTS} parts, got {len(parts)}"
+        )
+    return _mix(path, name, parts, pages, seed)
+
+
+def _mix(
+    path: Path, name: str, parts: list[dict[str, Any]], pages: int, seed: int
+) -> Generated:
+    if pages < len(parts):
+        raise ConfigError(
+            f"{path}: {len(parts)} parts need as many pages, got {pages}",
+            hint=f"try --pages {len(parts) * 1024}",
+        )
+    shares = [
+        (_weight(part, "pages", path, k), _weight(part, "accesses", path, k))
+        for k, part in enumerate(parts)
+    ]
+    footprint = sum(own for own, _ in shares)
+    spare = pages - len(parts)  # every part gets at least one page
+    built, before, given = [], 0.0, 0
+    for k, (part, (own_pages, accesses)) in enumerate(zip(parts, shares, strict=True)):
+        before += own_pages
+        end = spare if k == len(parts) - 1 else int(spare * before / footprint)
+        workload = build(
+            parse_generator(part, f"{path}: part[{k}]"),
+            f"{name}.{k}",
+            1 + end - given,
+            seed + 1000 * k,
+        )
+        built.append(MixPart(workload, accesses))
+        given = end
+    return build_mix(name, built, seed)
+
+
+def _weight(part: dict[str, Any], field: str, path: Path, k: int) -> float:
+    value = part.pop(field, 1)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (known and math.isfinite(value) and value > 0):
+        raise ConfigError(
+            f"{path}: part[{k}].{field}: expected a number > 0, got {value!r}"
+        )
+    return float(value)
 
 
 def _load(path: Path) -> dict[str, Any]:
