@@ -143,6 +143,18 @@ def test_retry_follows_the_newer_wish(make_usage):
     assert [([0], 2, 0)] == told(steps.handle(Tick(S)))
 
 
+def test_retry_that_could_not_start_waits_on(make_usage):
+    """Queued again but out of quota, then a newer plan: the retry is not lost."""
+    steps = Steps([1, 1], [4, 4], make_usage, quota_pages_per_s=1, backoff_ns=S // 8)
+    (batch,) = steps.plan(wishes((0, 0)), now_ns=S)
+    steps.handle(done(batch, (0, errno.EBUSY), now_ns=S))
+    assert [] == steps.handle(Tick(S + S // 4))
+    assert {"1->0": 1} == steps.state.to_dict()["queued"]
+    assert [] == steps.plan(wishes((0, 0)), now_ns=S + S // 2)
+    assert [([0], 1, 0)] == told(steps.handle(Tick(2 * S)))
+    assert 1 == steps.state.totals.superseded
+
+
 def test_retry_ends_when_the_page_is_there(make_usage):
     """A waiting page that somebody else moved needs no second try."""
     steps = Steps([1], [4, 4], make_usage, backoff_ns=S)

@@ -4,7 +4,8 @@ from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.engine import MigrationEngine, derive_tier_rank
 from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
 from isotherm.migration.ledger import Account, GainLedger
-from isotherm.migration.state import MigrationState, Totals
+from isotherm.migration.state import MigrationState
+from isotherm.migration.totals import Totals
 
 __all__ = [
     "Account",

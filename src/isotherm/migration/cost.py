@@ -7,7 +7,7 @@ A batch of ``n`` pages, ``h`` of them huge, costs
 (one system call and one TLB flush, then unmap, copy and remap per page; the
 shape is that of migrate_pages() with batched flushes). The three are fitted per
 (from, to) by least squares of the *relative* error, with old observations
-forgotten and the configured machine as a prior worth a few batches.
+forgotten and the configured machine as a prior that a few batches outweigh.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isotherm.core.units import HUGE_PAGE_BYTES, PAGE_BYTES
+
+#: One batch tells its cost to about this part of it.
+_NOISE = 0.25
+#: Batches cheaper than so many pages count as if they cost so much: their error
+#: is in the fixed part, not in proportion.
+_FLOOR_PAGES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,6 @@ class CostModel:
     Args:
         nodes: Number of nodes.
         prior: What is believed at first.
-        prior_batches: How many observed batches the prior weighs as much as.
         memory_batches: An observation loses 1 - 1/e of its weight in so many
             later batches on its path.
     """
@@ -52,7 +57,6 @@ class CostModel:
         nodes: int,
         prior: CostPrior | None = None,
         *,
-        prior_batches: float = 2.0,
         memory_batches: float = 200.0,
     ) -> None:
         prior = prior or CostPrior()
@@ -70,13 +74,12 @@ class CostModel:
         self._prior = np.stack([fixed, page, huge], axis=-1)
         self._theta = self._prior.copy()
         self._keep = float(np.exp(-1.0 / memory_batches))
-        # Pseudo-observations at batch sizes 1 and 512, and of one huge page,
-        # each weighted by the inverse square of its expected cost.
-        rows = np.array([[1, 1, 0], [1, 512, 0], [1, 0, 1]], np.float64)
-        expected = self._prior @ rows.T
-        weight = prior_batches / 3 / expected**2
+        #: Prior precision: what is believed is known to its own size, the fixed
+        #: part to sixteen pages (a call and a flush: tens of microseconds).
+        spread = self._prior.copy()
+        spread[..., 0] = np.maximum(fixed, _FLOOR_PAGES * page)
         #: Normal equations, float64[nodes, nodes, 3, 3] and [nodes, nodes, 3].
-        self._prior_gram = np.einsum("xyk,ki,kj->xyij", weight, rows, rows)
+        self._prior_gram = (_NOISE / spread)[..., None] ** 2 * np.eye(3)
         self._gram = np.zeros((*shape, 3, 3))
         #: What was observed beyond the prior's expectation, same weights.
         self._excess = np.zeros((*shape, 3))
@@ -108,7 +111,7 @@ class CostModel:
         rows[:, 2] = 0 if huge is None else huge
         rows[:, 1] = pages - rows[:, 2]
         prior = self._prior[src, node]
-        expected = np.maximum(rows @ prior, prior[1])
+        expected = rows @ prior + _FLOOR_PAGES * prior[1]
         age = np.arange(count - 1, -1, -1, dtype=np.float64)
         weight = self._keep**age / expected**2
         faded = self._keep**count
@@ -122,18 +125,17 @@ class CostModel:
 
     def _fit(self) -> NDArray[np.float64]:
         for path in sorted(self._stale):
-            delta = np.linalg.solve(
-                self._prior_gram[path] + self._gram[path], self._excess[path]
-            )
-            theta = self._prior[path] + delta
-            if (theta < 0).any():
-                # A negative part means that noise was split wrongly: keep the
-                # prior's proportions and scale them to what was observed.
-                gram = self._prior_gram[path] + self._gram[path]
-                along = self._prior[path]
-                theta = along * max(
-                    1 + (along @ self._excess[path]) / (along @ gram @ along), 1e-3
-                )
+            gram = self._prior_gram[path] + self._gram[path]
+            target = gram @ self._prior[path] + self._excess[path]
+            free = np.ones(3, np.bool_)
+            theta = np.zeros(3)
+            # What would be negative is zero, and the others fit around it.
+            while free.any():
+                theta[:] = 0.0
+                theta[free] = np.linalg.solve(gram[np.ix_(free, free)], target[free])
+                if (theta >= 0).all():
+                    break
+                free &= theta > 0
             self._theta[path] = theta
         self._stale.clear()
         return self._theta

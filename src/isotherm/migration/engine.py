@@ -9,7 +9,8 @@ from isotherm.machine.protocol import Machine
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.events import BatchDone, MoveBatch, PlanArrived, Tick
 from isotherm.migration.ledger import GainLedger
-from isotherm.migration.state import MigrationState, Totals
+from isotherm.migration.state import MigrationState
+from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome
 from isotherm.topology.model import Topology
 
