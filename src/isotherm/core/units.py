@@ -25,7 +25,9 @@ def parse_size(text: str) -> int:
     """
     found = _SIZE.match(text)
     if found is None:
-        raise UsageError(f"size: expected a number and a unit, got {text!r}", hint="try 8MiB")
+        raise UsageError(
+            f"size: expected a number and a unit, got {text!r}", hint="try 8MiB"
+        )
     return int(float(found[1]) * _SCALE[found[2].upper()])
 
 

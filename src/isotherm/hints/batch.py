@@ -50,11 +50,13 @@ class AccessedBits:
         block: Flat page // 8, uint32[n], ascending.
         bits: Bit i is page ``8 block + i``, uint8[n].
         interval_s: Seconds over which the bits were gathered, float32[n].
+        observed: Which pages were looked at, like ``bits``; None: all eight.
     """
 
     block: NDArray[np.uint32]
     bits: NDArray[np.uint8]
     interval_s: NDArray[np.float32]
+    observed: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,3 +82,30 @@ class HotnessTracker(Protocol):
                 (counting, not sampling); None where there is none.
         """
         ...
+
+
+class EvidenceView(HotnessView, Protocol):
+    """A view that also shows the evidence columns, for consumers in bulk.
+
+    Attributes stand for whole columns; they must not be written to.
+    """
+
+    @property
+    def reference(self) -> float:
+        """The rate that codes are relative to, accesses per page per second."""
+        ...
+
+    @property
+    def code(self) -> NDArray[np.uint16]:
+        """Filter of every page: ten bits of mean, six of exposure."""
+        ...
+
+    @property
+    def history(self) -> NDArray[np.uint8]:
+        """The last six looks at every page, newest in bit 0."""
+        ...
+
+    @property
+    def region(self) -> NDArray[np.uint16]:
+        """Region rate of every block of eight pages: upper half of a single."""
+        ...

@@ -102,6 +102,13 @@ class Machine(Protocol):
         """Return the loaded read latency, float64[initiators, nodes]."""
         ...
 
+    def access_rate(self) -> float | None:
+        """Return accesses per page per second of the last epoch, None if unknown.
+
+        A counting PMU knows the total without knowing a single page.
+        """
+        ...
+
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Move pages, each to its node; a page that cannot move is an errno."""
         ...

@@ -1,0 +1,132 @@
+"""Accessed bits: page-table walks, striped so that every region is seen often."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S
+from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Look, Mechanism
+
+Bits = NDArray[np.uint8]
+
+
+class PageTable(Protocol):
+    """What a scan needs of a machine."""
+
+    @property
+    def pages(self) -> int:
+        """Length of the flat page index."""
+        ...
+
+    def now_ns(self) -> int:
+        """Return the machine's time."""
+        ...
+
+    def read_accessed(
+        self, first: int, last: int, step: int, node: int | None
+    ) -> tuple[Bits, Bits, int]:
+        """Read and clear the accessed bits of blocks ``first:last:step``.
+
+        Returns:
+            Bits and which pages were looked at, one byte a block, and the
+            number of entries read.
+        """
+        ...
+
+    def at(self, offset_ns: int, action: Callable[[int], None]) -> None:
+        """Call ``action(now_ns)`` at an offset into the next epoch."""
+        ...
+
+
+class AccessedBitSource:
+    """Reads and clears accessed bits where it is told to look.
+
+    A look without a window reads what gathered since the bits were last
+    cleared: one walk. A look with one clears, waits and reads: two walks. The
+    bits start out with an unknown history, so the first look of all clears
+    everything, and pays for that.
+
+    Args:
+        machine: The page table.
+        entry_ns: Time to read and clear one entry, on a background CPU.
+        epoch_ns: Length of an epoch; windows end with it.
+    """
+
+    mechanism = Mechanism.ACCESSED_BIT
+
+    def __init__(self, machine: PageTable, entry_ns: float, epoch_ns: int) -> None:
+        self._machine = machine
+        self._entry_ns = entry_ns
+        self._epoch_ns = epoch_ns
+        self._blocks = -(-machine.pages // BLOCK_PAGES)
+        self._cleared_s: NDArray[np.float32] | None = None
+        self._looks: list[Look] = []
+        self._entries = 0  # read since the last drain
+        self._start_ns = machine.now_ns()
+
+    def look(self, looks: tuple[Look, ...]) -> None:
+        """Arm the next epoch's looks; clear for those with a window."""
+        self._looks = [k for k in looks if k.mechanism is Mechanism.ACCESSED_BIT]
+        if self._looks and self._cleared_s is None:
+            _, _, entries = self._machine.read_accessed(0, self._blocks, 1, None)
+            self._entries += entries
+            now_s = np.float32(self._machine.now_ns() / NS_PER_S)
+            self._cleared_s = np.full(self._blocks, now_s, np.float32)
+        for look in self._looks:
+            if look.window_s is not None:
+                wait_ns = min(self._epoch_ns, int(look.window_s * NS_PER_S))
+                self._machine.at(self._epoch_ns - wait_ns, self._clear(look))
+
+    def drain(self) -> tuple[HintBatch, ...]:
+        """Read every armed look; one batch each."""
+        now_ns = self._machine.now_ns()
+        batches = []
+        for look in self._looks:
+            first, last, step = self._extent(look)
+            if first >= last or self._cleared_s is None:
+                continue
+            bits, observed, entries = self._machine.read_accessed(
+                first, last, step, look.node
+            )
+            entries += self._entries
+            self._entries = 0
+            cleared_s = self._cleared_s[first:last:step]
+            interval_s = np.float32(now_ns / NS_PER_S) - cleared_s
+            cleared_s[:] = np.float32(now_ns / NS_PER_S)
+            seen = AccessedBits(
+                np.arange(first, last, step, dtype=np.uint32),
+                bits,
+                interval_s,
+                None if look.node is None else observed,
+            )
+            batches.append(
+                HintBatch(
+                    "accessed-bit",
+                    self._start_ns,
+                    now_ns,
+                    seen,
+                    background_ns=entries * self._entry_ns,
+                )
+            )
+        self._start_ns = now_ns
+        return tuple(batches)
+
+    def _extent(self, look: Look) -> tuple[int, int, int]:
+        """Return blocks ``first:last:step`` of a look."""
+        first = look.start_page // BLOCK_PAGES
+        last = min(self._blocks, -(-look.end_page // BLOCK_PAGES))
+        first += (look.stripe - first) % look.stripes
+        return first, last, look.stripes
+
+    def _clear(self, look: Look) -> Callable[[int], None]:
+        def clear(now_ns: int) -> None:
+            first, last, step = self._extent(look)
+            if first >= last or self._cleared_s is None:
+                return
+            _, _, entries = self._machine.read_accessed(first, last, step, look.node)
+            self._entries += entries
+            self._cleared_s[first:last:step] = np.float32(now_ns / NS_PER_S)
+
+        return clear

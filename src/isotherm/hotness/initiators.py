@@ -1,0 +1,63 @@
+"""Who accesses a region: decayed sample counts per region and initiator."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.trace.stream import UNKNOWN_INITIATOR
+
+REGION_PAGES = 64
+MAX_INITIATORS = 8
+
+
+class InitiatorShares:
+    """Counts samples per region of 64 pages; takes memory once two are seen.
+
+    As long as every sample names the same initiator, or none, there is nothing
+    to tell apart and no table is kept.
+
+    Args:
+        blocks: Blocks of eight pages.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._regions = -(-blocks * 8 // REGION_PAGES)
+        self._only: int | None = None
+        self._counts: NDArray[np.float32] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 0 if self._counts is None else self._counts.nbytes
+
+    def add(self, page: NDArray[np.uint32], initiator: NDArray[np.uint8]) -> None:
+        """Count samples."""
+        if self._counts is None:
+            first = int(initiator[0])
+            if (initiator == first).all() and self._only in (None, first):
+                self._only = first
+                return
+            self._counts = np.zeros((self._regions, MAX_INITIATORS + 1), np.float32)
+            if self._only is not None:
+                self._counts[:, self._column(np.array([self._only]))[0]] = 1.0
+        np.add.at(
+            self._counts,
+            (page.astype(np.int64) // REGION_PAGES, self._column(initiator)),
+            np.float32(1),
+        )
+
+    def share(self, start_page: int, end_page: int) -> dict[int, float]:
+        """Return shares over pages ``[start, end)``; 255 is unknown."""
+        if self._counts is None:
+            return {UNKNOWN_INITIATOR if self._only is None else self._only: 1.0}
+        last = -(-end_page // REGION_PAGES)
+        counts = self._counts[start_page // REGION_PAGES : last].sum(0)
+        total = float(counts.sum())
+        if total == 0:
+            return {UNKNOWN_INITIATOR: 1.0}
+        names = [*range(MAX_INITIATORS), UNKNOWN_INITIATOR]
+        return {
+            n: float(c) / total for n, c in zip(names, counts, strict=True) if c > 0
+        }
+
+    def _column(self, initiator: NDArray[np.integer]) -> NDArray[np.int64]:
+        return np.minimum(initiator, MAX_INITIATORS).astype(np.int64)

@@ -1,0 +1,285 @@
+"""The tracker: one Gamma filter a page, one recent rate a region, four bytes in all.
+
+State a page: 2 bytes of filter, 1 byte of look history; a block of eight pages:
+2 + 2 bytes of recent accesses and exposure, 2 of region rate, 2 of time stamp.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S
+from isotherm.hints.batch import (
+    BLOCK_PAGES,
+    AccessedBits,
+    FaultDelays,
+    HintBatch,
+    Mechanism,
+    RegionCounts,
+    Samples,
+)
+from isotherm.hotness import evidence, regions
+from isotherm.hotness.initiators import InitiatorShares
+from isotherm.hotness.view import TrackerView
+
+PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5)
+HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
+REGION_HALF_LIFE_S = 0.5  # at least; a region is not forgotten before its next look
+REGION_BLOCKS = 8  # 64 pages
+REVISIT_S = 2.0  # without accessed bits, every page decays about so often
+
+
+class GammaTracker:
+    """Fuses all hints into rates.
+
+    Args:
+        pages: Length of the flat page index, > 0.
+        epoch_ns: Length of an epoch.
+        mechanisms: What evidence to expect.
+        seed: For stochastic rounding.
+        half_life_s: Of a page's evidence.
+        region_half_life_s: Of a region's, at least.
+        region_blocks: Blocks of eight pages in a region.
+    """
+
+    def __init__(
+        self,
+        pages: int,
+        epoch_ns: int,
+        mechanisms: frozenset[Mechanism],
+        seed: int = 1,
+        *,
+        half_life_s: float = HALF_LIFE_S,
+        region_half_life_s: float = REGION_HALF_LIFE_S,
+        region_blocks: int = REGION_BLOCKS,
+    ) -> None:
+        self.pages = pages
+        self.blocks = -(-pages // BLOCK_PAGES)
+        self.epoch_s = epoch_ns / NS_PER_S
+        self._has_bits = Mechanism.ACCESSED_BIT in mechanisms
+        self._seed = seed
+        self._half_life_s = half_life_s
+        self._region_half_life_s = region_half_life_s
+        self._window = region_blocks
+        self.reference: float | None = None  # accesses per page per second, fixed
+        self.mean_rate = 0.0
+        self.code = np.zeros(pages, np.uint16)
+        self.history = np.zeros(pages, np.uint8)
+        self.accesses = np.zeros(self.blocks, np.uint16)
+        self.exposure = np.zeros(self.blocks, np.uint16)
+        self.region = np.zeros(self.blocks, np.uint16)
+        self.stamp = np.zeros(self.blocks, np.uint16)
+        self.initiators = InitiatorShares(self.blocks)
+        self._epoch = 0
+        self._salt = seed << 20
+        self._sampling_period: float | None = None
+        self._revisit_epochs = max(1, round(REVISIT_S / self.epoch_s))
+
+    @property
+    def bytes_per_page(self) -> float:
+        """State kept for a page, all of it."""
+        columns = (self.code, self.history, self.accesses, self.exposure, self.region)
+        total = sum(c.nbytes for c in columns) + self.stamp.nbytes
+        return (total + self.initiators.nbytes) / self.pages
+
+    def update(
+        self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
+    ) -> TrackerView:
+        """Fuse one epoch's evidence; see the protocol."""
+        self._epoch += 1
+        if self.reference is None:
+            self._begin(batches, access_rate)
+        self._follow_mean(access_rate)
+        b0 = PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12)
+        bits = [b for b in batches if isinstance(b.seen, AccessedBits)]
+        for batch in batches:
+            if isinstance(batch.seen, Samples):
+                self._add_samples(batch.seen)
+            elif isinstance(batch.seen, FaultDelays):
+                self._add_faults(batch.seen)
+            elif isinstance(batch.seen, RegionCounts):
+                self._add_regions(batch.seen)
+        for batch in bits:
+            if isinstance(batch.seen, AccessedBits):
+                self._look(batch.seen.block, batch.seen.bits, batch.seen.interval_s, b0)
+        if not self._has_bits:
+            stripe = np.arange(
+                self._epoch % self._revisit_epochs,
+                self.blocks,
+                self._revisit_epochs,
+                dtype=np.uint32,
+            )
+            self._look(stripe, None, None, b0)
+        self._region_rates()
+        if access_rate is None:
+            self._estimate_mean()
+        return TrackerView(self)
+
+    # ---- units: rates are kept relative to the reference rate
+
+    def _unit(self) -> float:
+        return self.reference or 1.0
+
+    def _begin(self, batches: tuple[HintBatch, ...], access_rate: float | None) -> None:
+        """Fix the reference rate: the first mean that anybody knows."""
+        rate = access_rate
+        if not rate:
+            rate = self._guess(batches)
+        if not rate:
+            rate = 1.0
+        self.reference = rate
+        self.mean_rate = rate
+        mean = np.ones(1)
+        middle = np.array([(1 << 17) | (1 << 52)], np.uint64)
+        prior = evidence.pack_array(mean, mean * PRIOR_SHAPE, middle)
+        self.code[:] = prior[0]
+        unit = regions.half_array(mean, np.array([0x8000], np.uint64))
+        self.region[:] = unit[0]
+
+    def _guess(self, batches: tuple[HintBatch, ...]) -> float | None:
+        """Return a mean rate from the first bits or samples alone."""
+        for batch in batches:
+            seen = batch.seen
+            if isinstance(seen, AccessedBits) and len(seen.block):
+                share = np.unpackbits(seen.bits).mean()
+                interval_s = float(seen.interval_s.mean())
+                if interval_s > 0 and share > 0:
+                    return float(-np.log1p(-min(share, 0.98)) / interval_s)
+            if isinstance(seen, Samples) and len(seen.page):
+                return len(seen.page) * seen.period / (self.pages * self.epoch_s)
+        return None
+
+    def _follow_mean(self, access_rate: float | None) -> None:
+        if access_rate is not None and access_rate > 0:
+            self.mean_rate += 0.1 * (access_rate - self.mean_rate)
+
+    def _estimate_mean(self) -> None:
+        """Without a counting PMU the filters themselves give the mean."""
+        stride = max(1, self.pages // 65536)
+        mean, _ = evidence.unpack_array(self.code[::stride])
+        self.mean_rate = max(float(mean.mean()) * self._unit(), 0.05 * self.mean_rate)
+
+    # ---- evidence
+
+    def _next_salt(self, count: int) -> int:
+        salt = self._salt
+        self._salt += count + 1
+        return salt
+
+    def _region_half_life(self) -> float:
+        return max(self._region_half_life_s, self._revisit_s / BLOCK_PAGES)
+
+    @property
+    def _revisit_s(self) -> float:
+        return self._revisit_epochs * self.epoch_s
+
+    def _look(
+        self,
+        block: NDArray[np.uint32],
+        bits: NDArray[np.uint8] | None,
+        interval_s: NDArray[np.float32] | None,
+        b0: float,
+    ) -> None:
+        if not len(block):
+            return
+        age = (self._epoch - self.stamp[block].astype(np.int64)) & 0xFFFF
+        self._revisit_epochs = max(1, -(-self.blocks // len(block)))
+        rho = np.exp2(-age * self.epoch_s / self._half_life_s)
+        rho_region = np.exp2(-age * self.epoch_s / self._region_half_life())
+        if self._sampling_period is None:
+            sampled = np.zeros(len(block))
+        else:
+            sampled = age * (self.epoch_s / self._sampling_period * self._unit())
+        if bits is None or interval_s is None:
+            interval = np.zeros(len(block))
+            bits = np.zeros(len(block), np.uint8)
+            has_bits = 0
+        else:
+            interval = interval_s.astype(np.float64) * self._unit()
+            has_bits = 1
+        salt = self._next_salt(1)
+        evidence.look(
+            self.code,
+            self.history,
+            block,
+            bits,
+            interval,
+            rho,
+            sampled,
+            has_bits,
+            PRIOR_SHAPE,
+            b0,
+            salt,
+        )
+        regions.look_blocks(
+            self.accesses,
+            self.exposure,
+            self.region,
+            self.pages,
+            block,
+            bits,
+            interval,
+            rho_region,
+            sampled,
+            salt,
+        )
+        self.stamp[block] = self._epoch & 0xFFFF
+
+    def _add_samples(self, seen: Samples) -> None:
+        self._sampling_period = seen.period
+        if not len(seen.page):
+            return
+        none = np.zeros(len(seen.page))
+        salt = self._next_salt(len(seen.page))
+        evidence.add_events(self.code, self.history, seen.page, 1.0, none, salt)
+        regions.add_to_blocks(self.accesses, seen.page, 1.0, salt)
+        if seen.initiator is not None:
+            self.initiators.add(seen.page, seen.initiator)
+
+    def _add_faults(self, seen: FaultDelays) -> None:
+        for page, seconds, count in (
+            (seen.page, seen.delay_s, 1.0),
+            (seen.silent, seen.silent_s, 0.0),
+        ):
+            if len(page):
+                salt = self._next_salt(len(page))
+                exposure = seconds.astype(np.float64) * self._unit()
+                evidence.add_events(
+                    self.code, self.history, page, count, exposure, salt
+                )
+
+    def _add_regions(self, seen: RegionCounts) -> None:
+        """Spread a region's checks over its blocks as that much exposure."""
+        first = seen.start.astype(np.int64) // BLOCK_PAGES
+        last = np.maximum(first + 1, seen.end.astype(np.int64) // BLOCK_PAGES)
+        size = last - first
+        block = np.repeat(first - np.concatenate([[0], np.cumsum(size)[:-1]]), size)
+        block = block + np.arange(int(size.sum()))
+        keep = block < self.blocks
+        share = 1.0 / np.repeat(size, size)[keep]
+        block = block[keep]
+        checks = seen.checks * share
+        hits = np.repeat(seen.nr_accesses, size)[keep] * share
+        q = np.minimum(hits / checks, 0.98)
+        accesses = -np.log1p(-q) * checks
+        a = regions.whole_array(self.accesses[block]) + accesses
+        b = regions.whole_array(self.exposure[block])
+        b = b + checks * seen.interval_s * self._unit()
+        noise = np.full(len(block), 0x8000, np.uint64)
+        self.accesses[block] = regions.half_array(a, noise)
+        self.exposure[block] = regions.half_array(b, noise)
+
+    def _region_rates(self) -> None:
+        half_life = self._region_half_life()
+        ages = np.arange(min(1024, 4 * self._revisit_epochs + 64))
+        weight = np.exp2(-ages * self.epoch_s / half_life)
+        regions.region_rates(
+            self.accesses,
+            self.exposure,
+            self.stamp,
+            self._epoch,
+            weight,
+            self._window,
+            PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12),
+            self.mean_rate / self._unit(),
+            self.region,
+        )

@@ -1,0 +1,388 @@
+"""One policy, one workload, one machine: the simulation."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.errors import UsageError
+from isotherm.core.suggest import did_you_mean
+from isotherm.core.units import NS_PER_S
+from isotherm.hints.accessed_bit import AccessedBitSource
+from isotherm.hints.batch import HintSource, Mechanism
+from isotherm.hints.hint_fault import HintFaultSource
+from isotherm.hints.region import RegionSource
+from isotherm.hints.sampling import SamplingSource
+from isotherm.hotness.tracker import GammaTracker
+from isotherm.lab.placement import (
+    check_placement,
+    first_access_order,
+    place,
+    random_order,
+)
+from isotherm.loop.epoch import Loop, Step, run_epoch
+from isotherm.machine.sim.demand_fill import DemandFillLru
+from isotherm.machine.sim.machine import EpochCosts, Faults, SimMachine
+from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSampling
+from isotherm.machine.sim.spec import load_machine
+from isotherm.migration.engine import MigrationEngine
+from isotherm.observability.recorder import Recorder
+from isotherm.policy.bounds import CountedFuture
+from isotherm.policy.plan import Outcome, Policy, Setup
+from isotherm.policy.registry import BOUNDS, make_policy
+from isotherm.trace.stream import AccessChunk, Pace, Workload
+from isotherm.workloads.registry import make_workload
+
+DEFAULT_PAGES = 32768
+MOVE_QUOTA = 0.2  # of the pages per second, the same for every policy
+DEMAND_FILLED = "lru"  # the policy that runs the fast tier as a cache
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationSpec:
+    """What to simulate.
+
+    Attributes:
+        policy: Name of a policy or bound.
+        workload: Name of a generator, or a TOML file or trace.
+        machine: Name of a machine, or a TOML file or recorded topology.
+        fast_ratio: Fast capacity over footprint, in (0, 1].
+        pages: Footprint of a generated workload; None: 32768.
+        accesses: Stop after so many; None: 120 s, or the whole trace.
+        seed: For everything random.
+        rate: Accesses per page per second; None: the trace's own times.
+        placement: "random" or "first-access".
+        hints: Mechanisms that are on; None: what the policy wants.
+        sampling_period: Accesses per sample.
+        epoch_s: Length of an epoch.
+        memory_bound: Share of the run time that is memory latency; adds
+            ``app_slowdown``.
+        options: The policy's parameters.
+        workload_options: The generator's parameters.
+        faults: Injected trouble: busy, no_memory, vanished, pinned, as shares.
+    """
+
+    policy: str
+    workload: str
+    machine: str = "dram-cxl"
+    fast_ratio: float = 0.2
+    pages: int | None = None
+    accesses: int | None = None
+    seed: int = 1
+    rate: float | None = 10.0
+    placement: str = "random"
+    hints: tuple[str, ...] | None = None
+    sampling_period: int = 2000
+    epoch_s: float = 0.5
+    memory_bound: float | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+    workload_options: Mapping[str, Any] = field(default_factory=dict)
+    faults: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise UsageError for a figure out of range."""
+        for name, low, high in (
+            ("fast_ratio", 0.0, 1.0),
+            ("memory_bound", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low < value <= high:
+                raise UsageError(
+                    f"{name}: expected in ({low:g}, {high:g}], got {value}"
+                )
+        for name in ("pages", "accesses", "rate", "sampling_period", "epoch_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name}: expected > 0, got {value}")
+        check_placement(self.placement)
+        for hint in self.hints or ():
+            if hint not in set(Mechanism):
+                raise UsageError(
+                    f"hints: expected {', '.join(Mechanism)}, got {hint!r}"
+                    f"{did_you_mean(hint, list(Mechanism))}"
+                )
+
+    @property
+    def pace(self) -> Pace:
+        """How accesses become time."""
+        return Pace(round(self.epoch_s * NS_PER_S), self.rate, self.accesses)
+
+
+def simulate(
+    spec: SimulationSpec,
+    *,
+    recorder: Recorder | None = None,
+    progress: Callable[[float], None] | None = None,
+    workload: Workload | None = None,
+    future: CountedFuture | None = None,
+) -> dict[str, Any]:
+    """Run one simulation and return its result as JSON values.
+
+    Args:
+        spec: What to simulate.
+        recorder: Keeps what the run did.
+        progress: Called with seconds simulated after every epoch.
+        workload: The workload, where the caller has it already.
+        future: Its counts, where the caller has them already (bounds).
+
+    Raises:
+        UsageError: A name or figure of the spec is wrong.
+    """
+    began = time.perf_counter()
+    spec.check()
+    if workload is None:
+        workload = make_workload(
+            spec.workload,
+            spec.pages or DEFAULT_PAGES,
+            spec.seed,
+            spec.workload_options or None,
+        )
+    run = _Run(spec, workload, recorder, future)
+    run.play(progress)
+    return run.result(time.perf_counter() - began)
+
+
+def count_future(workload: Workload, pace: Pace) -> CountedFuture:
+    """Return the accesses per page and epoch of a whole workload, for bounds."""
+    return CountedFuture.from_chunks(workload.epochs(pace), workload.pages)
+
+
+class _Run:
+    """One simulation under way."""
+
+    def __init__(
+        self,
+        spec: SimulationSpec,
+        workload: Workload,
+        recorder: Recorder | None,
+        future: CountedFuture | None,
+    ) -> None:
+        self.spec = spec
+        self.workload = workload
+        self.recorder = recorder
+        self.pace = spec.pace
+        pages = workload.pages
+        self.machine = SimMachine(
+            load_machine(spec.machine),
+            pages,
+            spec.fast_ratio,
+            spec.seed,
+            workload.name,
+            Faults(**spec.faults),
+        )
+        machine = self.machine
+        hints = frozenset(Mechanism(h) for h in spec.hints or ())
+        setup = Setup(
+            pages,
+            machine.topology,
+            machine.capacity,
+            self.pace.epoch_ns,
+            spec.seed,
+            hints,
+            spec.sampling_period,
+            spec.options,
+        )
+        if spec.policy in BOUNDS and future is None:
+            future = count_future(workload, self.pace)
+        self.policy = self._make_policy(setup, future)
+        self.hints = self.policy.wants if spec.hints is None else hints
+        machine.place(self.policy.start(self._placement()))
+        self.tracker = None
+        if self.policy.uses_tracker:
+            self.tracker = GammaTracker(
+                pages, self.pace.epoch_ns, self.hints, spec.seed
+            )
+        if spec.policy == DEMAND_FILLED:
+            fast = int(machine.capacity[machine.tier_rank == 0].sum())
+            machine.demand_fill = DemandFillLru(pages, fast)
+        self.engine = MigrationEngine(
+            machine,
+            quota_pages_per_s=max(2.0, MOVE_QUOTA * pages),
+            batch_pages=1 << 30,
+            prior_cost=self._prior_cost(),
+        )
+        self.loop = Loop(
+            machine,
+            self._sources(),
+            self.tracker,
+            self.policy,
+            self.engine,
+            Outcome.none(),
+        )
+        self.epochs = 0
+        self.wall_s = 0.0
+
+    def _make_policy(self, setup: Setup, future: CountedFuture | None) -> Policy:
+        """Make the policy; without --hints it gets every hint that it wants."""
+        policy = make_policy(self.spec.policy, setup, future)
+        if self.spec.hints is None and policy.wants != setup.hints:
+            every = Setup(
+                setup.pages,
+                setup.topology,
+                setup.capacity_pages,
+                setup.epoch_ns,
+                setup.seed,
+                policy.wants,
+                setup.sampling_period,
+                setup.options,
+            )
+            policy = make_policy(self.spec.policy, every, future)
+        return policy
+
+    def _prior_cost(self) -> Any:
+        from isotherm.migration.cost import CostPrior  # noqa: PLC0415  # only here
+
+        costs = self.machine.spec.costs
+        return CostPrior(
+            page_ns=costs.move_page_ns + costs.move_byte_ns * 4096,
+            fixed_ns=costs.move_fixed_ns,
+        )
+
+    def _placement(self) -> NDArray[np.uint8]:
+        pages = self.workload.pages
+        if self.spec.placement == "random":
+            order = random_order(pages, self.spec.seed)
+        else:
+            order = first_access_order(pages, self.workload.epochs(self.pace))
+        return place(order, self.machine.capacity, self.machine.tier_rank)
+
+    def _sources(self) -> tuple[HintSource, ...]:
+        """Build the drivers in a fixed order, so that runs repeat."""
+        machine, costs = self.machine, self.machine.spec.costs
+        table = SimPageTable(
+            machine,
+            faults=Mechanism.HINT_FAULT in self.hints,
+            bits=Mechanism.ACCESSED_BIT in self.hints,
+        )
+        sources: list[HintSource] = []
+        if Mechanism.SAMPLING in self.hints:
+            pmu = SimSampling(machine, self.spec.sampling_period, self.spec.seed, 0.0)
+            sources.append(SamplingSource(pmu, costs.sample_ns))
+        if Mechanism.ACCESSED_BIT in self.hints:
+            sources.append(AccessedBitSource(table, costs.entry_ns, self.pace.epoch_ns))
+        if Mechanism.HINT_FAULT in self.hints:
+            sources.append(HintFaultSource(table, costs.fault_ns, costs.entry_ns))
+        if Mechanism.REGION in self.hints:
+            regions = SimRegions(machine, self.spec.seed, self.pace.epoch_ns)
+            sources.append(RegionSource(regions, costs.entry_ns))
+        return tuple(sources)
+
+    def play(self, progress: Callable[[float], None] | None) -> None:
+        """Play the workload to its end."""
+        machine, dt_ns = self.machine, self.pace.epoch_ns
+        if self.recorder is not None:
+            self.recorder.start(
+                spec=asdict(self.spec),
+                topology=machine.topology,
+                node=machine.placement(),
+                epoch_ns=dt_ns,
+                latency_ns=machine.read_ns,
+                move_cost_ns=machine.move_cost_ns(),
+            )
+        for source in self.loop.sources:
+            source.look(())
+        for chunk in self._chunks():
+            began = time.perf_counter()
+            costs = machine.advance(chunk, dt_ns)
+            step = run_epoch(self.loop, self.epochs, dt_ns)
+            for batch in step.hints:
+                machine.charge(batch.application_ns, batch.background_ns)
+            self.wall_s += time.perf_counter() - began
+            if self.recorder is not None:
+                self._record(chunk, costs, step)
+            self.epochs += 1
+            if progress is not None:
+                progress(self.epochs * dt_ns / NS_PER_S)
+
+    def _chunks(self) -> Iterator[AccessChunk]:
+        return self.workload.epochs(self.pace)
+
+    def _record(self, chunk: AccessChunk, costs: EpochCosts, step: Step) -> None:
+        recorder, machine = self.recorder, self.machine
+        if recorder is None:
+            return
+        size, rows = recorder.region_pages, recorder.regions
+        heat = np.bincount(chunk.page // size, minlength=rows)
+        fast = machine.tier_rank[machine.placement()] == 0
+        starts = np.arange(0, machine.pages, size)
+        share = np.add.reduceat(fast.astype(np.float32), starts)
+        share /= np.diff(np.append(starts, machine.pages))
+        recorder.epoch(
+            index=self.epochs,
+            now_ns=machine.clock.now_ns(),
+            dt_ns=self.pace.epoch_ns,
+            accesses_per_node=costs.accesses.sum((0, 1))[: len(machine.capacity)],
+            heat=heat.astype(np.float32),
+            fast_share=share,
+            plan_moves=step.plan.moves,
+            outcome=step.outcome,
+            notes=step.plan.notes,
+            latency_ns=machine.latency_ns(),
+            costs={
+                "application_ns": sum(b.application_ns for b in step.hints),
+                "background_ns": sum(b.background_ns for b in step.hints),
+                "migration_ns": step.outcome.cost_ns,
+                "access_ns": costs.access_ns,
+                "all_fast_ns": costs.all_fast_ns,
+            },
+            usage=machine.usage(),
+        )
+
+    def result(self, total_s: float) -> dict[str, Any]:
+        """Return the result; see the JSON contract in docs/reference/cli.md."""
+        spec, bill, engine = self.spec, self.machine.bill, self.engine
+        if bill.accesses == 0:
+            raise UsageError(f"workload {spec.workload}: expected accesses, got none")
+        promoted, demoted = engine.promoted_pages, engine.demoted_pages
+        cache = self.machine.demand_fill
+        if cache is not None:
+            promoted, demoted = cache.promoted, cache.evicted
+        hint_ns = bill.application_ns + bill.background_ns
+        base_ns = bill.all_fast_ns
+        slowdown = (bill.access_ns + bill.migration_ns + hint_ns) / base_ns
+        result: dict[str, Any] = {
+            "policy": spec.policy,
+            "workload": self.workload.name,
+            "machine": self.machine.spec.name,
+            "fast_ratio": spec.fast_ratio,
+            "seed": spec.seed,
+            "rate": spec.rate,
+            "placement": spec.placement,
+            "hints": sorted(h.value for h in self.hints),
+            "sampling_period": spec.sampling_period,
+            "accesses": bill.accesses,
+            "pages": self.workload.pages,
+            "simulated_s": self.epochs * self.pace.epoch_ns / NS_PER_S,
+            "fast_share": bill.fast_accesses / bill.accesses,
+            "slowdown": slowdown,
+            "mean_latency_ns": bill.access_ns
+            * self.machine.spec.parallelism
+            / bill.accesses,
+            "migrated_bytes": (promoted + demoted) * 4096,
+            "promoted_pages": promoted,
+            "demoted_pages": demoted,
+            "ping_pong_pages": engine.ping_pong_pages,
+            "migration_time_ns": bill.migration_ns,
+            "hint_overhead_ns": hint_ns,
+            "hint_application_ns": bill.application_ns,
+            "hint_background_ns": bill.background_ns,
+            "tracker_bytes_per_page": (
+                0.0 if self.tracker is None else self.tracker.bytes_per_page
+            ),
+            "promised_ns": engine.ledger.both.promised_ns,
+            "realised_ns": engine.ledger.both.realised_ns,
+            "failed_moves": {str(k): v for k, v in engine.failures.items()},
+            "options": dict(spec.options),
+            "epochs": self.epochs,
+            "wall_s": self.wall_s,
+            "setup_s": max(0.0, total_s - self.wall_s),
+            "accesses_per_wall_s": bill.accesses / max(self.wall_s, 1e-9),
+        }
+        if spec.memory_bound is not None:
+            result["app_slowdown"] = 1 + spec.memory_bound * (slowdown - 1)
+        if self.recorder is not None:
+            self.recorder.finish(result)
+        return result

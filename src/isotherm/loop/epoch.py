@@ -1,0 +1,72 @@
+"""run_epoch: drain hints, update hotness, decide, move, look on."""
+
+from dataclasses import dataclass
+
+from isotherm.hints.batch import HintBatch, HintSource
+from isotherm.hotness.protocol import HotnessTracker, HotnessView
+from isotherm.machine.protocol import Machine
+from isotherm.migration.engine import MigrationEngine
+from isotherm.policy.plan import Epoch, Outcome, Plan, Policy
+
+
+@dataclass(slots=True)
+class Loop:
+    """The parts that one loop joins: a live host's, a simulator's or a replay's.
+
+    Attributes:
+        machine: Where pages live.
+        sources: Hint drivers.
+        tracker: None for a policy that reads raw hints only.
+        policy: Who decides.
+        engine: Who moves.
+        outcome: What became of the last plan's moves.
+    """
+
+    machine: Machine
+    sources: tuple[HintSource, ...]
+    tracker: HotnessTracker | None
+    policy: Policy
+    engine: MigrationEngine
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one pass of the loop saw, decided and did."""
+
+    hints: tuple[HintBatch, ...]
+    hotness: HotnessView | None
+    plan: Plan
+    outcome: Outcome
+
+
+def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
+    """Run the loop once, at the end of an epoch of ``dt_ns``."""
+    machine, engine = loop.machine, loop.engine
+    hints = tuple(b for source in loop.sources for b in source.drain())
+    rate = machine.access_rate()
+    hotness = None
+    if loop.tracker is not None:
+        hotness = loop.tracker.update(hints, machine.clock.now_ns(), rate)
+        engine.account_epoch(hotness, dt_ns)
+    plan = loop.policy.decide(
+        Epoch(
+            index=index,
+            now_ns=machine.clock.now_ns(),
+            dt_ns=dt_ns,
+            topology=machine.topology,
+            usage=machine.usage(),
+            node=machine.placement(),
+            latency_ns=machine.latency_ns(),
+            move_cost_ns=engine.move_cost_ns(),
+            hotness=hotness,
+            hints=hints,
+            access_rate=rate,
+            outcome=loop.outcome,
+            move_limit_pages=engine.move_limit_pages(),
+        )
+    )
+    loop.outcome = engine.submit(plan.moves, dt_ns)
+    for source in loop.sources:
+        source.look(plan.look)
+    return Step(hints, hotness, plan, loop.outcome)

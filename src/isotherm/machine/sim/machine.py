@@ -1,0 +1,369 @@
+"""The simulated machine: nodes, pages, time, and what looking and moving cost."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.clock import VirtualClock
+from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
+from isotherm.machine.protocol import MoveResult, Space, Usage
+from isotherm.machine.sim import play
+from isotherm.machine.sim.demand_fill import DemandFillLru
+from isotherm.machine.sim.queueing import latency_factor
+from isotherm.machine.sim.spec import MachineSpec
+from isotherm.topology.model import Topology
+from isotherm.trace.stream import AccessChunk
+
+EBUSY, ENOMEM, ENOENT = 16, 12, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Injected trouble: shares of moves, drawn with the machine's seed.
+
+    Attributes:
+        busy: Share of moves that fail with EBUSY this time.
+        no_memory: Share that fail with ENOMEM although there is room.
+        vanished: Share of pages whose owner unmapped them: ENOENT for good.
+        pinned: Share of pages that can never move: EBUSY for good.
+    """
+
+    busy: float = 0.0
+    no_memory: float = 0.0
+    vanished: float = 0.0
+    pinned: float = 0.0
+
+
+@dataclass(slots=True)
+class EpochCosts:
+    """What one epoch took, in nanoseconds of the application's memory time.
+
+    Attributes:
+        accesses: int64[initiators, 2, 8]: [initiator, is write, node].
+        access_ns: Latency of all accesses over the parallelism.
+        all_fast_ns: The same with everything on the fastest tier.
+    """
+
+    accesses: NDArray[np.int64]
+    access_ns: float = 0.0
+    all_fast_ns: float = 0.0
+
+
+@dataclass(slots=True)
+class Bill:
+    """Costs since the start, told apart by who pays."""
+
+    access_ns: float = 0.0
+    all_fast_ns: float = 0.0
+    migration_ns: float = 0.0
+    application_ns: float = 0.0
+    background_ns: float = 0.0
+    accesses: int = 0
+    fast_accesses: int = 0
+
+
+class SimMachine:
+    """A machine made of a spec, a footprint and a seed.
+
+    Args:
+        spec: Nodes, latencies, costs.
+        pages: Footprint.
+        fast_ratio: Fast capacity over footprint, > 0.
+        seed: For placement and injected faults.
+        owner: Name of the space.
+        faults: Injected trouble.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        pages: int,
+        fast_ratio: float,
+        seed: int = 1,
+        owner: str = "workload",
+        faults: Faults | None = None,
+    ) -> None:
+        self.spec = spec
+        self.pages = pages
+        self._clock = VirtualClock()
+        self._rng = np.random.default_rng([seed, 0x3A])
+        self._faults = faults or Faults()
+        self._nodes = len(spec.nodes)
+        self.capacity = np.array(spec.capacities(pages, fast_ratio), np.int64)
+        self._topology = spec.topology(self.capacity.tolist())
+        self._spaces = (Space(0, pages, owner),)
+        # Padded so that blocks of eight pages are whole.
+        self.flags = np.zeros(-(-pages // 8) * 8, np.uint8)
+        self._node = np.zeros(pages, np.uint8)
+        self._node_fresh = False
+        self.used = np.zeros(self._nodes, np.int64)
+        self.tier_rank = np.array([n.tier for n in spec.nodes], np.int64)
+        last = int(self.tier_rank.max())
+        self._spill = int(np.flatnonzero(self.tier_rank == last)[0])
+        self.read_ns = np.array([n.read_latency_ns for n in spec.nodes], np.float64).T
+        self.write_ns = np.array(
+            [n.write_latency_ns or n.read_latency_ns for n in spec.nodes], np.float64
+        ).T
+        scale = pages * PAGE_BYTES / (spec.reference_gib * (1 << 30))
+        none = float("inf")
+        self._read_gb_s = np.array(
+            [(n.read_bandwidth_gb_s or none) * scale for n in spec.nodes]
+        )
+        self._write_gb_s = np.array(
+            [
+                (n.write_bandwidth_gb_s or n.read_bandwidth_gb_s or none) * scale
+                for n in spec.nodes
+            ]
+        )
+        self._loaded = self.read_ns.copy()
+        # Where a write costs what a read costs and there is one initiator, an
+        # access needs no telling apart. (The lanes of play_plain hold four nodes.)
+        self._plain = (
+            self._nodes <= 4
+            and len(spec.initiators) == 1
+            and np.array_equal(self.read_ns, self.write_ns)
+            and bool(np.isinf(self._write_gb_s).all())
+        )
+        self._migrated_bytes = np.zeros((2, self._nodes), np.float64)  # [read, written]
+        self._actions: list[tuple[int, int, Callable[[int], None]]] = []
+        self._order = 0
+        self._rate: float | None = None
+        self.bill = Bill()
+        self.observers: list[Callable[[AccessChunk], None]] = []
+        self.bits_wanted = 0  # flags that an access sets
+        self.on_faults: Callable[[NDArray[np.uint32], NDArray[np.float64]], None] | None
+        self.on_faults = None
+        self.nr_poisoned = 0
+        self.demand_fill: DemandFillLru | None = None
+        if self._faults.pinned or self._faults.vanished:
+            draw = self._rng.random(pages)
+            self._gone = draw < self._faults.vanished
+            pinned = draw >= 1 - self._faults.pinned
+            self.flags[:pages][pinned] |= np.uint8(play.UNMOVABLE)
+        else:
+            self._gone = None
+
+    # ---- the Machine protocol
+
+    @property
+    def clock(self) -> VirtualClock:
+        """The virtual clock."""
+        return self._clock
+
+    @property
+    def topology(self) -> Topology:
+        """The spec as a topology."""
+        return self._topology
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """One space: the workload."""
+        return self._spaces
+
+    def usage(self) -> Usage:
+        """Return capacity, use and the kernel's default watermarks.
+
+        Watermarks: min = 0.1 % of the node here (min_free_kbytes grows with the
+        square root of memory), low, high and promo each 0.1 % above the one
+        before (watermark_scale_factor 10, mm/page_alloc.c).
+        """
+        step = np.maximum(1, self.capacity // 1000)
+        return Usage(
+            self.capacity, self.used.copy(), step, 2 * step, 3 * step, 4 * step
+        )
+
+    def placement(self) -> NDArray[np.uint8]:
+        """Return the node of every page."""
+        if self.demand_fill is not None:
+            fast = int(np.flatnonzero(self.tier_rank == 0)[0])
+            resident = self.demand_fill.resident
+            self._node = np.where(resident, fast, self._spill).astype(np.uint8)
+        elif not self._node_fresh:
+            play.nodes_of(self.flags, self._node)
+            self._node_fresh = True
+        return self._node
+
+    def latency_ns(self) -> NDArray[np.float64]:
+        """Return the loaded read latency of the last epoch."""
+        return self._loaded
+
+    def access_rate(self) -> float | None:
+        """Return accesses per page per second of the last epoch."""
+        return self._rate
+
+    def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
+        """Move pages in order; see the protocol."""
+        errno = np.zeros(len(page), np.int16)
+        if self._faults.busy or self._faults.no_memory:
+            draw = self._rng.random(len(page))
+            errno[draw < self._faults.busy] = EBUSY
+            errno[draw >= 1 - self._faults.no_memory] = ENOMEM
+        if self._gone is not None:
+            errno[self._gone[page]] = ENOENT
+        moved = np.zeros((self._nodes, self._nodes), np.int64)
+        play.place(self.flags, page, node, self.used, self.capacity, moved, errno)
+        self._node_fresh = False
+        count = int(moved.sum())
+        costs = self.spec.costs
+        cost_ns = count * (costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES)
+        if len(page):
+            cost_ns += costs.move_fixed_ns
+        self._migrated_bytes[0] += moved.sum(1) * PAGE_BYTES
+        self._migrated_bytes[1] += moved.sum(0) * PAGE_BYTES
+        self.bill.migration_ns += cost_ns
+        return MoveResult(errno, cost_ns)
+
+    def move_cost_ns(self) -> NDArray[np.float64]:
+        """Return the cost of a page in a large batch, float64[nodes, nodes]."""
+        costs = self.spec.costs
+        one = costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES
+        return np.full((self._nodes, self._nodes), one) * (1 - np.eye(self._nodes))
+
+    # ---- the simulator's side
+
+    def place(self, node: NDArray[np.uint8]) -> None:
+        """Put every page on its node, free of cost and regardless of capacity."""
+        self.flags[: self.pages] &= np.uint8(0xFF ^ play.NODE_MASK)
+        self.flags[: self.pages] |= node
+        self.used[:] = np.bincount(node, minlength=self._nodes)
+        self._node_fresh = False
+
+    def at(self, offset_ns: int, action: Callable[[int], None]) -> None:
+        """Call ``action(now_ns)`` at an offset into the next epoch."""
+        heapq.heappush(self._actions, (offset_ns, self._order, action))
+        self._order += 1
+
+    def advance(self, chunk: AccessChunk, dt_ns: int) -> EpochCosts:
+        """Let one epoch pass: play its accesses, with actions at their time."""
+        start_ns = self._clock.now_ns()
+        counts = np.zeros((len(self.spec.initiators), 2, play.MAX_NODES), np.int64)
+        n = len(chunk)
+        done = 0
+        now_ns = start_ns
+        while self._actions and self._actions[0][0] <= dt_ns:
+            offset_ns, _, action = heapq.heappop(self._actions)
+            upto = self._position(chunk, offset_ns, dt_ns, start_ns)
+            self._play(chunk, done, upto, counts, start_ns, dt_ns)
+            done = max(done, upto)
+            self._clock.advance(max(0, start_ns + offset_ns - now_ns))
+            now_ns = self._clock.now_ns()
+            action(now_ns)
+        self._play(chunk, done, n, counts, start_ns, dt_ns)
+        for observe in self.observers:
+            observe(chunk)
+        self._clock.advance(start_ns + dt_ns - now_ns)
+        return self._account(counts, n, dt_ns)
+
+    def charge(self, application_ns: float, background_ns: float) -> None:
+        """Charge the cost of looking."""
+        self.bill.application_ns += application_ns
+        self.bill.background_ns += background_ns
+
+    def _position(
+        self, chunk: AccessChunk, offset_ns: int, dt_ns: int, start_ns: int
+    ) -> int:
+        if chunk.time_ns is not None:
+            return int(np.searchsorted(chunk.time_ns, start_ns + offset_ns))
+        return len(chunk) * offset_ns // dt_ns
+
+    def _play(
+        self,
+        chunk: AccessChunk,
+        start: int,
+        stop: int,
+        counts: NDArray[np.int64],
+        epoch_ns: int,
+        dt_ns: int,
+    ) -> None:
+        if stop <= start:
+            return
+        page = chunk.page[start:stop]
+        if self.demand_fill is not None:
+            self._play_demand_fill(page, counts)
+            return
+        if self.nr_poisoned:
+            fault_page = np.empty(min(self.nr_poisoned, len(page)), np.uint32)
+            fault_at = np.empty(len(fault_page), np.int64)
+            k = play.take_faults(self.flags, page, fault_page, fault_at)
+            self.nr_poisoned -= k
+            if self.on_faults is not None and k:
+                if chunk.time_ns is not None:
+                    when = chunk.time_ns[start + fault_at[:k]].astype(np.float64)
+                else:
+                    when = epoch_ns + (start + fault_at[:k] + 0.5) / len(chunk) * dt_ns
+                self.on_faults(fault_page[:k], when)
+        untold = chunk.write is None and chunk.initiator is None
+        if self._plain or (untold and self._nodes <= 4):
+            play.play_plain(self.flags, page, self.bits_wanted, counts[0, 0])
+            return
+        none = np.empty(0, np.uint8)
+        play.play_full(
+            self.flags,
+            page,
+            none if chunk.write is None else chunk.write[start:stop],
+            none if chunk.initiator is None else chunk.initiator[start:stop],
+            self.bits_wanted,
+            counts,
+        )
+
+    def _play_demand_fill(
+        self, page: NDArray[np.uint32], counts: NDArray[np.int64]
+    ) -> None:
+        cache = self.demand_fill
+        if cache is None:
+            return
+        hits, promoted, evicted = cache.access(page)
+        fast = int(np.flatnonzero(self.tier_rank == 0)[0])
+        counts[0, 0, fast] += hits
+        counts[0, 0, self._spill] += len(page) - hits
+        one = self.spec.costs.move_page_ns + self.spec.costs.move_byte_ns * PAGE_BYTES
+        self.bill.migration_ns += (promoted + evicted) * one
+        cache.promoted += promoted
+        cache.evicted += evicted
+        self._migrated_bytes[0, self._spill] += promoted * PAGE_BYTES
+        self._migrated_bytes[1, fast] += promoted * PAGE_BYTES
+        self._migrated_bytes[0, fast] += evicted * PAGE_BYTES
+        self._migrated_bytes[1, self._spill] += evicted * PAGE_BYTES
+
+    def _account(
+        self, counts: NDArray[np.int64], accesses: int, dt_ns: int
+    ) -> EpochCosts:
+        per_node = counts[:, :, : self._nodes]
+        read_bytes = per_node[:, 0].sum(0) * float(CACHE_LINE_BYTES)
+        write_bytes = per_node[:, 1].sum(0) * float(CACHE_LINE_BYTES)
+        moved = self._migrated_bytes
+        factor = latency_factor(
+            read_bytes + moved[0],
+            write_bytes + moved[1],
+            self._read_gb_s * dt_ns,
+            self._write_gb_s * dt_ns,
+        )
+        self._loaded = self.read_ns * factor
+        access_ns = float((per_node[:, 0] * self.read_ns * factor).sum())
+        access_ns += float((per_node[:, 1] * self.write_ns * factor).sum())
+        fast = self.tier_rank == 0
+        reads, writes = per_node[:, 0].sum(1), per_node[:, 1].sum(1)
+        load = latency_factor(
+            np.array([read_bytes.sum()]),
+            np.array([write_bytes.sum()]),
+            np.array([(self._read_gb_s[fast] * dt_ns).sum()]),
+            np.array([(self._write_gb_s[fast] * dt_ns).sum()]),
+        )[0]
+        all_fast_ns = float((reads * self.read_ns[:, fast].min(1)).sum())
+        all_fast_ns += float((writes * self.write_ns[:, fast].min(1)).sum())
+        all_fast_ns *= float(load)
+        self._migrated_bytes = np.zeros_like(moved)
+        self._rate = accesses * NS_PER_S / (dt_ns * self.pages)
+        costs = EpochCosts(
+            counts,
+            access_ns / self.spec.parallelism,
+            all_fast_ns / self.spec.parallelism,
+        )
+        self.bill.access_ns += costs.access_ns
+        self.bill.all_fast_ns += costs.all_fast_ns
+        self.bill.accesses += accesses
+        self.bill.fast_accesses += int(per_node[:, :, fast].sum())
+        return costs

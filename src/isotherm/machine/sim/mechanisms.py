@@ -1,0 +1,153 @@
+"""What hint drivers read of the simulated machine: each sees only its own view."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S
+from isotherm.machine.sim import play
+from isotherm.machine.sim.machine import SimMachine
+from isotherm.machine.sim.poison import poison_range
+from isotherm.machine.sim.regions import CHECKS, SAMPLE_NS, Aggregation, RegionSampler
+from isotherm.machine.sim.sampler import Sampled, Sampler
+
+Bits = NDArray[np.uint8]
+
+
+class SimSampling:
+    """A PMU that samples every period-th access."""
+
+    def __init__(
+        self, machine: SimMachine, period: int, seed: int, loss: float
+    ) -> None:
+        self._machine = machine
+        self._sampler = Sampler(period, seed, loss)
+        machine.observers.append(self._sampler.observe)
+
+    def now_ns(self) -> int:
+        """Return the machine's time."""
+        return self._machine.clock.now_ns()
+
+    def drain_samples(self) -> Sampled:
+        """Return the samples since the last call."""
+        return self._sampler.drain()
+
+    def set_period(self, period: int) -> None:
+        """Take one sample in ``period`` accesses from now on."""
+        self._sampler.period = period
+
+
+class SimPageTable:
+    """Accessed bits and poisoned entries."""
+
+    def __init__(self, machine: SimMachine, *, faults: bool, bits: bool) -> None:
+        self._machine = machine
+        if bits:
+            machine.bits_wanted |= play.ACCESSED
+        self._since_s = np.zeros(machine.pages if faults else 0, np.float32)
+        self._fault_page: list[NDArray[np.uint32]] = []
+        self._fault_s: list[NDArray[np.float32]] = []
+        if faults:
+            machine.on_faults = self._take
+
+    @property
+    def pages(self) -> int:
+        """Length of the flat page index."""
+        return self._machine.pages
+
+    def now_ns(self) -> int:
+        """Return the machine's time."""
+        return self._machine.clock.now_ns()
+
+    def at(self, offset_ns: int, action: Callable[[int], None]) -> None:
+        """Call ``action(now_ns)`` at an offset into the next epoch."""
+        self._machine.at(offset_ns, action)
+
+    def read_accessed(
+        self, first: int, last: int, step: int, node: int | None
+    ) -> tuple[Bits, Bits, int]:
+        """Read and clear accessed bits of blocks ``first:last:step``."""
+        count = max(0, -(-(last - first) // step))
+        bits = np.zeros(count, np.uint8)
+        observed = np.zeros(count, np.uint8)
+        entries = play.read_bits(
+            self._machine.flags,
+            first,
+            last,
+            step,
+            play.ACCESSED,
+            -1 if node is None else node,
+            bits,
+            observed,
+        )
+        return bits, observed, int(entries)
+
+    def poison(
+        self, start_page: int, end_page: int, node: int | None
+    ) -> tuple[int, NDArray[np.uint32], NDArray[np.float32]]:
+        """Poison pages of a range that are on ``node``."""
+        end_page = min(end_page, self.pages)
+        span = max(0, end_page - start_page)
+        silent = np.empty(span, np.uint32)
+        silent_s = np.empty(span, np.float32)
+        out = np.zeros(3, np.int64)
+        poison_range(
+            self._machine.flags,
+            self._since_s,
+            start_page,
+            end_page,
+            -1 if node is None else node,
+            self.now_ns() / NS_PER_S,
+            silent,
+            silent_s,
+            out,
+        )
+        self._machine.nr_poisoned += int(out[2])
+        k = int(out[1])
+        return int(out[0]), silent[:k], silent_s[:k]
+
+    def drain_faults(
+        self,
+    ) -> tuple[
+        NDArray[np.uint32], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]
+    ]:
+        """Return page, delay, write and initiator of the faults taken."""
+        page = np.concatenate([np.empty(0, np.uint32), *self._fault_page])
+        delay_s = np.concatenate([np.empty(0, np.float32), *self._fault_s])
+        self._fault_page, self._fault_s = [], []
+        unknown = np.full(len(page), 255, np.uint8)
+        return page, delay_s, np.zeros(len(page), np.uint8), unknown
+
+    def _take(self, page: NDArray[np.uint32], when_ns: NDArray[np.float64]) -> None:
+        delay_s = when_ns / NS_PER_S - self._since_s[page]
+        self._fault_page.append(page)
+        self._fault_s.append(np.maximum(delay_s, 0).astype(np.float32))
+
+
+class SimRegions:
+    """kdamond."""
+
+    checks = CHECKS
+    check_ns = SAMPLE_NS
+
+    def __init__(self, machine: SimMachine, seed: int, epoch_ns: int) -> None:
+        self._machine = machine
+        self._epoch_ns = epoch_ns
+        self._sampler = RegionSampler(machine.flags, machine.pages, seed)
+        machine.bits_wanted |= play.REGION_ACCESSED
+
+    def now_ns(self) -> int:
+        """Return the machine's time."""
+        return self._machine.clock.now_ns()
+
+    def arm_regions(self) -> None:
+        """Check every 5 ms of the next epoch."""
+        for offset_ns in range(0, self._epoch_ns, SAMPLE_NS):
+            self._machine.at(offset_ns, lambda _: self._sampler.check())
+
+    def drain_regions(self) -> tuple[Sequence[Aggregation], int]:
+        """Return the aggregations since the last call and the entries read."""
+        found, self._sampler.snapshots = self._sampler.snapshots, []
+        entries, self._sampler.entries = self._sampler.entries, 0
+        return found, entries

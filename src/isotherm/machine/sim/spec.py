@@ -1,0 +1,268 @@
+"""Machines as data: the built-in ones and TOML files.
+
+A machine is a scale model. ``fast_ratio`` sets how many pages of the footprint
+the fastest tier holds; every other tier but the last holds ``capacity_ratio``
+times that, the last holds everything. Bandwidth scales with size: a node that
+serves 218 GB/s at ``reference_gib`` of total memory serves that share of it
+that the simulated footprint is of the reference.
+"""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from isotherm.core.errors import ConfigError, UsageError
+from isotherm.core.suggest import did_you_mean
+from isotherm.topology.model import (
+    AccessPerformance,
+    Figure,
+    Initiator,
+    InitiatorKind,
+    MemoryKind,
+    Node,
+    Source,
+    Tier,
+    Topology,
+)
+
+BUILT_IN = {
+    "dram-cxl": "DRAM 80 ns and CXL 250 ns, no queueing: the reference cost model",
+    "dram-cxl-fast": "Sapphire Rapids with a CXL ASIC: 114/271 ns, 218/26 GB/s",
+    "dram-pmem": "DRAM and Optane: 92/323 ns, 81/26 GB/s, slow writes",
+    "dram-remote": "two sockets, the other one as slow tier: 70/135 ns",
+    "hbm-dram-cxl": "HBM, DRAM and CXL: three tiers",
+    "dram-zram": "DRAM and lz4 in memory: 80 ns and 4.6 µs",
+    "gpu-host": "a GPU's HBM and host memory over PCIe 5",
+    "two-socket-cxl": "two sockets with DRAM each and one CXL expander",
+}
+
+MIB = 1 << 20
+
+
+class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node. Latencies are lists: one figure per initiator."""
+
+    kind: MemoryKind
+    tier: int
+    read_latency_ns: list[float]
+    write_latency_ns: list[float] | None = None
+    read_bandwidth_gb_s: float | None = None
+    write_bandwidth_gb_s: float | None = None
+    capacity_ratio: float = 1.0
+    initiators: list[int] = []
+
+
+class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What looking and moving cost.
+
+    Defaults are the reference cost model: 200 ns a sample, 30 ns a page-table
+    entry, 1 µs a hint fault, 2.5 µs a 4 KiB page moved.
+    """
+
+    sample_ns: float = 200.0
+    entry_ns: float = 30.0
+    fault_ns: float = 1000.0
+    move_fixed_ns: float = 0.0
+    move_page_ns: float = 2500.0
+    move_byte_ns: float = 0.0
+
+
+class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A machine. ``parallelism`` divides latency: memory-level parallelism."""
+
+    name: str
+    description: str
+    nodes: list[NodeSpec]
+    initiators: list[InitiatorKind] = msgspec.field(
+        default_factory=lambda: [InitiatorKind.CPU]
+    )
+    parallelism: float = 1.0
+    reference_gib: float = 256.0
+    costs: CostSpec = CostSpec()
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError where the figures do not make a machine."""
+        if not 1 <= len(self.nodes) <= 8:
+            raise ConfigError(f"{path}: nodes: expected 1 to 8, got {len(self.nodes)}")
+        tiers = sorted({n.tier for n in self.nodes})
+        if tiers != list(range(len(tiers))):
+            raise ConfigError(
+                f"{path}: nodes.tier: expected 0, 1, … without gaps, got {tiers}"
+            )
+        for i, node in enumerate(self.nodes):
+            for field in ("read_latency_ns", "write_latency_ns"):
+                row = getattr(node, field)
+                if row is not None and (
+                    len(row) != len(self.initiators) or min(row) <= 0
+                ):
+                    raise ConfigError(
+                        f"{path}: nodes[{i}].{field}: expected {len(self.initiators)} "
+                        f"figures > 0, one per initiator, got {row}"
+                    )
+            for field in (
+                "read_bandwidth_gb_s",
+                "write_bandwidth_gb_s",
+                "capacity_ratio",
+            ):
+                value = getattr(node, field)
+                if value is not None and value <= 0:
+                    raise ConfigError(
+                        f"{path}: nodes[{i}].{field}: expected > 0, got {value}"
+                    )
+        if self.parallelism < 1:
+            raise ConfigError(
+                f"{path}: parallelism: expected >= 1, got {self.parallelism}"
+            )
+        for field in self.costs.__struct_fields__:
+            if getattr(self.costs, field) < 0:
+                raise ConfigError(f"{path}: costs.{field}: expected >= 0")
+
+    def capacities(self, pages: int, fast_ratio: float) -> list[int]:
+        """Return pages per node; the last tier holds the whole footprint."""
+        last = max(n.tier for n in self.nodes)
+        fast = [n for n in self.nodes if n.tier == 0]
+        room = int(pages * fast_ratio)
+        total_share = sum(n.capacity_ratio for n in fast)
+        out = []
+        given = 0
+        for node in self.nodes:
+            if node.tier == last and last > 0:
+                out.append(pages)
+            elif node.tier == 0:
+                if node is fast[-1]:
+                    out.append(room - given)
+                else:
+                    given += int(room * node.capacity_ratio / total_share)
+                    out.append(int(room * node.capacity_ratio / total_share))
+            else:
+                out.append(int(room * node.capacity_ratio))
+        return out
+
+    def topology(self, capacities: list[int]) -> Topology:
+        """Return the machine as a topology; every figure is configured."""
+        ranks = sorted({n.tier for n in self.nodes})
+        said = Source.CONFIGURED
+
+        def bandwidth(value: float | None) -> Figure | None:
+            return None if value is None else Figure(value * 1e9 / MIB, said)
+
+        nodes = tuple(
+            Node(i, n.kind, said, capacities[i] * 4096, tuple(n.initiators))
+            for i, n in enumerate(self.nodes)
+        )
+        tiers = tuple(
+            Tier(
+                rank,
+                None,
+                tuple(i for i, n in enumerate(self.nodes) if n.tier == rank),
+                said,
+            )
+            for rank in ranks
+        )
+        homes = {who: i for i, n in enumerate(self.nodes) for who in n.initiators}
+        initiators = tuple(
+            Initiator(i, kind, homes.get(i), f"{kind.value}{i}")
+            for i, kind in enumerate(self.initiators)
+        )
+        performance = tuple(
+            AccessPerformance(
+                who.id,
+                i,
+                Figure(n.read_latency_ns[who.id], said),
+                Figure((n.write_latency_ns or n.read_latency_ns)[who.id], said),
+                bandwidth(n.read_bandwidth_gb_s),
+                bandwidth(n.write_bandwidth_gb_s or n.read_bandwidth_gb_s),
+            )
+            for who in initiators
+            for i, n in enumerate(self.nodes)
+        )
+        return Topology(nodes, tiers, initiators, performance, {})
+
+
+def load_machine(name: str) -> MachineSpec:
+    """Return a built-in machine, one from a TOML file or from a recorded tree.
+
+    Raises:
+        UsageError: No such machine.
+        ConfigError: The file does not describe one.
+    """
+    if name in BUILT_IN:
+        text = resources.files("isotherm.machine.sim").joinpath(f"machines/{name}.toml")
+        return parse_machine(text.read_text(encoding="utf-8"), f"{name}.toml")
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return parse_machine(path.read_text(encoding="utf-8"), name)
+    if path.exists():
+        return from_topology(path)
+    raise UsageError(
+        f"machine: no such machine {name!r}{did_you_mean(name, BUILT_IN)}",
+        hint="isotherm simulate --list, or give a TOML file or a recorded topology",
+    )
+
+
+def parse_machine(text: str, path: str) -> MachineSpec:
+    """Return the machine that a TOML text describes.
+
+    Raises:
+        ConfigError: With the path of the field and what was expected.
+    """
+    try:
+        spec = msgspec.convert(tomllib.loads(text), MachineSpec)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    spec.check(path)
+    return spec
+
+
+def from_topology(path: Path) -> MachineSpec:
+    """Return a machine with the tiers and latencies of a recorded topology.
+
+    Only CPU initiators and nodes with a known latency take part; where the
+    firmware gave none the machine cannot be simulated.
+
+    Raises:
+        UsageError: The tree gives no latency for two tiers.
+    """
+    from isotherm.topology.sysfs import read_topology  # noqa: PLC0415  # only here
+
+    topology = read_topology(path)
+    nodes = []
+    rank_of = {}
+    for rank, tier in enumerate(topology.tiers):
+        for node in tier.nodes:
+            rank_of[node] = rank
+    by_id = {n.id: n for n in topology.nodes}
+    ranks: list[int] = []
+    for node_id, rank in sorted(rank_of.items(), key=lambda item: (item[1], item[0])):
+        rows = [
+            p for p in topology.performance if p.node == node_id and p.read_latency_ns
+        ]
+        if not rows:
+            continue
+        best = min(
+            rows, key=lambda p: p.read_latency_ns.value if p.read_latency_ns else 0
+        )
+        if rank not in ranks:
+            ranks.append(rank)
+        read = best.read_latency_ns.value if best.read_latency_ns else 0.0
+        wide = best.read_bandwidth_mib_s
+        nodes.append(
+            NodeSpec(
+                kind=by_id[node_id].kind,
+                tier=ranks.index(rank),
+                read_latency_ns=[read],
+                read_bandwidth_gb_s=None if wide is None else wide.value * MIB / 1e9,
+            )
+        )
+    if len(ranks) < 2:
+        raise UsageError(
+            f"{path}: expected read latencies for at least two tiers, got {len(ranks)}",
+            hint="isotherm topology --overrides FILE.toml says how to supply them",
+        )
+    spec = MachineSpec(path.name, f"recorded topology {path.name}", nodes[:8])
+    spec.check(str(path))
+    return spec

@@ -1,0 +1,235 @@
+"""Cells: what the policy tells pages apart by.
+
+A page's cell is (its last looks, its own rate, its region's rate), each in a few
+steps relative to the mean. Thousands of pages share a cell, so a cell's true
+rate and where its pages go next can be learnt within seconds; a decision is
+made for a cell and carried out on its pages.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.kernels import kernel
+from isotherm.hotness import arithmetic as ar
+from isotherm.hotness.evidence import HISTORY_MASK
+
+STEPS_PER_OCTAVE = 1.5  # of rate; the policy study's grid
+HISTORY_LEVELS = 4
+OWN_LEVELS = 12  # 8 octaves: 1/16 to 16 times the mean
+REGION_LEVELS = 8
+CELLS = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS
+REGION_INDEX_SHIFT = 5  #: 2048 region classes of 16 steps an octave
+
+Bytes = NDArray[np.uint8]
+Cells = NDArray[np.uint16]
+Table = NDArray[np.int32]
+
+
+def history_table() -> Table:
+    """Return the history part of the cell for each of 64 histories.
+
+    0: nothing in the last four looks; 1: something, but not in the newest;
+    2: the newest alone of the last two; 3: both of the last two.
+    """
+    h = np.arange(HISTORY_MASK + 1)
+    newest, before = h & 1, (h >> 1) & 1
+    level = np.where(newest == 1, 2 + before, ((h & 0xF) != 0).astype(np.int64))
+    return (level * OWN_LEVELS * REGION_LEVELS).astype(np.int32)
+
+
+def own_table(relative: float) -> Table:
+    """Return the own-rate part of the cell for each rate code.
+
+    Args:
+        relative: Reference rate over the mean rate.
+    """
+    rate = ar.decode_array(np.arange(ar.RATE_CODES), ar.RATE_SHIFT, ar.RATE_OFFSET)
+    step = np.floor(np.log2(rate * relative) * STEPS_PER_OCTAVE + OWN_LEVELS / 2 + 0.5)
+    return (np.clip(step, 0, OWN_LEVELS - 1) * REGION_LEVELS).astype(np.int32)
+
+
+def region_table(relative: float) -> Table:
+    """Return the region part of the cell for each region class."""
+    code = (np.arange(1 << 11) << REGION_INDEX_SHIFT) | (1 << (REGION_INDEX_SHIFT - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rate = ar.decode_array(code, 16, 0) * relative
+    rate = np.where(np.isfinite(rate) & (rate > 0), rate, 1e30)
+    rate[:8] = 1e-30  # subnormal singles: nothing was seen
+    step = np.floor(np.log2(rate) * STEPS_PER_OCTAVE + REGION_LEVELS / 2 + 0.5)
+    return np.clip(step, 0, REGION_LEVELS - 1).astype(np.int32)
+
+
+def features() -> NDArray[np.float64]:
+    """Return the regressors of every cell, float64[CELLS, HISTORY_LEVELS + 2].
+
+    One column per history level, then ln of own and of region rate over the mean.
+    """
+    cell = np.arange(CELLS)
+    region = cell % REGION_LEVELS
+    own = cell // REGION_LEVELS % OWN_LEVELS
+    history = cell // (REGION_LEVELS * OWN_LEVELS)
+    step = np.log(2.0) / STEPS_PER_OCTAVE
+    z = np.zeros((CELLS, HISTORY_LEVELS + 2))
+    z[cell, history] = 1.0
+    z[:, HISTORY_LEVELS] = (own - OWN_LEVELS / 2) * step
+    z[:, HISTORY_LEVELS + 1] = (region - REGION_LEVELS / 2) * step
+    return z
+
+
+def assign_twin(
+    code: NDArray[np.uint16],
+    history: Bytes,
+    region: NDArray[np.uint16],
+    node: Bytes,
+    tier: Bytes,
+    by_history: Table,
+    by_own: Table,
+    by_region: Table,
+    cell: Cells,
+    population: NDArray[np.int32],
+    transitions: NDArray[np.float32],
+    weight: float,
+    stride: int,
+) -> None:
+    """Numpy twin of `assign`."""
+    part = by_region[region >> REGION_INDEX_SHIFT].repeat(8)[: len(code)]
+    new = part + by_history[history & HISTORY_MASK] + by_own[code >> ar.EXPOSURE_BITS]
+    np.add.at(population, (new, tier[node]), 1)
+    if weight > 0:
+        followed = (np.arange(len(code)) // 8) % stride == 0
+        pair = cell[followed].astype(np.int64) * CELLS + new[followed]
+        count = np.bincount(pair, minlength=CELLS * CELLS).astype(np.float32)
+        grown = count * np.float32(weight)
+        transitions += grown.reshape(CELLS, CELLS)
+    cell[:] = new
+
+
+@kernel(twin=assign_twin)
+def assign(
+    code: NDArray[np.uint16],
+    history: Bytes,
+    region: NDArray[np.uint16],
+    node: Bytes,
+    tier: Bytes,
+    by_history: Table,
+    by_own: Table,
+    by_region: Table,
+    cell: Cells,
+    population: NDArray[np.int32],
+    transitions: NDArray[np.float32],
+    weight: float,
+    stride: int,
+) -> None:
+    """Put every page into its cell; count pages, and moves between cells.
+
+    Args:
+        code: Filters, uint16[pages].
+        history: Look histories, uint8[pages].
+        region: Region rates, uint16[blocks].
+        node: Placement, uint8[pages].
+        tier: Tier rank of every node, uint8[256].
+        by_history: `history_table`.
+        by_own: `own_table`.
+        by_region: `region_table`.
+        cell: In: cells of the last epoch; out: of this one, uint16[pages].
+        population: Pages per cell and tier, int32[CELLS, tiers], added to.
+        transitions: Weight of pages that went from cell to cell, added to.
+        weight: Weight of one page; 0: do not count.
+        stride: Count one block in so many.
+    """
+    pages = code.size
+    for j in range(region.size):
+        part = by_region[region[j] >> REGION_INDEX_SHIFT]
+        follow = weight > 0 and j % stride == 0
+        for p in range(8 * j, min(8 * j + 8, pages)):
+            new = (
+                part
+                + by_history[history[p] & HISTORY_MASK]
+                + by_own[code[p] >> ar.EXPOSURE_BITS]
+            )
+            if follow:
+                transitions[cell[p], new] += np.float32(weight)
+            cell[p] = new
+            population[new, tier[node[p]]] += 1
+
+
+def take_twin(
+    cell: Cells,
+    node: Bytes,
+    tier: Bytes,
+    upper: int,
+    start: int,
+    up: NDArray[np.int64],
+    down: NDArray[np.int64],
+    up_page: NDArray[np.uint32],
+    down_page: NDArray[np.uint32],
+) -> tuple[int, int]:
+    """Plain twin of `take`."""
+    pages = len(cell)
+    n_up = n_down = 0
+    for i in range(pages):
+        p = start + i if start + i < pages else start + i - pages
+        c, t = int(cell[p]), int(tier[node[p]])
+        if t == upper + 1 and up[c] > 0:
+            up[c] -= 1
+            up_page[n_up] = p
+            n_up += 1
+        elif t == upper and down[c] > 0:
+            down[c] -= 1
+            down_page[n_down] = p
+            n_down += 1
+    return n_up, n_down
+
+
+@kernel(twin=take_twin)
+def take(
+    cell: Cells,
+    node: Bytes,
+    tier: Bytes,
+    upper: int,
+    start: int,
+    up: NDArray[np.int64],
+    down: NDArray[np.int64],
+    up_page: NDArray[np.uint32],
+    down_page: NDArray[np.uint32],
+) -> tuple[int, int]:
+    """Pick so many pages of each cell, going round the memory from ``start``.
+
+    Args:
+        cell: uint16[pages].
+        node: Placement, uint8[pages].
+        tier: Tier rank of every node, uint8[256].
+        upper: Rank of the upper tier of the boundary.
+        start: First page.
+        up: Pages wanted from the lower tier per cell, int64[CELLS], used up.
+        down: Pages wanted from the upper tier per cell, int64[CELLS], used up.
+        up_page: Filled.
+        down_page: Filled.
+
+    Returns:
+        Pages picked up and down.
+    """
+    pages = cell.size
+    left = up.sum() + down.sum()
+    n_up = 0
+    n_down = 0
+    for i in range(pages):
+        if left == 0:
+            break
+        p = start + i
+        if p >= pages:
+            p -= pages
+        c = cell[p]
+        t = np.int64(tier[node[p]])
+        if t == upper + 1:
+            if up[c] > 0:
+                up[c] -= 1
+                up_page[n_up] = p
+                n_up += 1
+                left -= 1
+        elif t == upper and down[c] > 0:
+            down[c] -= 1
+            down_page[n_down] = p
+            n_down += 1
+            left -= 1
+    return n_up, n_down

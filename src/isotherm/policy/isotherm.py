@@ -1,0 +1,298 @@
+"""Isotherm: the price of fast memory. One online policy, all hints fused.
+
+Per epoch: put pages into cells, learn the cells' rates out of sample and where
+pages go next, settle the price of every boundary between tiers, trade where a
+swap gains more than its two moves cost, and choose where to look next.
+"""
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S
+from isotherm.hints.batch import (
+    BLOCK_PAGES,
+    AccessedBits,
+    HintBatch,
+    Mechanism,
+    Samples,
+)
+from isotherm.hotness.protocol import EvidenceView
+from isotherm.policy import cells as cell_module
+from isotherm.policy.cells import CELLS, Cells
+from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.rates import CellRates
+from isotherm.policy.sensing import ScanPlanner
+from isotherm.policy.switching import Boundary, Transitions, trades
+
+FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
+ENTRY_NS = 30.0  # of a page-table read, until a source has said
+BITS_WEIGHT = 0.25  # of a bit against a sample in the regression: bits are not Poisson
+
+Floats = NDArray[np.float64]
+
+
+class Isotherm:
+    """The policy; see the module. Options: none that need tuning.
+
+    Args:
+        setup: Pages, topology, capacities, hints.
+    """
+
+    name = "isotherm"
+    wants = frozenset({Mechanism.SAMPLING, Mechanism.ACCESSED_BIT})
+    uses_tracker = True
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._epoch_s = setup.epoch_ns / NS_PER_S
+        tiers = setup.topology.tiers
+        self._tier = np.zeros(256, np.uint8)
+        for rank, tier in enumerate(tiers):
+            self._tier[list(tier.nodes)] = rank
+        self._tiers = len(tiers)
+        self._cell: Cells = np.zeros(setup.pages, np.uint16)
+        self._population: NDArray[np.int64] | None = None
+        self._stride = max(1, setup.pages // FOLLOWED_PAGES)
+        self._by_history = cell_module.history_table()
+        self._rates = CellRates()
+        self._transitions = Transitions()
+        self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
+        self._scan = ScanPlanner(
+            setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
+        )
+        self._entry_ns = ENTRY_NS
+        self._recoverable = 1.0
+
+    def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Start from where the pages are."""
+        return node
+
+    def decide(self, epoch: Epoch) -> Plan:
+        """Return the moves that pay, and where to look next."""
+        view = cast("EvidenceView", epoch.hotness)
+        mean_rate = max(view.mean_rate, 1e-9)
+        seen = self._learn(epoch.hints)
+        population = self._assign(view, epoch, view.reference / mean_rate)
+        rate = self._rates.fit(mean_rate)
+        total = population.sum(1)
+        reach = self._reach(epoch)
+        threshold, share = self._threshold(rate, total, int(reach[0]))
+        tier_ns = self._tier_latency(epoch)
+        self._follow_gain(share, tier_ns, reach[0] / max(1, self._setup.pages))
+        moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
+        looks = ()
+        if Mechanism.ACCESSED_BIT in self._setup.hints:
+            if seen is not None:
+                self._scan.learn(threshold, *seen)
+            looks = self._scan.plan(
+                mean_rate, float(tier_ns[0]), self._entry_ns, self._recoverable
+            )
+        notes |= {
+            "threshold_rate": threshold,
+            "mean_rate": mean_rate,
+            "recoverable": self._recoverable,
+        }
+        return Plan(moves, looks, notes=notes)
+
+    # ---- learning
+
+    def _learn(self, batches: tuple[HintBatch, ...]) -> tuple[float, float] | None:
+        """Compare what cells promised with what came; return the bits' share."""
+        if self._population is None:
+            return None
+        rates = self._rates
+        rates.forget()
+        before = self._population.sum(1).astype(np.float64)
+        found: tuple[float, float] | None = None
+        for batch in batches:
+            if isinstance(batch.seen, Samples):
+                page = batch.seen.page
+                exposure_s = self._epoch_s / batch.seen.period
+                rates.add_samples(self._cell[page], before, exposure_s)
+            elif isinstance(batch.seen, AccessedBits) and len(batch.seen.block):
+                found = self._learn_bits(batch, batch.seen) or found
+        return found
+
+    def _learn_bits(
+        self, batch: HintBatch, seen: AccessedBits
+    ) -> tuple[float, float] | None:
+        page = seen.block.astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
+        page = page.ravel()
+        bit = np.unpackbits(seen.bits, bitorder="little").astype(np.bool_)
+        interval_s = float(seen.interval_s.mean())
+        if batch.background_ns > 0:
+            walks = max(1, round(batch.background_ns / (len(page) * self._entry_ns)))
+            if walks <= 2:
+                self._entry_ns = batch.background_ns / (len(page) * walks)
+        inside = page < self._setup.pages
+        page, bit = page[inside], bit[inside]
+        if interval_s <= 0:
+            return None
+        self._rates.add_bits(self._cell[page], bit, interval_s, BITS_WEIGHT)
+        return float(bit.mean()), interval_s
+
+    def _assign(
+        self, view: EvidenceView, epoch: Epoch, relative: float
+    ) -> NDArray[np.int64]:
+        population = np.zeros((CELLS, self._tiers), np.int32)
+        self._transitions.forget()
+        first = self._population is None
+        cell_module.assign(
+            view.code,
+            view.history,
+            view.region,
+            epoch.node,
+            self._tier,
+            self._by_history,
+            cell_module.own_table(relative),
+            cell_module.region_table(relative),
+            self._cell,
+            population,
+            self._transitions.count,
+            0.0 if first else self._transitions.weight,
+            self._stride,
+        )
+        self._population = population.astype(np.int64)
+        return self._population
+
+    # ---- what is worth what
+
+    def _reach(self, epoch: Epoch) -> NDArray[np.int64]:
+        """Return capacity of each tier and all above it, in pages."""
+        capacity = np.zeros(self._tiers, np.int64)
+        np.add.at(
+            capacity,
+            self._tier[: len(epoch.usage.capacity_pages)],
+            epoch.usage.capacity_pages,
+        )
+        return np.cumsum(capacity)
+
+    def _tier_latency(self, epoch: Epoch) -> Floats:
+        """Return the loaded latency of each tier, the mean over its nodes."""
+        out = np.zeros(self._tiers)
+        by_node = epoch.latency_ns.mean(0)
+        for rank, tier in enumerate(self._setup.topology.tiers):
+            out[rank] = by_node[list(tier.nodes)].mean()
+        return out
+
+    def _threshold(
+        self, rate: Floats, total: NDArray[np.int64], slots: int
+    ) -> tuple[float, float]:
+        """Return the rate of the slots-th hottest page and the share above it."""
+        order = np.argsort(-rate, kind="stable")
+        inside = np.cumsum(total[order])
+        at = min(int(np.searchsorted(inside, slots)), CELLS - 1)
+        work = rate[order] * total[order]
+        above = float(work[:at].sum())
+        before = int(inside[at - 1]) if at else 0
+        above += float(rate[order[at]]) * max(0, slots - before)
+        return float(rate[order[at]]), above / max(float(work.sum()), 1e-9)
+
+    def _follow_gain(self, share: float, tier_ns: Floats, ratio: float) -> None:
+        """Follow the share of memory time that perfect use of what is known saves."""
+        gap = float(tier_ns[-1] - tier_ns[0])
+        blind = float(tier_ns[0]) + gap * (1 - ratio)
+        gain = gap * max(0.0, share - ratio) / max(blind, 1e-9)
+        self._recoverable += 0.1 * (gain - self._recoverable)
+
+    def _trade(
+        self,
+        epoch: Epoch,
+        rate: Floats,
+        population: NDArray[np.int64],
+        tier_ns: Floats,
+        threshold: float,
+    ) -> tuple[Moves, dict[str, float]]:
+        moved = self._transitions.count.sum(1) + self._transitions.count.sum(0)
+        busy = (moved > 0.5 * self._transitions.weight) | (population.sum(1) > 0)
+        cells = np.flatnonzero(busy)
+        chance = self._transitions.among(cells)
+        free = self._free(epoch)
+        parts: list[Moves] = []
+        notes: dict[str, float] = {}
+        limit = epoch.move_limit_pages
+        for b, boundary in enumerate(self._boundaries):
+            upper, lower = population[:, b], population[:, b + 1]
+            cost_ns = self._move_cost(epoch, b)
+            saved_ns = max(0.0, float(tier_ns[b + 1] - tier_ns[b])) * self._epoch_s
+            advantage = boundary.settle(
+                saved_ns * rate,
+                cost_ns,
+                upper,
+                lower,
+                cells,
+                chance,
+                saved_ns * threshold,
+            )
+            up, down = trades(advantage, upper, lower, int(free[b]), cost_ns, limit)
+            notes[f"price_ns_{b}"] = boundary.price or 0.0
+            notes[f"cost_ns_{b}"] = cost_ns
+            if up.any() or down.any():
+                part = self._pick(epoch, b, up, down, advantage, cost_ns)
+                limit -= len(part)
+                parts.append(part)
+        return (Moves.concat(*parts) if parts else Moves.none()), notes
+
+    def _free(self, epoch: Epoch) -> NDArray[np.int64]:
+        free = np.zeros(self._tiers, np.int64)
+        room = np.maximum(0, epoch.usage.free_pages)
+        np.add.at(free, self._tier[: len(room)], room)
+        return free
+
+    def _move_cost(self, epoch: Epoch, b: int) -> float:
+        """Return M of a boundary: the mean of its paths, both ways."""
+        tiers = self._setup.topology.tiers
+        upper, lower = list(tiers[b].nodes), list(tiers[b + 1].nodes)
+        up = epoch.move_cost_ns[np.ix_(lower, upper)].mean()
+        down = epoch.move_cost_ns[np.ix_(upper, lower)].mean()
+        return float(up + down) / 2.0
+
+    def _pick(
+        self,
+        epoch: Epoch,
+        b: int,
+        up: NDArray[np.int64],
+        down: NDArray[np.int64],
+        advantage: Floats,
+        cost_ns: float,
+    ) -> Moves:
+        pages = self._setup.pages
+        up_page = np.empty(int(up.sum()), np.uint32)
+        down_page = np.empty(int(down.sum()), np.uint32)
+        start = (epoch.index * 2654435761) % pages
+        n_up, n_down = cell_module.take(
+            self._cell, epoch.node, self._tier, b, start, up, down, up_page, down_page
+        )
+        up_page, down_page = up_page[:n_up], down_page[:n_down]
+        worth = advantage[self._cell[up_page]]
+        order = np.argsort(-worth, kind="stable")
+        up_page, worth = up_page[order], worth[order]
+        loss = advantage[self._cell[down_page]]
+        order = np.argsort(loss, kind="stable")
+        down_page, loss = down_page[order], loss[order]
+        tiers = self._setup.topology.tiers
+        lower_node = self._roomiest(epoch, tiers[b + 1].nodes)
+        vacated = epoch.node[down_page]
+        here = np.full(n_up, self._roomiest(epoch, tiers[b].nodes), np.uint8)
+        swapped = min(n_up, n_down)
+        here[n_up - swapped :] = vacated[:swapped]
+        return Moves.concat(
+            Moves(
+                down_page,
+                np.full(n_down, lower_node, np.uint8),
+                (-loss - cost_ns).astype(np.float32),
+                np.full(n_down, int(Reason.MAKES_ROOM), np.uint8),
+            ),
+            Moves(
+                up_page,
+                here,
+                (worth - cost_ns).astype(np.float32),
+                np.full(n_up, int(Reason.PAYS), np.uint8),
+            ),
+        )
+
+    def _roomiest(self, epoch: Epoch, nodes: tuple[int, ...]) -> int:
+        free = epoch.usage.free_pages[list(nodes)]
+        return nodes[int(np.argmax(free))]

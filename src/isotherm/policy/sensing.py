@@ -1,0 +1,78 @@
+"""Where and how to look next: accessed bits within a budget, where they tell most."""
+
+from isotherm.hints.batch import Look, Mechanism
+
+BUDGET = 0.02  # of the time that memory accesses take
+PAYBACK_GAIN = 0.05  # full budget once so much of the time is recoverable
+LEAST_BUDGET = 0.1  # of the budget, however little is recoverable
+BEST_DEPTH = 1.6  # lambda T at which a bit tells most about a Poisson rate
+WINDOW_GAIN = 2.3  # a window costs two walks; worth it when bits else saturate so far
+HOT_END = 6.0  # without samples, every second round looks at the hot end
+
+
+class ScanPlanner:
+    """Plans striped walks of the page tables.
+
+    Args:
+        pages: Length of the flat page index.
+        epoch_s: Length of an epoch.
+        has_samples: Whether another source can tell hot pages apart.
+    """
+
+    def __init__(self, pages: int, epoch_s: float, *, has_samples: bool) -> None:
+        self._pages = pages
+        self._epoch_s = epoch_s
+        self._has_samples = has_samples
+        self._round = 0
+        self._stripe = 0
+        self._depth_s: float | None = None
+
+    def learn(self, threshold_rate: float, set_share: float, interval_s: float) -> None:
+        """Choose the interval at which the threshold page is best told apart.
+
+        Args:
+            threshold_rate: Rate of the coldest page that deserves the fast tier.
+            set_share: Share of bits that were set in the last look.
+            interval_s: What that look covered.
+        """
+        depth_s = BEST_DEPTH / max(threshold_rate, 1e-9)
+        if not self._has_samples and (
+            threshold_rate * interval_s > 3 or set_share > 0.97
+        ):
+            depth_s = min(depth_s, 0.6 * (self._depth_s or interval_s))
+        self._depth_s = depth_s
+
+    def plan(
+        self, mean_rate: float, fast_ns: float, entry_ns: float, recoverable: float
+    ) -> tuple[Look, ...]:
+        """Return the looks of the next epoch.
+
+        Args:
+            mean_rate: Accesses per page per second.
+            fast_ns: Latency of the fast tier.
+            entry_ns: Cost of reading an entry.
+            recoverable: Share of the memory time that known heat could save.
+        """
+        share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
+        budget = BUDGET * share * max(mean_rate, 1e-9) * fast_ns  # ns per page per s
+        period_s = max(self._epoch_s, entry_ns / budget)
+        depth_s = self._depth_s or BEST_DEPTH / max(mean_rate, 1e-9)
+        if not self._has_samples and self._round % 2:
+            depth_s /= HOT_END
+        windowed = depth_s < period_s / WINDOW_GAIN
+        if windowed:
+            period_s *= 2
+        stripes = max(1, round(period_s / self._epoch_s))
+        self._stripe = (self._stripe + 1) % stripes
+        if self._stripe == 0 or stripes == 1:
+            self._round += 1
+        return (
+            Look(
+                Mechanism.ACCESSED_BIT,
+                0,
+                self._pages,
+                stripes,
+                self._stripe,
+                min(depth_s, self._epoch_s) if windowed else None,
+            ),
+        )
