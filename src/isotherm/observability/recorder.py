@@ -122,11 +122,10 @@ class Recorder:
         dt_ns: int,
         accesses_per_node: NDArray[np.int64],
         heat: NDArray[np.floating],
-        moves: Moves,
+        plan_moves: Moves,
         outcome: Outcome,
         costs: Mapping[str, float],
         latency_ns: NDArray[np.float64],
-        access_time_ns: float | None = None,
         notes: Mapping[str, float] | None = None,
         fast_share: NDArray[np.floating] | None = None,
         belief: NDArray[np.floating] | None = None,
@@ -142,13 +141,14 @@ class Recorder:
             dt_ns: Length of the epoch.
             accesses_per_node: Accesses served by every node, int64[nodes].
             heat: True accesses of every region in this epoch, [regions].
-            moves: What the policy wished for at the end of this epoch.
+            plan_moves: What the policy wished for at the end of this epoch.
             outcome: What was tried since the last call, with errno per page;
-                its pages are in this ``moves`` or in an earlier one.
-            costs: ``application_ns``, ``background_ns``, ``migration_ns``.
+                its pages are in this ``plan_moves`` or in an earlier one.
+            costs: ``application_ns``, ``background_ns``, ``migration_ns``;
+                ``access_ns``: time that the epoch's accesses took, all together
+                (left out: derived from ``accesses_per_node`` and
+                ``latency_ns[0]``); ``all_fast_ns``: the same in fast memory.
             latency_ns: Loaded latency, float64[initiators, nodes].
-            access_time_ns: Time that the epoch's accesses took, all together;
-                None: derived from ``accesses_per_node`` and ``latency_ns[0]``.
             notes: Figures behind the decision (``Plan.notes``).
             fast_share: Share of every region's pages in the fastest tier,
                 [regions]; None: derived from start and outcomes. Needed where
@@ -171,6 +171,7 @@ class Recorder:
         self._node[outcome.page[moved]] = outcome.node[moved]
         if fast_share is None:
             fast_share = self._fast_share()
+        access_time_ns = costs.get("access_ns")
         if access_time_ns is None:
             nodes = len(accesses_per_node)
             access_time_ns = float(accesses_per_node @ latency_ns[0, :nodes])
@@ -180,6 +181,7 @@ class Recorder:
             "accesses": float(accesses_per_node.sum()),
             "fast_accesses": float(accesses_per_node[fast_nodes].sum()),
             "latency_ns": access_time_ns,
+            "all_fast_ns": costs.get("all_fast_ns", np.nan),
             "application_ns": costs.get("application_ns", 0.0),
             "background_ns": costs.get("background_ns", 0.0),
             "migration_ns": costs.get("migration_ns", 0.0),
@@ -188,7 +190,7 @@ class Recorder:
             ),
             "demoted_pages": float(demoted if demoted_pages is None else demoted_pages),
             "failed_pages": float(len(outcome.errno) - np.count_nonzero(moved)),
-            "planned_pages": float(len(moves)),
+            "planned_pages": float(len(plan_moves)),
         }
         notes = dict(notes or {})
         self._builder.add(
@@ -196,8 +198,8 @@ class Recorder:
         )
         if self._writer is not None:
             # Of this plan first: an outcome may belong to it or to an older one.
-            self._reason[moves.page] = moves.reason
-            self._gain[moves.page] = moves.gain_ns
+            self._reason[plan_moves.page] = plan_moves.reason
+            self._gain[plan_moves.page] = plan_moves.gain_ns
             self._writer.epoch(
                 index=index,
                 now_ns=now_ns,

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.errors import UsageError
+from isotherm.observability.jsonable import encode_json
 from isotherm.topology.model import Topology
 
 FORMAT: Final = "isotherm-recording"
@@ -172,6 +173,7 @@ class RecordingWriter:
                 "accesses": "float64",
                 "fast_accesses": "float64",
                 "latency_ns": "float64",
+                "all_fast_ns": "float64",
                 "application_ns": "float64",
                 "background_ns": "float64",
                 "migration_ns": "float64",
@@ -275,7 +277,7 @@ class RecordingWriter:
         for table in self._tables.values():
             table.close()
         self._run["result"] = result
-        text = msgspec.json.format(msgspec.json.encode(self._run), indent=1)
+        text = encode_json(self._run, indent=1)
         partial = self._directory / "run.json.partial"
         partial.write_bytes(text + b"\n")
         partial.rename(self._directory / "run.json")

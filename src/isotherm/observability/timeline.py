@@ -21,6 +21,7 @@ SUMS: Final = (
     "accesses",
     "fast_accesses",
     "latency_ns",  # time that the accesses waited, all together
+    "all_fast_ns",  # the same, had all of it been in fast memory; NaN if not told
     "application_ns",
     "background_ns",
     "migration_ns",
