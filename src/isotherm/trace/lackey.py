@@ -274,9 +274,7 @@ def _decode(
             message = position == start or (
                 position - start > 1
                 and c0 == text[start + 1]
-                and (
-                    c0 == _COMMENT[0] or c0 == _COMMENT[1] or c0 == _COMMENT[2]
-                )
+                and (c0 == _COMMENT[0] or c0 == _COMMENT[1] or c0 == _COMMENT[2])
             )
             if not message:
                 return rows, instructions, consumed, lines, True
