@@ -1,0 +1,1 @@
+"""Readers of other tools' trace formats, one family a file."""
