@@ -1,0 +1,79 @@
+# isotherm: everything runs from .venv/, which the targets build themselves.
+#
+#   make demo           the main job on recorded workloads, table and HTML report
+#   make test           lint, types, layers and tests
+#   make lint           ruff, mypy --strict, import-linter
+#   make bench          timings; make bench-quality: every policy on every cell
+#   make venv           only build .venv/
+#   make lock           renew requirements/*.txt
+#   make clean          remove .venv/ and what tools have left
+#
+# PYTHON: 3.11 or later.  JOBS: test processes.  ARGS: passed on to the command.
+# ISOTHERM_NO_APT=1 keeps make from installing Debian packages.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
+ARGS ?=
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint check bench bench-quality venv system lock clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   \{0,1\}//p' Makefile
+
+demo: .venv/.lab
+	$(BIN)/isotherm demo $(ARGS)
+
+# `make --keep-going test` runs the tests even where lint complains.
+test: lint check
+
+lint: .venv/.test
+	$(BIN)/lint-imports
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+check: .venv/.test system
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+bench: .venv/.test
+	@for script in benchmarks/bench_*.py; do \
+	    echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+bench-quality: .venv/.test
+	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+venv: .venv/.test
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no python3.11 or python3 found" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $(PYTHON) is older than 3.11; try make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv .venv || { \
+	    rm -rf .venv; \
+	    echo "make: $(PYTHON) -m venv failed; try apt install python3-venv" >&2; exit 1; }
+
+# The project itself is installed without looking for newer build tools.
+.venv/.lab: requirements/lab.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --requirement requirements/lab.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.test: requirements/test.txt .venv/.lab
+	$(BIN)/python -m pip install --quiet --requirement requirements/test.txt
+	@touch $@
+
+# Tests that want these skip with words where they cannot be had.
+system:
+	@.ci/system-packages
+
+lock: .venv/.test
+	$(BIN)/python -m pip install --quiet pip-tools
+	.ci/lock
+
+clean:
+	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis .import_linter_cache .coverage
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
