@@ -24,7 +24,7 @@ def level_sizes(pages: int, fanout: int) -> list[int]:
     they become leaves.
 
     >>> level_sizes(32768, 128)
-    [32510, 254, 2, 1]
+    [32511, 254, 2, 1]
     """
     leaves = max(1, pages * (fanout - 1) // fanout)
     while True:

@@ -93,8 +93,8 @@ def draw(
     bits = np.uint64(shift)
     mask = (ONE << bits) - ONE
     limit = np.uint64(coin)
-    at_page = sweep // burst
-    at_access = sweep % burst
+    at_page = np.int64(sweep // burst)
+    at_access = np.int64(sweep % burst)
     mapped = len(page_map) > 0
     writes = len(write) > 0
     for start in range(0, len(page), RUN):
@@ -125,7 +125,7 @@ def draw(
         if mapped:  # apart, so that many of its cache misses run at once
             for i in range(start, stop):
                 page[i] = page_map[page[i]]
-    return at_page * burst + at_access
+    return int(at_page * burst + at_access)
 
 
 class MixtureStream:

@@ -17,12 +17,13 @@ from isotherm.workloads.layout import chunk_pages, chunk_starts
 from isotherm.workloads.rng import generator
 from isotherm.workloads.stream import Generated
 
-# Mooncake's conversation trace (12,031 requests over 3,537 s): tokens at these
-# quantiles, block of 512 tokens, first block common to all requests.
+# Mooncake's conversation trace (12,031 requests over 3,537 s): prompt tokens of
+# requests that find no more than the common first block cached, and output
+# tokens of all requests, at these quantiles; blocks hold 512 tokens.
 BLOCK_TOKENS = 512
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-INPUT_TOKENS = (512.0, 901.0, 2306.0, 6909.0, 15367.0, 39550.0, 80000.0)
-OUTPUT_TOKENS = (1.0, 10.0, 156.0, 350.0, 472.0, 698.0, 2000.0)
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+INPUT_TOKENS = (891, 897, 1336, 5264, 13056, 25559, 38494, 89868, 126195)
+OUTPUT_TOKENS = (1, 10, 156, 350, 472, 597, 698, 1118, 2000)
 #: Share of requests that find more than the common block cached.
 CONTINUE_SHARE = 0.387
 #: New blocks that such a request brings, on average.
@@ -68,12 +69,14 @@ class Server:
         """Yield pages and writes, prefills and decode steps in turn, for ever."""
         started = False
         while True:
-            while self._batch_blocks < self._target or not self._batch:
+            while not self._batch or (
+                self._batch_blocks < self._target and (self._free or self._cached)
+            ):
                 yield self._arrive(staggered=not started)
             started = True
             yield from self._decode()
 
-    def _tokens(self, table: tuple[float, ...]) -> int:
+    def _tokens(self, table: tuple[int, ...]) -> int:
         return int(np.interp(self._rng.random(), QUANTILES, table))
 
     def _arrive(self, *, staggered: bool) -> Segment:
@@ -86,9 +89,9 @@ class Server:
         else:
             fresh = self._tokens(INPUT_TOKENS)
         blocks = [] if prior is None else prior.blocks
-        tokens = (BLOCK_TOKENS if prior is None else prior.tokens) + fresh
+        tokens = fresh if prior is None else prior.tokens + fresh
         cached = len(blocks)
-        wanted = min(-(-tokens // BLOCK_TOKENS) - 1, self._longest)
+        wanted = -(-tokens // BLOCK_TOKENS) - 1  # the first is the common block
         while len(blocks) < wanted and self._grow(blocks):
             pass
         output = self._tokens(OUTPUT_TOKENS)
@@ -103,6 +106,9 @@ class Server:
         return np.concatenate([reads, writes]), mark
 
     def _grow(self, blocks: list[int]) -> bool:
+        """Add a block, from the free ones or the oldest conversations; True if so."""
+        if len(blocks) >= self._longest:
+            return False
         while not self._free and self._cached:
             self._free.extend(self._cached.pop(0).blocks)
         if not self._free:
@@ -144,12 +150,8 @@ class Server:
             if request.until <= request.tokens:
                 self._cached.append(request)
                 continue
-            if (
-                request.tokens % BLOCK_TOKENS == 0
-                and len(request.blocks) < self._longest
-                and self._grow(request.blocks)
-            ):
-                pass
+            if request.tokens % BLOCK_TOKENS == 0:  # its last block is full
+                self._grow(request.blocks)
             live.append(request)
             self._batch_blocks += len(request.blocks) + 1
         self._batch = live

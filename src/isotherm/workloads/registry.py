@@ -7,7 +7,7 @@ imported when a workload is made.
 from collections.abc import Mapping
 from pathlib import Path
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import ConfigError, UsageError
 from isotherm.core.suggest import did_you_mean
 from isotherm.trace.stream import Workload
 
@@ -77,6 +77,8 @@ def _generated(
     from isotherm.workloads.build import build  # noqa: PLC0415  # brings numba
     from isotherm.workloads.spec import parse_generator  # noqa: PLC0415  # as above
 
+    if options and "kind" in options:
+        raise ConfigError(f"{name}: kind: the name says it, got {options['kind']!r}")
     own = parse_generator({**(options or {}), "kind": name}, name, from_text=True)
     return build(own, name, pages, seed)
 

@@ -36,40 +36,40 @@ class Stream(Protocol):
         ...
 
 
-def total_accesses(pace: Pace, pages: int) -> int:
-    """Return how many accesses a run has: as asked, or 120 s at the pace's rate.
+def checked_rate(pace: Pace) -> float:
+    """Return the pace's rate.
 
     Raises:
-        UsageError: The pace has no rate.
+        UsageError: It has none, or one that is not a number > 0.
     """
     if pace.rate is None:
         raise UsageError(
             "rate: a generated workload has no times of its own, got no rate",
             hint="try --rate 10 (accesses per page per second)",
         )
-    if pace.accesses is not None:
-        return pace.accesses
-    return math.floor(pace.rate * pages * NOMINAL_S)
+    if not (math.isfinite(pace.rate) and pace.rate > 0 and pace.epoch_ns > 0):
+        raise UsageError(
+            f"rate: expected a number > 0 and epochs > 0 ns, got {pace.rate} "
+            f"and {pace.epoch_ns} ns",
+            hint="try --rate 10",
+        )
+    return pace.rate
 
 
 def epoch_counts(pace: Pace, pages: int) -> Iterator[int]:
     """Yield the accesses of each epoch: floor(n (e+1)) - floor(n e), cut at the end.
 
-    ``n`` = rate * pages * epoch seconds. An epoch in which nothing happens (a
-    very low rate) yields 0.
+    ``n`` = rate * pages * epoch seconds. The end is what the pace asks for, or
+    120 s. An epoch in which nothing happens (a very low rate) yields 0.
 
     Raises:
-        UsageError: The pace has no rate, or its rate or epoch is not positive.
+        UsageError: The pace has no rate, or one that is not a number > 0.
     """
-    total = total_accesses(pace, pages)
-    assert pace.rate is not None  # noqa: S101  # total_accesses has checked
-    per_epoch = pace.rate * pages * (pace.epoch_ns / NS_PER_S)
-    if not (math.isfinite(per_epoch) and per_epoch > 0):
-        raise UsageError(
-            f"rate: expected a number > 0, got {pace.rate} with {pages} pages "
-            f"and epochs of {pace.epoch_ns} ns",
-            hint="try --rate 10",
-        )
+    rate = checked_rate(pace)
+    per_epoch = rate * pages * (pace.epoch_ns / NS_PER_S)
+    total = pace.accesses
+    if total is None:
+        total = math.floor(rate * pages * NOMINAL_S)
     done, epoch = 0, 0
     while done < total:
         epoch += 1
@@ -105,13 +105,11 @@ class Generated:
         Raises:
             UsageError: The pace has no rate, or a rate that is not positive.
         """
-        counts = epoch_counts(pace, self.pages)
-        total_accesses(pace, self.pages)  # complain now, not at the first epoch
-        return self._chunks(counts, pace)
+        rate = checked_rate(pace)  # complain now, not at the first epoch
+        return self._chunks(epoch_counts(pace, self.pages), rate)
 
-    def _chunks(self, counts: Iterator[int], pace: Pace) -> Iterator[AccessChunk]:
-        assert pace.rate is not None  # noqa: S101  # epochs() has checked
-        per_tick = pace.rate * self.pages * TICK_S
+    def _chunks(self, counts: Iterator[int], rate: float) -> Iterator[AccessChunk]:
+        per_tick = rate * self.pages * TICK_S
         stream = self.start()
         page = np.empty(0, np.uint32)
         write = np.empty(0, np.uint8)
