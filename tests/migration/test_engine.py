@@ -141,12 +141,12 @@ def test_a_million_moves_and_none(fake_machine):
     engine = MigrationEngine(machine)
     page = np.arange(pages // 2)
     moves = Moves.concat(down(page[page % 2 == 0]), up(page[page % 2 == 1]))
-    start_ns = time.perf_counter_ns()
+    start_ns = time.process_time_ns()
     engine.submit(moves, S)
     # 45 ms alone on one core of 2024; ten times that still tells an object a page.
-    assert time.perf_counter_ns() - start_ns < 500_000_000
+    assert time.process_time_ns() - start_ns < 500_000_000
     assert pages // 2 == engine.totals.applied
-    start_ns = time.perf_counter_ns()
+    start_ns = time.process_time_ns()
     for _ in range(100):
         engine.submit(Moves.none(), S)
-    assert time.perf_counter_ns() - start_ns < 100 * 200_000
+    assert time.process_time_ns() - start_ns < 100 * 200_000

@@ -14,6 +14,8 @@ from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome
 from isotherm.topology.model import Topology
 
+#: Pages in a batch when the cost of one is asked for (kmigrated's batch).
+TYPICAL_BATCH = 512
 #: ``Epoch.move_limit_pages`` without a quota.
 NO_LIMIT_PAGES = 1 << 31
 
@@ -196,8 +198,11 @@ class MigrationEngine:
     # -- what the loop and reports read -----------------------------------
 
     def move_cost_ns(self) -> NDArray[np.float64]:
-        """Return the expected cost of one page in a full batch, for ``Epoch``."""
-        return self.cost.expected_ns_per_page(self._batch_pages)
+        """Return the expected cost of a page in a batch of 512, for ``Epoch``.
+
+        Of fewer where batches are kept smaller.
+        """
+        return self.cost.expected_ns_per_page(min(self._batch_pages, TYPICAL_BATCH))
 
     def move_limit_pages(self) -> int:
         """Return how many pages the quota lets go now, for ``Epoch``."""
