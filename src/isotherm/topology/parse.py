@@ -16,6 +16,7 @@ _MASK = re.compile(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*", re.ASCII)
 _MEM_TOTAL = re.compile(
     r"^Node +([0-9]{1,9}) +MemTotal: +([0-9]{1,15}) kB *$", re.MULTILINE | re.ASCII
 )
+_MACHINE_TOTAL = re.compile(r"^MemTotal: +([0-9]{1,15}) kB *$", re.MULTILINE | re.ASCII)
 
 
 def parse_number(text: str) -> int:
@@ -104,6 +105,21 @@ def parse_mem_total(text: str, node: int) -> int:
     if total >= 1 << 56:  # 64 PiB: the five-level page tables end at 2^57
         raise ValueError("a capacity below 64 PiB")
     return total
+
+
+def parse_machine_total(text: str) -> int:
+    """Return the managed bytes of the whole machine from ``/proc/meminfo``.
+
+    Raises:
+        ValueError: No ``MemTotal`` line.
+
+    >>> parse_machine_total("MemTotal:       24683656 kB")
+    25276063744
+    """
+    match = _MACHINE_TOTAL.search(text)
+    if match is None:
+        raise ValueError("a line 'MemTotal: ... kB'")
+    return int(match[1]) << 10
 
 
 def parse_distances(text: str, nodes: int) -> tuple[int, ...]:

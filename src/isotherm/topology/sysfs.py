@@ -6,6 +6,7 @@ else may be missing or broken: it is then None or "unknown", with a note.
 
 from pathlib import Path
 
+from isotherm.core.units import render_bytes
 from isotherm.topology.devices import DaxDevice, Gpu, read_dax_devices, read_gpus
 from isotherm.topology.kernel_tiers import read_tiers
 from isotherm.topology.kinds import Evidence, Verdict, derive_kind, plain_bandwidth
@@ -22,6 +23,7 @@ from isotherm.topology.parse import (
     MAX_NODES,
     parse_distances,
     parse_list,
+    parse_machine_total,
     parse_mask,
     parse_mem_total,
     parse_number,
@@ -55,6 +57,7 @@ def read_tree(tree: Tree) -> Topology:
     has_cpu = _read_node_list(tree, "has_cpu")
     cpus = _read_cpus(tree, online)
     capacity = {n: _read_capacity(tree, n, has_memory) for n in online}
+    _check_total(tree, tuple(capacity.values()))
     caches = {n: _read_side_cache(tree, n) for n in online}
     gpus = read_gpus(tree)
     cpu_nodes = tuple(n for n in online if cpus[n] or (has_cpu and n in has_cpu))
@@ -194,6 +197,29 @@ def _read_capacity(
         tree.note(path, "0 bytes", "some, as has_memory names the node")
         return None
     return total
+
+
+def _check_total(tree: Tree, capacity: tuple[int | None, ...]) -> None:
+    """Note where the nodes' capacities are not what the whole machine has.
+
+    Both are managed pages, but a guest with a balloon has been seen whose node
+    says 6.5 GiB and whose ``/proc/meminfo`` 23.5 GiB.
+    """
+    text = tree.read("proc/meminfo")
+    known = [size for size in capacity if size is not None]
+    if text is None or len(known) != len(capacity):
+        return
+    try:
+        total = parse_machine_total(text)
+    except ValueError as error:
+        tree.note("proc/meminfo", repr(text), str(error))
+        return
+    if abs(sum(known) - total) * 16 > total:
+        tree.note(
+            "proc/meminfo",
+            render_bytes(total),
+            f"about the {render_bytes(sum(known))} of the nodes' meminfo",
+        )
 
 
 def _read_side_cache(tree: Tree, node: int) -> int:

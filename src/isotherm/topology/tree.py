@@ -260,15 +260,22 @@ def open_tree(root: Path) -> Tree:
         TopologyError: Nothing is there, it is no tar, or the tar is damaged.
     """
     name = str(root)
-    if root.is_dir():
-        base = root.resolve()
-        return Tree(name, _below_single(name, DirectoryStorage(base), base))
-    if not root.exists():
+    try:
+        if root.is_dir():
+            base = root.resolve()
+            return Tree(name, _below_single(DirectoryStorage(base), base))
+        there = root.exists()
+    except OSError as error:
+        raise TopologyError(
+            f"{shorten(name)}: found {_errno_name(error)}, "
+            "expected a directory or a tar"
+        ) from error
+    if not there:
         raise TopologyError(f"{name}: not found, expected a directory or a tar")
     return Tree(name, _strip(read_tar(root)))
 
 
-def _below_single(name: str, storage: DirectoryStorage, base: Path) -> DirectoryStorage:
+def _below_single(storage: DirectoryStorage, base: Path) -> DirectoryStorage:
     """Return the storage of the only subdirectory where that holds the nodes."""
     if storage.stat("sys") is not None:
         return storage
