@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from isotherm.topology.model import (
     Topology,
 )
 from isotherm.topology.sysfs import read_topology
+from isotherm.topology.tiers import derive_tiers
 from isotherm.topology.tree import Link
 
 NODES = "sys/devices/system/node"
@@ -89,6 +91,25 @@ def test_a_kernel_that_ignores_the_figures_is_noted(dram_cxl) -> None:
     topology = dram_cxl().tier(4, "0-1").read()
     assert [(4, None, (0, 1))] == tiers(topology)
     assert "the kernel has {0-1}, firmware's figures say {0} > {1}" in topology.notes[0]
+
+
+def test_a_kernel_tier_of_two_kinds_is_noted(dram_cxl) -> None:
+    """Without figures, DRAM and CXL in one tier are still worth a word."""
+    machine = dram_cxl().tier(4, "0-1")
+    for path in [p for p in machine.entries if "access1" in p]:
+        del machine.entries[path]
+    topology = machine.read()
+    assert [(4, None, (0, 1))] == tiers(topology)
+    assert "memory_tier4 holds cxl and dram alike" in topology.notes[0]
+
+
+def test_a_tier_without_a_list_is_noted(dram_cxl) -> None:
+    """A tier whose nodes cannot be read makes the kernel's tiers incomplete."""
+    machine = dram_cxl().tier(4, "0")
+    machine.put("sys/devices/virtual/memory_tiering/memory_tier46/uevent", "")
+    topology = machine.read()
+    assert [(4, 576, (0,)), (46, 6000, (1,))] == tiers(topology)
+    assert "memory_tier46/nodelist: found nothing" in topology.notes[0]
 
 
 @pytest.mark.parametrize("nodes", ["0", "0-2", "x", ""])
@@ -365,6 +386,89 @@ def test_slow_memory_without_figures_goes_by_kind_and_distance(new_machine) -> N
         (24, None, (1,)),
         (25, None, (4,)),
     ] == tiers(machine.read())
+
+
+def test_memory_that_overflows_the_kernels_arithmetic(dram_cxl) -> None:
+    """Our distance is exact, and a note says that the kernel's is not."""
+    machine = dram_cxl().access(0, 0, (80, 80, 819200, 819200))
+    topology = machine.access(1, 0, (800, 800, 4096, 4096)).read()
+    assert [(4, 576), (9000, 1152000)] == [(t.id, t.adistance) for t in topology.tiers]
+    assert (
+        "node 1: the kernel's 32-bit abstract distance overflows" in topology.notes[0]
+    )
+
+
+def test_latency_alone_ranks(dram_cxl) -> None:
+    """Without bandwidth, latency orders the tiers and no distance is claimed."""
+    machine = dram_cxl().access(0, 0, (100, 0, 0, 0)).access(1, 0, (250, 90, 0, 5))
+    assert [(4, None, (0,)), (11, None, (1,))] == tiers(machine.read())
+
+
+def test_figures_that_share_nothing_do_not_rank(dram_cxl) -> None:
+    """Latency of one and bandwidth of the other cannot be compared."""
+    machine = dram_cxl().access(0, 0, (100, 100, 0, 0)).access(1, 0, (0, 0, 5, 5))
+    assert [(4, None, (0,)), (22, 2880, (1,))] == tiers(machine.read())
+
+
+def test_a_machine_of_cached_nodes_has_a_reference(new_machine) -> None:
+    """Without a node that is surely DRAM the first one with CPUs is the measure."""
+    machine = new_machine().lists("0-1", "0-1", "0")
+    machine.node(0, mem_kib=1 << 20, cpus="0", distance="10 20")
+    machine.node(1, mem_kib=1 << 20, distance="20 10")
+    machine.put(f"{NODES}/node0/memory_side_cache/index1/size", "4096")
+    machine.access(0, 0, (100, 100, 1000, 1000))
+    machine.access(1, 0, (200, 200, 1000, 1000))
+    assert [(4, 576, (0,)), (9, 1152, (1,))] == tiers(machine.read())
+
+
+def test_hbm_without_figures_of_its_own_goes_before_dram(new_machine) -> None:
+    """Kinds order what figures do not."""
+    machine = new_machine().lists("0-2", "0-2", "0")
+    machine.node(0, mem_kib=1 << 20, cpus="0", distance="10 20 20")
+    machine.node(1, mem_kib=1 << 20, distance="20 10 20")
+    machine.node(2, mem_kib=1 << 20, distance="20 20 10")
+    topology = machine.read()
+    hbm = replace(topology.nodes[1], kind=MemoryKind.HBM)
+    nodes = (topology.nodes[0], hbm, topology.nodes[2])
+    found, _ = derive_tiers(nodes, topology.initiators, (), topology.distances)
+    assert [(1,), (0,), (2,)] == [tier.nodes for tier in found]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("sys/devices/system/node/has_cpu", "x"),
+        ("proc/meminfo", "lots"),
+        ("sys/bus/dax/devices/dax0.0/target_node", "five"),
+        ("sys/bus/dax/devices/dax0.0/target_node", "99999"),
+        ("sys/bus/dax/devices/dax0.0/size", "-1"),
+    ],
+)
+def test_a_broken_side_file_is_noted(dram_cxl, path: str, text: str) -> None:
+    """Each file that is there and cannot be understood leaves a note."""
+    machine = dram_cxl()
+    real = machine.tree().resolve(path) or path
+    topology = machine.put(real, text).read()
+    name = path.rsplit("/", 1)[-1]
+    assert any(f"{name}: found" in note for note in topology.notes)
+
+
+def test_a_device_on_an_unknown_bus(new_machine) -> None:
+    """A kmem device of no known bus names no kind."""
+    machine = new_machine().lists("0-1", "0-1", "0")
+    machine.node(0, mem_kib=1 << 20, cpus="0", distance="10 20")
+    machine.node(1, mem_kib=1 << 20, distance="20 10")
+    node = machine.dax("dax0.0", "platform/other.0", 1, 1 << 30).read().nodes[1]
+    assert (MemoryKind.UNKNOWN, "dax0.0") == (node.kind, node.label)
+
+
+def test_a_gpu_with_a_node_that_is_offline(new_machine) -> None:
+    """A node that the driver names and the kernel lacks is told."""
+    topology = gpu_machine(new_machine, "Node: 7\nStatus: online").read()
+    assert topology.initiators[1].node is None
+    assert ("numa_status of gpu0: found node 7, expected an online node",) == (
+        topology.notes
+    )
 
 
 def test_this_machine_is_read() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from isotherm.topology.model import (
     AccessPerformance,
     Initiator,
+    MemoryKind,
     Node,
     Source,
     Tier,
@@ -54,16 +55,38 @@ def read_tiers(
         )
         for number, members in sorted(lists.items())
     )
-    grouped = [tier.nodes for tier in tiers]
-    figured = all(n in places and places[n].adistance is not None for n in held)
-    if figured and grouped != [tier.nodes for tier in derived]:
-        ours = " > ".join(f"{{{render_list(tier.nodes)}}}" for tier in derived)
-        theirs = " > ".join(f"{{{render_list(members)}}}" for members in grouped)
-        tree.notes.append(
-            f"tiers: the kernel has {theirs}, firmware's figures say {ours}; "
-            "[[tier]] in an overrides file settles it"
-        )
+    _note_doubts(tree, tiers, derived, nodes, places)
     return tiers
+
+
+def _note_doubts(
+    tree: Tree,
+    tiers: tuple[Tier, ...],
+    derived: tuple[Tier, ...],
+    nodes: tuple[Node, ...],
+    places: Mapping[int, Place],
+) -> None:
+    """Note where figures, or else kinds, speak against the kernel's grouping."""
+    settle = "[[tier]] in an overrides file settles it"
+    held = [node.id for node in nodes if node.has_memory]
+    grouped = [tier.nodes for tier in tiers]
+    if all(n in places and places[n].adistance is not None for n in held):
+        if grouped != [tier.nodes for tier in derived]:
+            ours = " > ".join(f"{{{render_list(tier.nodes)}}}" for tier in derived)
+            theirs = " > ".join(f"{{{render_list(members)}}}" for members in grouped)
+            tree.notes.append(
+                f"tiers: the kernel has {theirs}, firmware's figures say {ours}; "
+                + settle
+            )
+        return
+    for tier in tiers:
+        kinds = {n.kind.value for n in nodes if n.id in tier.nodes}
+        kinds.discard(MemoryKind.UNKNOWN.value)
+        if len(kinds) > 1:
+            tree.notes.append(
+                f"tiers: the kernel's memory_tier{tier.id} holds "
+                f"{' and '.join(sorted(kinds))} alike; {settle}"
+            )
 
 
 def _read_lists(tree: Tree) -> dict[int, tuple[int, ...]]:
