@@ -13,10 +13,14 @@ offset    type    field
 Source: oracleGeneralBin.h of libCacheSim.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 RECORD_BYTES = 24
+_YEAR_S = 31_536_000
+_MOST_REQUESTS = 1 << 48
 RECORD = np.dtype(
     {
         "names": ["time_s", "id", "size_bytes", "next_request"],
@@ -27,7 +31,7 @@ RECORD = np.dtype(
 )
 
 
-def decode_records(data: bytes) -> NDArray[np.void]:
+def decode_records(data: bytes) -> NDArray[Any]:
     """Return whole records as a structured array, shape (len(data) // 24,)."""
     return np.frombuffer(data, RECORD, count=len(data) // RECORD_BYTES)
 
@@ -43,14 +47,23 @@ def looks_like_records(head: bytes) -> bool:
     if not len(records):
         return False
     steps = np.diff(records["time_s"].astype(np.int64))
+    if np.any((steps < 0) | (steps > _YEAR_S)):
+        return False
     following = records["next_request"]
     none = (following == -1) | (following == np.iinfo(np.int64).max)
-    after = none | (following > np.arange(len(records)))
-    if not after.all() or np.any((steps < 0) | (steps > 31_536_000)):
-        return False
-    if not np.all(none | (following < 1 << 48)):
+    if np.any(~none & ((following < 0) | (following > _MOST_REQUESTS))):
         return False
     # Request numbers start from 0 or from 1, by the tool that wrote them.
-    inside = np.flatnonzero(~none & (following + 1 < len(records)))
-    ids, at = records["id"], following[inside]
-    return bool(np.all(ids[at] == ids[inside]) or np.all(ids[at - 1] == ids[inside]))
+    return any(_follows(records["id"], following - base, none) for base in (0, 1))
+
+
+def _follows(
+    ids: NDArray[np.uint64], following: NDArray[np.int64], none: NDArray[np.bool_]
+) -> bool:
+    """Return whether each next request lies ahead, and is of the same object."""
+    row = np.arange(len(ids))
+    inside = ~none & (following < len(ids))
+    return bool(
+        np.all(none | (following > row))
+        and np.all(ids[following[inside]] == ids[inside])
+    )

@@ -135,7 +135,7 @@ def _is_chain(line: bytes) -> bool:
 def _decode_script(line: bytes) -> tuple[Sample, bool]:
     """Return the sample, and whether its address may be an instruction's instead."""
     bar = line.find(b"|")
-    plain = line if bar < 0 else line[:bar]
+    plain = line + b" " if bar < 0 else line[:bar]
     # Symbols hold "::" but no colon before a blank.
     head_end = max(plain.rfind(b": "), plain.rfind(b":\t")) + 1
     head, rest = plain[:head_end], plain[head_end:].split(None, 1)

@@ -1,0 +1,202 @@
+"""``isotherm trace``: import other tools' traces, record a program, look at one."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isotherm.cli.output import note, print_json, print_text, progress_bar
+
+if TYPE_CHECKING:
+    from isotherm.trace.info import TraceInfo
+
+EPILOGUE = """\
+Examples:
+  isotherm trace import spec2000-gcc.trace.gz gcc.parquet
+  isotherm trace import samples.txt hot.parquet --format perf
+  isotherm trace import big.csv big.parquet --page-bytes 2MiB --json
+  isotherm trace info gcc.parquet
+  isotherm trace record sort.parquet --llc 8MiB -- sort -n numbers.txt
+
+Overhead: import reads a few million text lines a second on one core and keeps
+24 to 48 bytes a distinct page; record slows the program 100 times and more.
+"""
+
+app = App(name="trace", help_epilogue=EPILOGUE, help_format="plaintext")
+
+_Json = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+@app.command(name="import")
+def import_(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    format: str = "auto",  # noqa: A002  # the option's name
+    page_bytes: str = "4096",
+    json: _Json = False,
+) -> int:
+    """Turn another tool's trace into a trace file.
+
+    gzip, xz, zstd, bzip2 and zlib are decoded on the way. Nothing is left behind
+    when the input turns out to be malformed.
+
+    Parameters
+    ----------
+    source
+        The foreign file.
+    out
+        The trace file to write, replaced if it exists.
+    format
+        auto, or one of csv, damo, lackey, libcachesim-csv, lirs, mooncake,
+        oracle-general, parquet, perf, ramulator, spec.
+    page_bytes
+        Bytes of a page; addresses are divided by it. 4096, 64KiB, 2MiB, ...
+    json
+        Print one JSON document with raw units.
+    """
+    from isotherm.core.units import parse_size  # noqa: PLC0415  # --help is quick
+    from isotherm.trace.importing import import_trace  # noqa: PLC0415  # as above
+
+    size = parse_size(page_bytes)
+    with progress_bar(f"import {source.name}") as show:
+
+        def progress(done: int, total: int | None) -> None:
+            show(done, total or done or 1)
+
+        command = f"isotherm trace import {source.name} {out.name}"
+        if format != "auto":
+            command += f" --format {format}"
+        if size != 4096:
+            command += f" --page-bytes {size}"
+        info = import_trace(
+            source,
+            out,
+            form=format,
+            page_bytes=size,
+            command=command,
+            progress=progress,
+        )
+    _show(info, json=json)
+    return 0
+
+
+@app.command
+def info(file: Path, /, *, json: _Json = False) -> int:
+    """Show what a trace file holds: footprint, accesses, time, provenance.
+
+    Parameters
+    ----------
+    file
+        A trace file: Parquet or Arrow IPC.
+    json
+        Print one JSON document with raw units.
+    """
+    from isotherm.trace.format import TraceReader  # noqa: PLC0415  # --help is quick
+
+    _show(TraceReader(file).info, json=json)
+    return 0
+
+
+@app.command
+def record(
+    out: Path,
+    /,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    llc: str = "8MiB",
+    accesses: int | None = None,
+    json: _Json = False,
+) -> int:
+    """Run a program and record its page accesses, through a modelled cache.
+
+    Needs valgrind. Put -- before the program, so that its options stay its own.
+
+    Parameters
+    ----------
+    out
+        The trace file to write.
+    command
+        The program and its arguments, after --.
+    llc
+        Size of the modelled last-level cache; 0 records every reference.
+    accesses
+        End the program after this many recorded accesses.
+    json
+        Print one JSON document with raw units.
+    """
+    from isotherm.core.errors import UsageError  # noqa: PLC0415  # --help is quick
+    from isotherm.core.units import parse_size  # noqa: PLC0415  # as above
+    from isotherm.trace.record import record_command  # noqa: PLC0415  # as above
+
+    if not command:
+        raise UsageError(
+            "trace record: no program given, expected one after --",
+            hint="isotherm trace record OUT.parquet --llc 8MiB -- ls -l",
+        )
+    with _counter(f"record {Path(command[0]).name}") as show:
+        found = record_command(list(command), out, parse_size(llc), accesses, show)
+    status = found.provenance.details.get("exit_status", "0")
+    if status not in ("0", "ended at the limit"):
+        note(f"note: {command[0]} ended with exit status {status}")
+    _show(found, json=json)
+    return 0
+
+
+def _counter(
+    what: str,
+) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """Show references seen and accesses kept on stderr, where that is a terminal."""
+    from contextlib import contextmanager  # noqa: PLC0415  # only here
+
+    @contextmanager
+    def shown() -> Any:
+        if not sys.stderr.isatty():
+            yield None
+            return
+        from isotherm.cli.output import error_console  # noqa: PLC0415  # only here
+
+        with error_console().status(what) as status:
+            yield lambda seen, kept: status.update(
+                f"{what}: {seen:,} references, {kept:,} kept"
+            )
+
+    return shown()
+
+
+def _show(found: "TraceInfo", *, json: bool) -> None:
+    """Print what a trace holds, as JSON or as lines for people."""
+    if json:
+        print_json(found.to_json())
+        return
+    from isotherm.core.units import render_bytes, render_ns  # noqa: PLC0415  # as above
+
+    origin = found.provenance
+    footprint = render_bytes(found.pages * found.page_bytes)
+    lines = {
+        "file": f"{found.path} ({render_bytes(found.file_bytes)})",
+        "accesses": f"{found.accesses:,} in {found.rows:,} rows",
+        "footprint": f"{found.pages:,} pages of {render_bytes(found.page_bytes)}, "
+        f"{footprint}",
+        "writes": "unknown"
+        if found.writes is None
+        else f"{found.writes:,} ({found.writes / max(found.accesses, 1):.1%})",
+        "duration": "unknown (order only; give a --rate)"
+        if found.duration_ns is None
+        else render_ns(found.duration_ns),
+        "columns": ", ".join(("page", *found.columns)),
+        "source": " ".join(x for x in (origin.source, origin.source_file) if x),
+        "tool": origin.tool,
+        "command": origin.command,
+        "date": origin.date,
+        "cache": "" if origin.llc_bytes is None else render_bytes(origin.llc_bytes),
+        "note": origin.note,
+    }
+    lines |= {name.replace("_", " "): text for name, text in origin.details.items()}
+    width = min(max(len(name) for name in lines), 24)
+    for name, text in lines.items():
+        if text:
+            print_text(f"{name:<{width}}  {text}")

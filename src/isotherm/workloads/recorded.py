@@ -1,0 +1,204 @@
+"""A recorded trace as a workload: cut into epochs, streamed from its file."""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isotherm.core.errors import TraceFormatError, UsageError
+from isotherm.core.units import NS_PER_S
+from isotherm.trace.format import TraceReader
+from isotherm.trace.importing import import_trace
+from isotherm.trace.info import TraceInfo
+from isotherm.trace.reader import ColumnarFile, is_columnar
+from isotherm.trace.source import Progress
+from isotherm.trace.stream import AccessChunk, Pace
+
+_EMPTY = AccessChunk(np.empty(0, np.uint32))
+#: Epochs that may follow one another without an access: a trace of seconds
+#: with one stray time would otherwise run for years.
+MAX_IDLE_EPOCHS = 10_000_000
+
+
+class RecordedWorkload:
+    """A trace file as a stream of epochs.
+
+    Each call of ``epochs`` reads the file again. One epoch is held in memory, and
+    one chunk of the file.
+
+    Args:
+        reader: The trace.
+        name: Name for tables; the file's without its endings if None.
+    """
+
+    def __init__(self, reader: TraceReader, name: str | None = None) -> None:
+        self._reader = reader
+        self._name = name or Path(reader.info.path).name.split(".", 1)[0]
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for tables."""
+        return self._name
+
+    @property
+    def pages(self) -> int:
+        """Footprint: distinct pages."""
+        return self._reader.info.pages
+
+    @property
+    def info(self) -> TraceInfo:
+        """What the trace says about itself."""
+        return self._reader.info
+
+    def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
+        """Yield the accesses of one epoch after the other, to the trace's end.
+
+        With a rate, epoch ``e`` holds ``floor(n (e+1)) - floor(n e)`` accesses,
+        ``n = rate * pages * epoch seconds``, and carries no times. Without one,
+        epoch ``e`` holds what happened in ``[e, e+1) * epoch_ns``, which may be
+        nothing.
+
+        Raises:
+            UsageError: No rate was given and the trace has no times; a rate,
+                length of an epoch or limit is not above 0.
+            TraceFormatError: The file is damaged.
+        """
+        if pace.rate is not None and not 0 < pace.rate < math.inf:
+            raise UsageError(f"rate: expected above 0, got {pace.rate}")
+        if pace.epoch_ns < 1:
+            raise UsageError(f"epoch: expected at least 1 ns, got {pace.epoch_ns}")
+        if pace.accesses is not None and pace.accesses < 1:
+            raise UsageError(f"accesses: expected at least 1, got {pace.accesses}")
+        if pace.rate is None and "time_ns" not in self._reader.info.columns:
+            raise UsageError(
+                f"{self._reader.info.path}: has no times, expected a rate",
+                hint="--rate 10",
+            )
+        chunks = _limited(self._reader.chunks(), pace.accesses)
+        if pace.rate is None:
+            return _by_time(chunks, pace.epoch_ns)
+        per_epoch = pace.rate * self.pages * pace.epoch_ns / NS_PER_S
+        return _by_count(chunks, per_epoch)
+
+
+def open_recorded(path: Path, progress: Progress | None = None) -> RecordedWorkload:
+    """Return a trace file, or another tool's trace, as a workload.
+
+    A foreign file is imported into a temporary trace, which goes with the workload.
+
+    Args:
+        path: The file.
+        progress: Told the bytes read of a foreign file, and its size.
+
+    Raises:
+        UsageError: It does not exist or cannot be read.
+        TraceFormatError: It is malformed or of no known format.
+    """
+    if _is_trace(path):
+        return RecordedWorkload(TraceReader(path))
+    folder = tempfile.TemporaryDirectory(prefix="isotherm-")
+    try:
+        imported = Path(folder.name) / "trace.parquet"
+        import_trace(path, imported, progress=progress)
+        workload = RecordedWorkload(TraceReader(imported), path.name.split(".", 1)[0])
+    except BaseException:
+        folder.cleanup()
+        raise
+    workload._folder = folder  # noqa: SLF001  # its finaliser removes the file
+    return workload
+
+
+def _is_trace(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}, expected a trace") from error
+    if not is_columnar(head):
+        return False
+    return ColumnarFile(path).document is not None
+
+
+def _limited(chunks: Iterator[AccessChunk], limit: int | None) -> Iterator[AccessChunk]:
+    left = limit
+    for chunk in chunks:
+        if left is None:
+            yield chunk
+            continue
+        yield chunk.slice(0, min(left, len(chunk)))
+        left -= len(chunk)
+        if left <= 0:
+            return
+
+
+def _by_count(chunks: Iterator[AccessChunk], per_epoch: float) -> Iterator[AccessChunk]:
+    """Yield epochs of a fixed number of accesses, the last one possibly fewer."""
+    parts: list[AccessChunk] = []
+    have, epoch = 0, 0
+    want = math.floor(per_epoch)
+    for chunk in chunks:
+        start = 0
+        while start < len(chunk):
+            if have < want:
+                stop = min(len(chunk), start + want - have)
+                parts.append(chunk.slice(start, stop))
+                have += stop - start
+                start = stop
+            if have == want:
+                yield _joined(parts, times=False)
+                parts, have, epoch = [], 0, epoch + 1
+                want = math.floor(per_epoch * (epoch + 1)) - math.floor(
+                    per_epoch * epoch
+                )
+    if parts:
+        yield _joined(parts, times=False)
+
+
+def _by_time(chunks: Iterator[AccessChunk], epoch_ns: int) -> Iterator[AccessChunk]:
+    """Yield epochs of a fixed length, up to that of the last access."""
+    parts: list[AccessChunk] = []
+    end, idle, seen = epoch_ns, 0, False
+    for chunk in chunks:
+        times = chunk.time_ns
+        if times is None:
+            raise TraceFormatError("trace: a chunk without times, expected time_ns")
+        start = 0
+        while start < len(chunk):
+            stop = int(np.searchsorted(times, end, side="left"))
+            if stop > start:
+                parts.append(chunk.slice(start, stop))
+                start, seen = stop, True
+            if start < len(chunk):
+                idle = 0 if parts else idle + 1
+                if idle > MAX_IDLE_EPOCHS:
+                    raise UsageError(
+                        f"trace: more than {MAX_IDLE_EPOCHS} epochs in a row without "
+                        "an access, expected a longer epoch",
+                        hint="--rate 10",
+                    )
+                yield _joined(parts, times=True)
+                parts, end = [], end + epoch_ns
+    if parts or not seen:
+        yield _joined(parts, times=True)
+
+
+def _joined(parts: list[AccessChunk], *, times: bool) -> AccessChunk:
+    """Return one chunk; views where there is but one part."""
+    if not parts:
+        return _EMPTY
+
+    def join(name: str) -> Any:  # a column, or None where the trace lacks it
+        columns = [getattr(part, name) for part in parts]
+        return columns[0] if len(parts) == 1 else np.concatenate(columns)
+
+    first = parts[0]
+    return AccessChunk(
+        join("page"),
+        None if first.write is None else join("write"),
+        None if first.initiator is None else join("initiator"),
+        join("time_ns") if times else None,
+    )
