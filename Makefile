@@ -17,7 +17,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint check bench bench-quality venv system lock clean help
+.PHONY: demo test lint layers style types check bench bench-quality venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -29,10 +29,16 @@ demo: .venv/.lab
 # `make --keep-going test` runs the tests even where lint complains.
 test: lint check
 
-lint: .venv/.test
+lint: layers style types
+
+layers: .venv/.test
 	$(BIN)/lint-imports
-	$(BIN)/ruff check src tests benchmarks
+
+style: .venv/.test
+	$(BIN)/ruff check --output-format concise src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
+
+types: .venv/.test
 	$(BIN)/mypy
 
 check: .venv/.test system
