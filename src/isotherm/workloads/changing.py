@@ -23,9 +23,9 @@ def build_scan_zipf(own: spec.ScanZipf, name: str, pages: int, seed: int) -> Gen
     ``burst`` at each page, interleaved with the others one by one.
     """
     rng = generator(seed, "scan-zipf")
-    page_map = np.concatenate(
-        [scatter_pages(pages, rng), scatter_chunks(pages, own.contiguity, rng)]
-    )
+    page_map = np.empty(2 * pages, np.uint32)
+    scatter_pages(pages, rng, page_map[:pages])
+    scatter_chunks(pages, own.contiguity, rng, page_map[pages:])
     key = stream_key(rng)
     table = build_table(
         [
@@ -98,7 +98,9 @@ def build_latest(own: spec.Latest, name: str, pages: int, seed: int) -> Generate
 def build_phases(own: spec.Phases, name: str, pages: int, seed: int) -> Generated:
     """Return two Zipf orders of single pages that take turns every ``phase_s``."""
     rng = generator(seed, "phases")
-    page_map = np.concatenate([scatter_pages(pages, rng), scatter_pages(pages, rng)])
+    page_map = np.empty(2 * pages, np.uint32)
+    scatter_pages(pages, rng, page_map[:pages])
+    scatter_pages(pages, rng, page_map[pages:])
     key = stream_key(rng)
     table = build_table([Part(1.0, power(pages, own.exponent))])
 

@@ -29,16 +29,24 @@ CONTINUE_SHARE = 0.387
 #: New blocks that such a request brings, on average.
 CONTINUE_BLOCKS = 6.82
 
+NOTHING = np.empty(0, np.uint32)
 Segment = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 
 
 class Request:
-    """A live request: its conversation's blocks, tokens used, tokens to go."""
+    """A live request: its conversation's blocks, tokens used, tokens to go.
 
-    __slots__ = ("blocks", "tokens", "until")
+    ``reads`` holds the pages that a step reads while the request is live: the
+    common block and its own.
+    """
 
-    def __init__(self, blocks: list[int], tokens: int, until: int) -> None:
+    __slots__ = ("blocks", "reads", "tokens", "until")
+
+    def __init__(
+        self, blocks: list[int], reads: NDArray[np.uint32], tokens: int, until: int
+    ) -> None:
         self.blocks = blocks
+        self.reads = reads
         self.tokens = tokens
         self.until = until
 
@@ -97,13 +105,13 @@ class Server:
         output = self._tokens(OUTPUT_TOKENS)
         if staggered:  # a server that has run for long: turns end one by one
             output = 1 + int(output * self._rng.random())
-        self._batch.append(Request(blocks, tokens, tokens + output))
+        reads = self._pages([0, *blocks])
+        self._batch.append(Request(blocks, reads, tokens, tokens + output))
         self._batch_blocks += len(blocks) + 1
-        reads = self._pages([0, *blocks[:cached]])
-        writes = self._pages(blocks[cached:])
-        mark = np.zeros(len(reads) + len(writes), np.uint8)
-        mark[len(reads) :] = 1
-        return np.concatenate([reads, writes]), mark
+        mark = np.zeros(len(reads), np.uint8)
+        if cached < len(blocks):
+            mark[-len(self._pages(blocks[cached:])) :] = 1
+        return reads, mark
 
     def _grow(self, blocks: list[int]) -> bool:
         """Add a block, from the free ones or the oldest conversations; True if so."""
@@ -122,11 +130,7 @@ class Server:
     def _decode(self) -> Iterator[Segment]:
         """Yield decode steps until a request ends; then take it off the batch."""
         batch = self._batch
-        flat: list[int] = []
-        for request in batch:
-            flat.append(0)
-            flat.extend(request.blocks)
-        reads = self._pages(flat)
+        reads = np.concatenate([request.reads for request in batch])
         tail = np.array([r.blocks[-1] if r.blocks else 0 for r in batch], np.int64)
         low = self._starts[tail]
         length = self._starts[tail + 1] - low
@@ -138,20 +142,25 @@ class Server:
                 for r in batch
             ),
         )
-        mark = np.zeros(len(reads) + len(batch), np.uint8)
-        mark[len(reads) :] = 1
+        none, all_of_them = (
+            np.zeros(len(reads), np.uint8),
+            np.ones(len(batch), np.uint8),
+        )
         for step in range(steps):
+            yield reads, none
             place = (tokens + step) % BLOCK_TOKENS * length // BLOCK_TOKENS
-            yield np.concatenate([reads, (low + place).astype(np.uint32)]), mark
+            yield (low + place).astype(np.uint32), all_of_them
         live: list[Request] = []
         self._batch_blocks = 0
         for request in batch:
             request.tokens += steps
             if request.until <= request.tokens:
+                request.reads = NOTHING
                 self._cached.append(request)
                 continue
-            if request.tokens % BLOCK_TOKENS == 0:  # its last block is full
-                self._grow(request.blocks)
+            # Its last block may be full now.
+            if request.tokens % BLOCK_TOKENS == 0 and self._grow(request.blocks):
+                request.reads = self._pages([0, *request.blocks])
             live.append(request)
             self._batch_blocks += len(request.blocks) + 1
         self._batch = live

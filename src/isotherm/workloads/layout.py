@@ -18,9 +18,18 @@ RAGGED_MIN_PAGES = 16
 RAGGED_MAX_PAGES = 192
 
 
-def scatter_pages(pages: int, rng: np.random.Generator) -> NDArray[np.uint32]:
-    """Return a random order of single pages, uint32[pages], 4 bytes a page."""
-    order = np.arange(pages, dtype=np.uint32)
+def scatter_pages(
+    pages: int, rng: np.random.Generator, out: NDArray[np.uint32] | None = None
+) -> NDArray[np.uint32]:
+    """Return a random order of single pages, uint32[pages], 4 bytes a page.
+
+    Args:
+        pages: Footprint.
+        rng: Decides the order.
+        out: Where to write it, uint32[pages]; a new array otherwise.
+    """
+    order = np.empty(pages, np.uint32) if out is None else out
+    order[:] = np.arange(pages, dtype=np.uint32)
     rng.shuffle(order)
     return order
 
@@ -47,26 +56,33 @@ def chunk_starts(
 
 
 def chunk_pages(
-    starts: NDArray[np.int64], chosen: NDArray[np.int64]
+    starts: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    out: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint32]:
     """Return the pages of the chosen chunks, chunk after chunk, uint32.
 
     Args:
         starts: From ``chunk_starts``.
         chosen: Chunk numbers, in the order wanted.
+        out: Where to write them, of their total length; a new array otherwise.
     """
     lengths = (starts[1:] - starts[:-1])[chosen]
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     shift = (starts[:-1][chosen] - (ends - lengths)).astype(np.int64)
-    order = np.arange(total, dtype=np.uint32)
+    order = np.empty(total, np.uint32) if out is None else out
+    order[:] = np.arange(total, dtype=np.uint32)
     # Wraps modulo 2^32 where a chunk moves down: exact.
     order += np.repeat(shift.astype(np.uint32), lengths)
     return order
 
 
 def scatter_chunks(
-    pages: int, contiguity: Contiguity, rng: np.random.Generator
+    pages: int,
+    contiguity: Contiguity,
+    rng: np.random.Generator,
+    out: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint32]:
     """Return an order of pages in which chunks stay whole, uint32[pages].
 
@@ -74,6 +90,7 @@ def scatter_chunks(
         pages: Footprint.
         contiguity: Pages per chunk (>= 1), or "ragged".
         rng: Decides lengths and order.
+        out: Where to write it, uint32[pages]; a new array otherwise.
     """
     starts = chunk_starts(pages, contiguity, rng)
-    return chunk_pages(starts, rng.permutation(len(starts) - 1))
+    return chunk_pages(starts, rng.permutation(len(starts) - 1), out)
