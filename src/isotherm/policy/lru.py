@@ -1,0 +1,31 @@
+"""The fastest tier as a cache: every miss brings a page in, the oldest leaves."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.hints.batch import Mechanism
+from isotherm.policy.options import read_options
+from isotherm.policy.plan import Epoch, Plan, Setup
+
+
+class Lru:
+    """Exact least recently used, run by the machine access by access.
+
+    No host could afford it, and moving on every miss is dear; it stands here as
+    the textbook's answer and as a check against other simulators.
+    """
+
+    name = "lru"
+    wants: frozenset[Mechanism] = frozenset()
+    uses_tracker = False
+
+    def __init__(self, setup: Setup) -> None:
+        read_options(self.name, setup, {})
+
+    def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the machine's own placement; the cache starts empty all the same."""
+        return node
+
+    def decide(self, epoch: Epoch) -> Plan:
+        """Ask the machine to run the fastest tier as an LRU cache."""
+        return Plan(demand_fill="lru")

@@ -1,0 +1,108 @@
+"""Every policy by name; importable without numba.
+
+A policy's module is imported when the policy is made, not before.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from isotherm.core.errors import UsageError
+from isotherm.core.suggest import did_you_mean
+from isotherm.policy.plan import Policy, Setup
+
+if TYPE_CHECKING:
+    from isotherm.policy.bounds import Future
+
+#: Name and one line, online policies first.
+POLICIES: Final[Mapping[str, str]] = {
+    "isotherm": "fast memory has a price; a page moves when the move pays",
+    "first-touch": "never moves a page: what Linux does without tiering",
+    "lru": "fast memory as a demand-filled cache, least recently used",
+    "numab2": "Linux NUMA balancing mode 2: hint faults, adaptive threshold",
+    "tpp": "TPP: promote on a second hint fault, demote ahead of need",
+    "hemem": "HeMem: sample counts over a threshold, cooling",
+    "memtis": "MEMTIS: histogram of sample counts sets the threshold",
+    "all-fast": "everything in the fastest tier: slowdown 1",
+    "all-slow": "everything in the slowest tier",
+    "static-oracle": "the best placement that never changes, future known",
+    "clairvoyant": "knows the future and pays for its moves",
+}
+
+#: Those that no host could run.
+BOUNDS: Final = frozenset({"all-fast", "all-slow", "static-oracle", "clairvoyant"})
+
+#: Bounds that must be given the future.
+NEEDS_FUTURE: Final = frozenset({"static-oracle", "clairvoyant"})
+
+_CLASS: Final[Mapping[str, str]] = {
+    "isotherm": "isotherm.policy.isotherm:Isotherm",
+    "first-touch": "isotherm.policy.first_touch:FirstTouch",
+    "lru": "isotherm.policy.lru:Lru",
+    "numab2": "isotherm.policy.numab2:Numab2",
+    "tpp": "isotherm.policy.tpp:Tpp",
+    "hemem": "isotherm.policy.hemem:HeMem",
+    "memtis": "isotherm.policy.memtis:Memtis",
+    "all-fast": "isotherm.policy.bounds:AllFast",
+    "all-slow": "isotherm.policy.bounds:AllSlow",
+    "static-oracle": "isotherm.policy.bounds:StaticOracle",
+    "clairvoyant": "isotherm.policy.clairvoyant:Clairvoyant",
+}
+
+#: What each peer is tried with besides its published defaults, which come first.
+#: The best is chosen on workloads marked for tuning, and used on all the others.
+TUNING_GRID: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
+    "first-touch": ({},),
+    "lru": ({},),
+    "numab2": (
+        {},
+        {"reference_gib": 0},
+        {"hot_threshold_ms": 125},
+        {"promote_rate_limit_mb_s": 655.36},
+        {"hot_threshold_ms": 125, "promote_rate_limit_mb_s": 655.36},
+    ),
+    "tpp": (
+        {},
+        {"reference_gib": 0},
+        {"marks_to_activate": 2},
+        {"demote_scale_factor": 1000},
+    ),
+    "hemem": (
+        {},
+        {"hot_read": 4, "hot_write": 4, "cooling_threshold": 10},
+        {"hot_read": 2, "hot_write": 1, "cooling_threshold": 4},
+        {"unit_pages": 64},
+        {"unit_pages": 64, "hot_read": 4, "cooling_threshold": 10},
+    ),
+    "memtis": (
+        {},
+        {"cooling_period": 8_000_000},
+        {"cooling_period": 500_000, "adaptation_period": 25_000},
+        {"cooling_period": 8_000_000, "adaptation_period": 400_000},
+    ),
+}
+
+
+def make_policy(name: str, setup: Setup, future: "Future | None" = None) -> Policy:
+    """Return a policy, ready for its first epoch.
+
+    Args:
+        name: One of ``POLICIES``.
+        setup: Pages, topology, capacity, and the policy's own options.
+        future: For the bounds in ``NEEDS_FUTURE``; others do not get it.
+
+    Raises:
+        UsageError: The name or an option is not known, or the future is missing.
+    """
+    if name not in POLICIES:
+        raise UsageError(
+            f"policy {name!r}: not known{did_you_mean(name, POLICIES)}",
+            hint=f"known: {', '.join(POLICIES)}",
+        )
+    module, _, attribute = _CLASS[name].partition(":")
+    make: Any = getattr(import_module(module), attribute)
+    if name not in NEEDS_FUTURE:
+        return cast("Policy", make(setup))
+    if future is None:
+        raise UsageError(f"policy {name!r}: needs a future, and a live run has none")
+    return cast("Policy", make(setup, future))
