@@ -1,4 +1,4 @@
-"""Time a plan of a million moves on a full fast node, and an empty plan.
+"""Time a plan of a million moves on a full fast node, and an empty plan (CPU time).
 
 Usage: bench_migration.py [pages]   (default 4 Mi pages)
 Prints the median of ten runs; what the machine itself takes is taken off.
@@ -39,11 +39,11 @@ class TableMachine:
 
     def usage(self) -> Usage:
         """Return a full fast node and a roomy slow one."""
-        start_ns = time.perf_counter_ns()
+        start_ns = time.process_time_ns()
         used = np.bincount(self._node, minlength=2).astype(np.int64)
         capacity = np.array([used[0], self.pages], np.int64)
         zero = np.zeros(2, np.int64)
-        self.own_ns += time.perf_counter_ns() - start_ns
+        self.own_ns += time.process_time_ns() - start_ns
         return Usage(capacity, used, zero, zero, zero, zero)
 
     def placement(self) -> NDArray[np.uint8]:
@@ -60,10 +60,10 @@ class TableMachine:
 
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Move all pages."""
-        start_ns = time.perf_counter_ns()
+        start_ns = time.process_time_ns()
         self._node[page] = node
         result = MoveResult(np.zeros(len(page), np.int16), 2500.0 * len(page))
-        self.own_ns += time.perf_counter_ns() - start_ns
+        self.own_ns += time.process_time_ns() - start_ns
         return result
 
 
@@ -78,16 +78,16 @@ def time_plan(pages: int, seed: int) -> tuple[float, float]:
     moves = Moves.concat(
         Moves.to(down, 1, Reason.MAKES_ROOM, -1.0), Moves.to(up, 0, Reason.PAYS, 5e4)
     )
-    start_ns = time.perf_counter_ns()
+    start_ns = time.process_time_ns()
     engine.submit(moves, 500_000_000)
-    plan_ns = time.perf_counter_ns() - start_ns - machine.own_ns
+    plan_ns = time.process_time_ns() - start_ns - machine.own_ns
     if engine.totals.applied != MOVES:
         raise SystemExit(f"moved {engine.totals.applied} pages, expected {MOVES}")
     empty = Moves.none()
-    start_ns = time.perf_counter_ns()
+    start_ns = time.process_time_ns()
     for _ in range(1000):
         engine.submit(empty, 500_000_000)
-    return plan_ns / 1e6, (time.perf_counter_ns() - start_ns) / 1e6
+    return plan_ns / 1e6, (time.process_time_ns() - start_ns) / 1e6
 
 
 def main() -> None:

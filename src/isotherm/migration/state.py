@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
-from isotherm.machine.protocol import NOT_PRESENT, Usage
+from isotherm.machine.protocol import NOT_PRESENT
 from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
 from isotherm.migration.queue import Path, PathQueues
 from isotherm.migration.retry import TRANSIENT, RetryTable
+from isotherm.migration.room import NodeRoom
 from isotherm.migration.stamps import LastMove
 from isotherm.migration.totals import Totals
 
@@ -77,7 +78,6 @@ class MigrationState:
             raise ValueError(
                 f"quota_pages_per_s: expected >= 0, got {quota_pages_per_s}"
             )
-        nodes = len(tier_rank)
         self._pages = pages
         self._rank = np.array(tier_rank, np.uint8)
         self._quota = quota_pages_per_s
@@ -88,16 +88,7 @@ class MigrationState:
         self._start_ns = start_ns
         self._tokens = 0.0
         self._next_id = 0
-        #: Pages each node has, and uses as far as is known; int64[nodes].
-        self._capacity = np.zeros(nodes, np.int64)
-        self._used = np.zeros(nodes, np.int64)
-        #: Pages in flight to, and from, each node; int64[nodes].
-        self._arriving = np.zeros(nodes, np.int64)
-        self._leaving = np.zeros(nodes, np.int64)
-        #: Nodes that said ENOMEM since the last usage, bool[nodes].
-        self._full = np.zeros(nodes, np.bool_)
-        #: True while ``_used`` has changed by our own moves alone.
-        self._own_usage = False
+        self._room = NodeRoom(self._rank)
         self._queue = PathQueues.empty()
         #: ``{id: batch}``
         self._in_flight: dict[int, MoveBatch] = {}
@@ -165,15 +156,9 @@ class MigrationState:
         if len(self._retry):
             self._retry.forget_rested(now_ns)
 
-    def _learn_usage(self, usage: Usage) -> None:
-        self._capacity[:] = usage.capacity_pages[: len(self._capacity)]
-        self._used[:] = usage.used_pages[: len(self._used)]
-        self._full[:] = False
-        self._own_usage = False
-
     def _tick(self, event: Tick) -> None:
         if event.usage is not None:
-            self._learn_usage(event.usage)
+            self._room.learn(event.usage)
         self._requeue(self._retry.release_due(event.now_ns))
 
     def _requeue(self, row: NDArray[np.intp]) -> None:
@@ -188,7 +173,7 @@ class MigrationState:
             )
 
     def _plan_arrived(self, event: PlanArrived) -> None:
-        self._learn_usage(event.usage)
+        self._room.learn(event.usage)
         self._void_queue()
         self._refresh_retries(event.node)
         moves = event.moves
@@ -289,36 +274,34 @@ class MigrationState:
         size = np.array([len(b.page) for b in batches])
         node = np.array([b.node[0] for b in batches])
         src = np.array([b.src[0] for b in batches])
-        np.subtract.at(self._arriving, node, size)
-        np.subtract.at(self._leaving, src, size)
         self._in_flight_pages -= len(page)
         totals = self._totals
         totals.batches += len(batches)
         totals.tried += len(page)
         totals.cost_ns += sum(e.cost_ns for e in events)
         ok = errno == 0
+        moved = size
         if not ok.all():
             bad = ~ok
             to, of = np.repeat(node, size)[bad], np.repeat(src, size)[bad]
             self._failed(page[bad], to, of, errno[bad])
             page = page[ok]
             starts = np.concatenate([[0], np.cumsum(size)[:-1]])
-            size = np.add.reduceat(ok, starts, dtype=np.int64)
+            moved = np.add.reduceat(ok, starts, dtype=np.int64)
         self._retry.forget(page)
-        np.add.at(self._used, node, size)
-        np.subtract.at(self._used, src, size)
+        self._room.end(src, node, size, moved)
         up, lateral = (
             self._rank[node] < self._rank[src],
             self._rank[node] == self._rank[src],
         )
-        promoted, same = int(size[up].sum()), int(size[lateral].sum())
+        promoted, same = int(moved[up].sum()), int(moved[lateral].sum())
         totals.applied += len(page)
         totals.promoted += promoted
         totals.lateral += same
         totals.demoted += len(page) - promoted - same
-        went_up = np.repeat(up, size)
+        went_up = np.repeat(up, moved)
         if same:
-            crossed = ~np.repeat(lateral, size)
+            crossed = ~np.repeat(lateral, moved)
             page, went_up = page[crossed], went_up[crossed]
         totals.ping_pong += self._last_move.record(self._now_ns, page, went_up)
 
@@ -333,7 +316,7 @@ class MigrationState:
         for code, count in zip(*np.unique(errno, return_counts=True), strict=True):
             totals.errno[int(code)] = totals.errno.get(int(code), 0) + int(count)
         passes = np.isin(errno, TRANSIENT)
-        self._full[node[errno == TRANSIENT[2]]] = True
+        self._room.close(node[errno == TRANSIENT[2]])
         totals.dropped += int(np.count_nonzero(~passes))
         self._retry.forget(page[~passes])
         if passes.any():
@@ -342,13 +325,6 @@ class MigrationState:
             )
 
     # -- instructions -----------------------------------------------------
-
-    def _room(self, node: int) -> int:
-        """Return the free pages of a node that nothing in flight will take."""
-        if self._full[node]:
-            return 0
-        free = self._capacity[node] - self._used[node] - self._arriving[node]
-        return max(int(free), 0)
 
     def _budget(self) -> int:
         allowed = _UNLIMITED if self._quota is None else int(self._tokens)
@@ -364,52 +340,25 @@ class MigrationState:
         down = [p for p in waiting if rank[p[1]] > rank[p[0]]]
         up = [p for p in waiting if rank[p[1]] <= rank[p[0]]]
         instructions: list[MoveBatch] = []
-        promote = queue.pick(up, budget, self._rooms(up))
+        promote = queue.pick(up, budget, self._room.into(up))
         self._start(promote, instructions)
         budget -= sum(promote.values())
         if not down or budget <= 0:
             return instructions
-        need, promised = self._shortage(up, down)
+        need, promised = self._room.shortage(queue.waiting, up, down)
         # What demotions in flight make room for is to be tried out of this budget.
         budget -= min(promised, budget)
-        make_room = queue.pick(down, budget // 2, self._rooms(down), need)
+        make_room = queue.pick(down, budget // 2, self._room.into(down), need)
         self._start(make_room, instructions)
         budget -= 2 * sum(make_room.values())
         if budget > 0:
-            self._start(queue.pick(down, budget, self._rooms(down)), instructions)
+            self._start(queue.pick(down, budget, self._room.into(down)), instructions)
         return instructions
-
-    def _rooms(self, paths: list[Path]) -> dict[int, int]:
-        return {node: self._room(node) for node in {p[1] for p in paths}}
-
-    def _shortage(self, up: list[Path], down: list[Path]) -> tuple[dict[int, int], int]:
-        """Return the pages that must leave each node, and room on its way.
-
-        Fastest tier first: what leaves a node wants room in the next.
-        """
-        waiting = self._queue.waiting
-        wanted = dict.fromkeys((n for p in (*up, *down) for n in p), 0)
-        for path in up:
-            wanted[path[1]] += waiting.get(path, 0)
-        need: dict[int, int] = {}
-        promised = 0
-        for node in sorted(wanted, key=lambda n: (int(self._rank[n]), n)):
-            short = max(wanted[node] - self._room(node), 0)
-            coming = min(short, int(self._leaving[node]))
-            promised += coming
-            left = need[node] = short - coming
-            for path in down:
-                if path[0] == node:
-                    going = min(left, waiting.get(path, 0))
-                    wanted[path[1]] += going
-                    left -= going
-        return need, promised
 
     def _start(self, count: Mapping[Path, int], out: list[MoveBatch]) -> None:
         """Turn the heads of queues into batches."""
         for (src, node), total in count.items():
-            if total > self._room(node):
-                raise AssertionError(f"node {node}: {total} pages into less room")
+            self._room.start((src, node), total)
             page, to, of = self._queue.take((src, node), total)
             for at in range(0, total, self._batch_pages):
                 to_at = slice(at, at + self._batch_pages)
@@ -417,10 +366,7 @@ class MigrationState:
                 self._in_flight[self._next_id] = batch
                 self._next_id += 1
                 out.append(batch)
-            self._arriving[node] += total
-            self._leaving[src] += total
             self._in_flight_pages += total
-            self._own_usage = True
             if self._quota is not None:
                 self._tokens -= total
 
@@ -439,7 +385,7 @@ class MigrationState:
         waits = int(np.count_nonzero(retry.waiting))
         on_way = np.concatenate([flying_pages, queued])
         held = retry.page[retry.out]
-        checks = {
+        checks = self._room.holds(len(flying_pages)) | {
             "queue length": len(queued) == len(self._queue),
             "in flight": len(flying_pages) == self._in_flight_pages,
             "no page twice": len(np.unique(on_way)) == len(on_way),
@@ -453,18 +399,11 @@ class MigrationState:
             "tried is the sum of ends": self._totals.tried
             == self._totals.applied + sum(self._totals.errno.values()),
             "moves change the node": bool((node != src).all()),
-            "arriving": int(self._arriving.sum()) == len(flying_pages),
-            "leaving": int(self._leaving.sum()) == len(flying_pages),
-            "nothing negative": bool((self._arriving >= 0).all())
-            and bool((self._leaving >= 0).all())
-            and self._tokens >= 0,
+            "tokens": self._tokens >= 0,
             "quota": self._quota is None
             or self._totals.tried + len(flying_pages)
             <= self._quota * (self._now_ns - self._start_ns) / NS_PER_S + 1e-6,
         }
-        if self._own_usage:
-            over = self._used + self._arriving > np.maximum(self._capacity, self._used)
-            checks["capacity"] = not over.any()
         broken = [name for name, holds in checks.items() if not holds]
         if broken:
             raise AssertionError(f"migration state: broken: {', '.join(broken)}")
@@ -481,7 +420,7 @@ class MigrationState:
             "resting_pages": int(
                 np.count_nonzero(~self._retry.waiting & ~self._retry.out)
             ),
-            "room_pages": [self._room(n) for n in range(len(self._rank))],
+            "room_pages": [self._room.free(n) for n in range(len(self._rank))],
             "moved_bytes": self._totals.applied * PAGE_BYTES,
             "totals": asdict(self._totals),
         }
