@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 
-def encode_json(value: Any, *, indent: int | None = None) -> bytes:  # noqa: ANN401  # any JSON value
+def encode_json(value: Any, *, indent: int | None = None) -> bytes:
     """Return JSON; numpy scalars and arrays are written as what they hold.
 
     Raises:
@@ -15,7 +15,7 @@ def encode_json(value: Any, *, indent: int | None = None) -> bytes:  # noqa: ANN
     return text if indent is None else msgspec.json.format(text, indent=indent)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  # the hook of msgspec
+def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy scalar or array, without importing numpy
         return value.tolist()
     raise TypeError(f"JSON: cannot write a {type(value).__name__}")

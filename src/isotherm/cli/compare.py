@@ -1,0 +1,306 @@
+"""``isotherm compare``: policies side by side, with the bounds."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isotherm.cli.options import (
+    at_least,
+    check_all,
+    parse_hints,
+    parse_list,
+    parse_pairs,
+    parse_rate,
+    parse_ratio,
+)
+from isotherm.cli.output import (
+    note,
+    print_json,
+    print_table,
+    print_text,
+    progress_bar,
+    start_logging,
+    table,
+)
+from isotherm.lab import catalogue
+
+EPILOGUE = """\
+Examples:
+  isotherm compare --policies isotherm,tpp,memtis --workloads gups,drift
+  isotherm compare --policies all --workloads zipf --fast-ratios 1/2,1/5,1/9 \\
+      --report zipf.html
+  isotherm compare --policies all --workloads all --seeds 1,2,3 \\
+      --out grid.parquet
+  isotherm compare --policies isotherm,tpp --workloads trace.parquet --rate 10 \\
+      --json
+
+first-touch and the bounds all-fast, all-slow, static-oracle and clairvoyant
+are always run beside what was asked for. Runs that are in --out FILE are not
+made again; an interrupted grid goes on where it stopped.
+
+Overhead: one process per core unless --jobs says otherwise.
+"""
+
+app = App(name="compare", help_epilogue=EPILOGUE, help_format="plaintext")
+
+#: A table of this many ratios still fits 80 columns.
+MAX_RATIOS = 5
+
+
+@app.default
+def compare(
+    *,
+    policies: Annotated[str, Parameter(name=["--policies", "--policy"])] = "all",
+    workloads: Annotated[str, Parameter(name=["--workloads", "--workload"])] = "zipf",
+    machines: Annotated[str, Parameter(name=["--machines", "--machine"])] = "dram-cxl",
+    fast_ratios: Annotated[
+        str, Parameter(name=["--fast-ratios", "--fast-ratio"])
+    ] = "0.2",
+    seeds: Annotated[str, Parameter(name=["--seeds", "--seed"])] = "1",
+    rates: Annotated[str | None, Parameter(name=["--rates", "--rate"])] = None,
+    placements: Annotated[
+        str, Parameter(name=["--placements", "--placement"])
+    ] = "random",
+    sampling_periods: Annotated[
+        str, Parameter(name=["--sampling-periods", "--sampling-period"])
+    ] = "2000",
+    pages: int | None = None,
+    accesses: int | None = None,
+    hints: str | None = None,
+    epoch: float = 0.5,
+    memory_bound: float | None = None,
+    option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    report: Path | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Compare policies on workloads, machines and fast-memory ratios.
+
+    Parameters
+    ----------
+    policies
+        Comma list of policies, or all.
+    workloads
+        Comma list of generators, TOML workloads and traces, or all.
+    machines
+        Comma list of machines, TOML machines and topologies, or all.
+    fast_ratios
+        Comma list of fast memory over footprint: 0.5,0.2 or 1/2,1/5.
+    seeds
+        Comma list; tables show the mean over seeds.
+    rates
+        Comma list of accesses per page per second (default 10; a trace: its
+        own times, which the word trace asks for).
+    placements
+        Comma list of random, first-access.
+    sampling_periods
+        Comma list of accesses per sample.
+    pages
+        Footprint of generators in 4 KiB pages (default 32768).
+    accesses
+        Stop after so many (default: 120 simulated seconds, a trace's end).
+    hints
+        Comma list of sampling, accessed-bit, hint-fault, region, or none
+        (default: all of the machine that the policy uses).
+    epoch
+        Simulated seconds between decisions.
+    memory_bound
+        Share of time spent waiting for memory when all of it is fast.
+    option
+        A parameter of the policies, name=value; may be repeated.
+    workload_option
+        A parameter of the generators, name=value; may be repeated.
+    jobs
+        Processes (default: one per core); results do not depend on it.
+    scheduler
+        Address of a Dask scheduler to run on instead.
+    report
+        Write a self-contained HTML report to this file.
+    out
+        Keep finished runs in this Parquet file, and go on from it.
+    json
+        Print one JSON document with raw units.
+    """
+    start_logging()
+    at_least("jobs", jobs, 1)
+    at_least("pages", pages, 1)
+    at_least("accesses", accesses, 1)
+    at_least("epoch", epoch, 1e-6)
+    chosen = {
+        "policies": _names(policies, catalogue.POLICIES, catalogue.check_policy),
+        "workloads": _names(workloads, catalogue.WORKLOADS, catalogue.check_workload),
+        "machines": _names(machines, catalogue.machines(), catalogue.check_machine),
+    }
+    ratios = parse_list(fast_ratios, parse_ratio, "fast ratios")
+    seed_list = parse_list(seeds, int, "seeds")
+    period_list = parse_list(sampling_periods, int, "sampling periods")
+    at_least("sampling periods", min(period_list), 1)
+    pace = None if rates is None else parse_list(rates, parse_rate, "rates")
+    placement_list = parse_list(placements, catalogue.check_placement, "placements")
+    mechanisms = parse_hints(hints)
+    options = parse_pairs(option or (), "option")
+    workload_options = parse_pairs(workload_option or (), "workload option")
+    for path in (report, out):
+        check_writable(path)
+
+    # The simulator brings numba: 0.5 s that a wrong option must not wait for.
+    from isotherm.lab.compare import compare as run  # noqa: PLC0415
+    from isotherm.lab.grid import Grid  # noqa: PLC0415
+    from isotherm.lab.simulate import SimulationSpec  # noqa: PLC0415
+    from isotherm.lab.store import ResultStore  # noqa: PLC0415
+
+    common = SimulationSpec(
+        policy="isotherm",
+        workload="zipf",
+        pages=pages,
+        accesses=accesses,
+        hints=mechanisms,
+        epoch_s=epoch,
+        memory_bound=memory_bound,
+        options=options,
+        workload_options=workload_options,
+    )
+    grid = Grid(
+        policies=chosen["policies"],
+        workloads=chosen["workloads"],
+        machines=chosen["machines"],
+        fast_ratios=ratios,
+        seeds=seed_list,
+        rates=pace,
+        placements=placement_list,
+        sampling_periods=period_list,
+        common=common,
+    )
+    specs = grid.specs()
+    keep = None
+    if report is not None:
+        from isotherm.lab.report import timeline_wanted  # noqa: PLC0415
+
+        keep = timeline_wanted(specs)
+    store = nullcontext() if out is None else ResultStore(out)
+    with store as kept, progress_bar("comparing") as bar:
+        found = run(
+            specs,
+            jobs=jobs,
+            scheduler=scheduler,
+            store=kept,
+            keep_timeline=keep,
+            progress=bar,
+        )
+    if found.resumed:
+        note(f"{found.resumed} of {len(specs)} runs were finished before, in {out}")
+    for failure in found.errors:
+        note(f"left out: {failure['error']}")
+    if report is not None:
+        from isotherm.lab.report import write_report  # noqa: PLC0415
+
+        write_report(report, found.results, found.timelines)
+    if json:
+        document: dict[str, Any] = {"results": found.results}
+        if found.errors:
+            document["errors"] = found.errors
+        print_json(document)
+    else:
+        print_results(found.results)
+    if report is not None:
+        note(f"report: {report}")
+    return 0
+
+
+def check_writable(path: Path | None) -> None:
+    """Check that a file can be written before an hour of work.
+
+    Raises:
+        UsageError: Its directory does not exist, or it is a directory.
+    """
+    from isotherm.core.errors import UsageError  # noqa: PLC0415  # only here
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory, expected a file to write")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent}: no such directory")
+
+
+def _names(text: str, known: Any, check: Any) -> Sequence[str]:  # two shapes
+    if text == "all":
+        return list(known)
+    return check_all(check, parse_list(text, str, "names"))
+
+
+def print_results(results: Sequence[Any]) -> None:
+    """Print one table per setting, and who wins."""
+    from isotherm.lab.summary import headline, settings_of  # noqa: PLC0415  # small
+
+    for setting, rows in settings_of(results):
+        _print_setting(setting, rows)
+    title, sentences = headline(results)
+    _print_wrapped(title + ".")
+    for sentence in sentences:
+        _print_wrapped(sentence)
+
+
+def _print_setting(setting: tuple[Any, ...], rows: Sequence[Any]) -> None:
+    from isotherm.lab.summary import ORDER, mean, name_of  # noqa: PLC0415
+
+    machine, workload, rate, placement, period = setting
+    ratios = sorted({row["fast_ratio"] for row in rows}, reverse=True)
+    seeds = len({row["seed"] for row in rows})
+    pace = "own times" if rate is None else f"{rate:g} a page and second"
+    title = f"{name_of(workload)} on {name_of(machine)}"
+    under = f"{pace}, {placement} placement, a sample per {period}"
+    if seeds > 1:
+        under += f", mean of {seeds} seeds"
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+
+    def pick(policy: str, name: str, ratio: float) -> float | None:
+        return mean(
+            row[name]
+            for row in rows
+            if row["policy"] == policy and row["fast_ratio"] == ratio
+        )
+
+    def order(policy: str) -> tuple[int, float]:
+        place = ORDER.index(policy) if policy in ORDER else len(ORDER)
+        last = 1 if policy == "all-slow" else 0
+        return (place + last, pick(policy, "slowdown", ratios[-1]) or 0.0)
+
+    policies.sort(key=order)
+    print_text(title)
+    print_text(f"  {under}")
+    for start in range(0, len(ratios), MAX_RATIOS):
+        block = ratios[start : start + MAX_RATIOS]
+        one = len(ratios) == 1
+        columns = [("policy", "left")]
+        columns += [(f"{ratio:.3g} fast", "right") for ratio in block]
+        if one:
+            columns += [
+                (text, "right") for text in ("regret", "served fast", "moves/page")
+            ]
+        made = table(columns)
+        for policy in policies:
+            cells = [_number(pick(policy, "slowdown", ratio), 3) for ratio in block]
+            if one:
+                cells.append(_number(pick(policy, "regret", block[0]), 2))
+                share = pick(policy, "fast_share", block[0])
+                cells.append("" if share is None else f"{share:.1%}")
+                cells.append(_number(pick(policy, "moves_per_page", block[0]), 2))
+            made.add_row(policy, *cells)
+        print_table(made)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _print_wrapped(text: str) -> None:
+    import textwrap  # noqa: PLC0415  # only for people
+
+    print_text(textwrap.fill(text, 80))

@@ -1,0 +1,142 @@
+"""``isotherm VERB``: verbs are imported only when they are called."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from isotherm import __version__
+from isotherm.core.errors import IsothermError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+#: Verb, where it lives, its line in ``isotherm --help``.
+VERBS = (
+    (
+        "demo",
+        "isotherm.cli.demo:app",
+        "The main job on recorded workloads, with a report.",
+    ),
+    ("simulate", "isotherm.cli.simulate:app", "One policy, one workload, one machine."),
+    ("compare", "isotherm.cli.compare:app", "Policies side by side, with the bounds."),
+    ("explain", "isotherm.cli.explain:app", "Why a page range is where it is."),
+    (
+        "topology",
+        "isotherm.cli.topology:app",
+        "Nodes, tiers, initiators, and who said so.",
+    ),
+    ("trace", "isotherm.cli.trace:app", "Import, record and look at traces."),
+)
+
+EPILOGUE = """\
+Data goes to stdout, everything else to stderr. --json prints raw units.
+--debug (or ISOTHERM_DEBUG=1) shows the traceback of an unexpected error.
+Exit codes: 0 done, 1 failed, 2 usage, 3 unsupported here, 4 not permitted,
+5 target gone, 130 interrupted.
+
+Start with: isotherm demo
+"""
+
+
+def build_app() -> "App":
+    """Return the command line; no verb is imported."""
+    from cyclopts import App  # noqa: PLC0415  # after the fast paths of main()
+
+    app = App(
+        name="isotherm",
+        help="Memory tiering for Linux: move a page only when the move pays.",
+        help_epilogue=EPILOGUE,
+        help_format="plaintext",
+        version=__version__,
+    )
+    for place, (name, target, line) in enumerate(VERBS):
+        app.command(target, name=name, help=line, sort_key=place)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; prints errors itself."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug, words = _take_debug(words)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone: that is no error. Python would
+        # complain about stdout at exit, so point it elsewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except IsothermError as error:
+        if debug:
+            _traceback()
+        _say(f"error: {error.message}")
+        if error.hint:
+            _say(f"  hint: {error.hint}")
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
+        if debug:
+            _traceback()
+        _say(f"error: unexpected {type(error).__name__}: {error}")
+        _say("  hint: isotherm --debug shows where")
+        return EXIT_FAILED
+    return code
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import CycloptsError  # noqa: PLC0415  # 0.05 s
+
+    from isotherm.cli.output import error_console, help_console  # noqa: PLC0415
+
+    try:
+        answer = build_app()(
+            words,
+            console=help_console(),
+            error_console=error_console(),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        _say(f"error: {_one_line(str(error))}")
+        _say(f"  hint: isotherm {_help_of(words)}--help")
+        return EXIT_USAGE
+    return answer if isinstance(answer, int) else 0
+
+
+def _take_debug(words: list[str]) -> tuple[bool, list[str]]:
+    """Take ``--debug`` out of the words before a ``--``."""
+    end = words.index("--") if "--" in words else len(words)
+    mine = [word for word in words[:end] if word != "--debug"]
+    debug = len(mine) < end or os.environ.get("ISOTHERM_DEBUG", "0") not in ("", "0")
+    return debug, mine + words[end:]
+
+
+def _help_of(words: list[str]) -> str:
+    names = {name for name, _, _ in VERBS}
+    return f"{words[0]} " if words and words[0] in names else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def _traceback() -> None:
+    import traceback  # noqa: PLC0415  # only for an error
+
+    traceback.print_exc()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Parsing what verbs share: comma lists, ratios, name=value pairs."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import TypeVar
+
+from isotherm.core.errors import UsageError
+from isotherm.lab.catalogue import check_hint
+
+T = TypeVar("T")
+
+
+def parse_ratio(text: str) -> float:
+    """Return a share in (0, 1], written as 0.2, 1/5 or 20%.
+
+    Raises:
+        UsageError: It is none.
+
+    >>> parse_ratio("1/5"), parse_ratio("0.2"), parse_ratio("20%")
+    (0.2, 0.2, 0.2)
+    """
+    try:
+        if text.endswith("%"):
+            value = float(Fraction(text[:-1]) / 100)
+        else:
+            value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UsageError(
+            f"fast ratio: expected a share in (0, 1], got {text!r}",
+            hint="fast memory over footprint: 0.2, 1/5 or 20%",
+        )
+    return value
+
+
+def parse_rate(text: str) -> float | None:
+    """Return accesses per page per second; None for ``trace``: its own times.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == "trace":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(
+            f"rate: expected accesses per page per second > 0, or trace, got {text!r}"
+        )
+    return value
+
+
+def parse_list(text: str, parse: Callable[[str], T], what: str) -> list[T]:
+    """Return the items of a comma list, none twice, each parsed.
+
+    Raises:
+        UsageError: The list is empty or an item is wrong.
+
+    >>> parse_list("1,2,1", int, "seeds")
+    [1, 2]
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError(f"{what}: expected a comma-separated list, got {text!r}")
+    items = []
+    for word in words:
+        try:
+            items.append(parse(word))
+        except ValueError:
+            raise UsageError(f"{what}: expected a number, got {word!r}") from None
+    return list(dict.fromkeys(items))
+
+
+def parse_hints(text: str | None) -> tuple[str, ...] | None:
+    """Return mechanisms; None: all of the machine that the policy uses.
+
+    Raises:
+        UsageError: A mechanism is not known.
+
+    >>> parse_hints("sampling,accessed-bit")
+    ('sampling', 'accessed-bit')
+    >>> parse_hints("none")
+    ()
+    """
+    if text is None:
+        return None
+    if text == "none":
+        return ()
+    return tuple(parse_list(text, check_hint, "hints"))
+
+
+def parse_pairs(words: Iterable[str], what: str) -> dict[str, float]:
+    """Return ``name=value`` words as a mapping.
+
+    Raises:
+        UsageError: A word is no such pair, or a name comes twice.
+
+    >>> parse_pairs(["half_life=60", "ridge=4"], "option")
+    {'half_life': 60.0, 'ridge': 4.0}
+    """
+    pairs: dict[str, float] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not sign or math.isnan(number):
+            raise UsageError(f"{what}: expected name=number, got {word!r}")
+        if name in pairs:
+            raise UsageError(f"{what}: {name} is given twice")
+        pairs[name] = number
+    return pairs
+
+
+def at_least(what: str, value: float | None, least: float) -> None:
+    """Check that a number is not too small.
+
+    Raises:
+        UsageError: It is.
+    """
+    if value is not None and not value >= least:
+        raise UsageError(f"{what}: expected at least {least:g}, got {value:g}")
+
+
+def check_all(check: Callable[[str], str], names: Sequence[str]) -> Sequence[str]:
+    """Return the names when every one of them passes ``check``."""
+    return [check(name) for name in names]

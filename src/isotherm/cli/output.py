@@ -1,0 +1,132 @@
+"""Where output goes: data to stdout, everything else to stderr."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: Human output fits a terminal of 80 columns.
+MAX_COLUMNS = 80
+
+
+def _console(*, stderr: bool) -> Console:
+    """Return a console of at most 80 columns; colour only on a terminal.
+
+    rich itself honours ``NO_COLOR`` and finds out whether it is a terminal.
+    """
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    console.width = min(console.width, MAX_COLUMNS)
+    return console
+
+
+def help_console() -> Console:
+    """Return the console for help and data."""
+    return _console(stderr=False)
+
+
+def error_console() -> Console:
+    """Return the console for errors and progress."""
+    return _console(stderr=True)
+
+
+def print_json(value: Any) -> None:  # any JSON value
+    """Print one JSON document with raw units to stdout."""
+    from isotherm.observability.jsonable import encode_json  # noqa: PLC0415  # only here
+
+    sys.stdout.write(encode_json(value, indent=1).decode() + "\n")
+
+
+def print_text(text: str = "") -> None:
+    """Print lines for people to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """Print a remark to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def table(columns: Sequence[tuple[str, str]], *, title: str | None = None) -> "Table":
+    """Return an empty table; columns are (heading, "left" or "right")."""
+    from rich import box  # noqa: PLC0415  # only where a table is drawn
+    from rich.table import Table  # noqa: PLC0415  # likewise
+
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for heading, side in columns:
+        made.add_column(heading, justify="right" if side == "right" else "left")
+    return made
+
+
+def print_table(made: "Table") -> None:
+    """Print a table to stdout."""
+    help_console().print(made)
+
+
+class Progress(Protocol):
+    """Tells how far the work is."""
+
+    def __call__(self, done: float, total: float | None = 1.0) -> None:
+        """Show ``done`` of ``total``; None: nobody knows."""
+        ...
+
+
+def _silent(done: float, total: float | None = 1.0) -> None:
+    """Show nothing."""
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """Show a bar on stderr while the block runs, if that is a terminal."""
+    console = error_console()
+    if not console.is_terminal:
+        yield _silent
+        return
+    from rich.progress import (  # noqa: PLC0415  # only on a terminal
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+
+        def show(done: float, total: float | None = 1.0) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+def start_logging() -> None:
+    """Send structured logs to stderr, one plain line each."""
+    import logging  # noqa: PLC0415  # only when a verb runs
+
+    import structlog  # noqa: PLC0415  # likewise
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

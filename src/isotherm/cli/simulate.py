@@ -1,0 +1,241 @@
+"""``isotherm simulate``: one policy, one workload, one machine."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isotherm.cli.options import (
+    at_least,
+    parse_hints,
+    parse_pairs,
+    parse_rate,
+    parse_ratio,
+)
+from isotherm.cli.output import (
+    MAX_COLUMNS,
+    print_json,
+    print_table,
+    print_text,
+    progress_bar,
+    start_logging,
+    table,
+)
+from isotherm.core.units import PAGE_BYTES, render_bytes, render_ns
+from isotherm.lab import catalogue
+
+EPILOGUE = """\
+Examples:
+  isotherm simulate --list
+  isotherm simulate --policy isotherm --workload gups --fast-ratio 1/5
+  isotherm simulate --workload drift --policy tpp --json
+  isotherm simulate --workload trace.parquet --rate 10 --record run
+  isotherm explain run --pages 0-63
+
+Overhead: everything is simulated; nothing of this host is looked at or moved.
+"""
+
+app = App(name="simulate", help_epilogue=EPILOGUE, help_format="plaintext")
+
+
+@app.default
+def simulate(
+    *,
+    policy: str = "isotherm",
+    workload: str = "zipf",
+    machine: str = "dram-cxl",
+    fast_ratio: str = "0.2",
+    pages: int | None = None,
+    accesses: int | None = None,
+    seed: int = 1,
+    rate: str | None = None,
+    placement: str = "random",
+    hints: str | None = None,
+    sampling_period: int = 2000,
+    epoch: float = 0.5,
+    memory_bound: float | None = None,
+    option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    record: Path | None = None,
+    list_: Annotated[
+        bool, Parameter(name="--list", negative=(), show_default=False)
+    ] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Run one policy on one workload on one simulated machine.
+
+    Parameters
+    ----------
+    policy
+        Name of a policy or a bound.
+    workload
+        Name of a generator, a TOML workload, or a trace.
+    machine
+        Name of a machine, a TOML machine, or a recorded topology.
+    fast_ratio
+        Fast memory over the workload's footprint: 0.2, 1/5 or 20%.
+    pages
+        Footprint of a generator in 4 KiB pages (default 32768).
+    accesses
+        Stop after so many (default: 120 simulated seconds, a trace's end).
+    seed
+        For every random choice; the same seed gives the same result.
+    rate
+        Accesses per page per second (default 10; a trace: its own times).
+    placement
+        Where pages are at the start: random or first-access.
+    hints
+        Comma list of sampling, accessed-bit, hint-fault, region, or none
+        (default: all of the machine that the policy uses).
+    sampling_period
+        Accesses per sample.
+    epoch
+        Simulated seconds between decisions.
+    memory_bound
+        Share of time spent waiting for memory when all of it is fast;
+        adds app_slowdown, in which computing counts too.
+    option
+        A parameter of the policy, name=value; may be repeated.
+    workload_option
+        A parameter of the generator, name=value; may be repeated.
+    record
+        Keep what isotherm explain reads in this directory.
+    list_
+        List policies, workloads, machines and hints.
+    json
+        Print one JSON document with raw units.
+    """
+    start_logging()
+    if list_:
+        _print_list(as_json=json)
+        return 0
+    at_least("pages", pages, 1)
+    at_least("accesses", accesses, 1)
+    at_least("sampling period", sampling_period, 1)
+    at_least("epoch", epoch, 1e-6)
+    catalogue.check_policy(policy)
+    catalogue.check_workload(workload)
+    catalogue.check_machine(machine)
+    catalogue.check_placement(placement)
+    ratio = parse_ratio(fast_ratio)
+    mechanisms = parse_hints(hints)
+    options = parse_pairs(option or (), "option")
+    workload_options = parse_pairs(workload_option or (), "workload option")
+    pace = None if rate is None else parse_rate(rate)
+
+    # The simulator brings numba: 0.5 s that a wrong option must not wait for.
+    from isotherm.lab.grid import default_rate  # noqa: PLC0415
+    from isotherm.lab.simulate import SimulationSpec  # noqa: PLC0415
+    from isotherm.lab.simulate import simulate as run  # noqa: PLC0415
+    from isotherm.observability.recorder import Recorder  # noqa: PLC0415
+
+    spec = SimulationSpec(
+        policy=policy,
+        workload=workload,
+        machine=machine,
+        fast_ratio=ratio,
+        pages=pages,
+        accesses=accesses,
+        seed=seed,
+        rate=default_rate(workload) if rate is None else pace,
+        placement=placement,
+        hints=mechanisms,
+        sampling_period=sampling_period,
+        epoch_s=epoch,
+        memory_bound=memory_bound,
+        options=options,
+        workload_options=workload_options,
+    )
+    total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
+    with progress_bar(f"{policy} on {Path(workload).name}") as bar:
+
+        def progress(done_s: float) -> None:
+            bar(done_s, total_s)
+
+        if record is None:
+            result = run(spec, progress=progress)
+        else:
+            with Recorder(record) as recorder:
+                result = run(spec, recorder=recorder, progress=progress)
+    if json:
+        print_json(result)
+    else:
+        _print_result(result)
+        if record is not None:
+            print_text(f"recorded in {record}: isotherm explain {record} --pages 0-63")
+    return 0
+
+
+def _expected_seconds(
+    workload: str, pages: int | None, accesses: int | None, rate: float | None
+) -> float | None:
+    """Return simulated seconds to come, for the bar; None of a trace."""
+    if not catalogue.is_generator(workload):
+        return None
+    if accesses is None or rate is None:
+        return 120.0
+    return accesses / (rate * (pages or 32768))
+
+
+def _print_list(*, as_json: bool) -> None:
+    parts: dict[str, Mapping[str, str]] = {
+        "policies": catalogue.POLICIES,
+        "bounds": catalogue.BOUNDS,
+        "workloads": catalogue.WORKLOADS,
+        "traces": catalogue.traces(),
+        "machines": catalogue.machines(),
+        "hints": {str(name): text for name, text in catalogue.HINTS.items()},
+        "placements": catalogue.PLACEMENTS,
+    }
+    if as_json:
+        print_json(parts)
+        return
+    for kind, names in parts.items():
+        print_text(kind)
+        for name, text in names.items():
+            wrapped = textwrap.wrap(text, MAX_COLUMNS - 18)
+            for start, line in zip([name, *[""] * len(wrapped)], wrapped, strict=False):
+                print_text(f"  {start:<15} {line}")
+        print_text()
+    print_text(
+        "A file serves as well: a trace, a TOML workload, a TOML machine, a topology."
+    )
+
+
+def _print_result(result: Mapping[str, Any]) -> None:
+    made = table(
+        [("", "left"), ("", "right"), ("", "left")],
+        title=f"{result['policy']} on {Path(result['workload']).name},"
+        f" {Path(result['machine']).name}, fast memory {result['fast_ratio']:.1%}",
+    )
+    made.show_header = False
+    moved = f"{result['promoted_pages']} up, {result['demoted_pages']} down"
+    if result["ping_pong_pages"]:
+        moved += f", {result['ping_pong_pages']} back and forth"
+    rate = result["rate"]
+    work = f"{result['accesses'] / 1e6:.3g} M accesses in {result['simulated_s']:.4g} s"
+    if rate is not None:
+        work += f", {rate:g} a page and second"
+    speed = (
+        f"{result['accesses_per_wall_s'] / 1e6:.3g} M accesses/s,"
+        f" and {result['setup_s']:.2f} s of set-up"
+    )
+    looking = result.get("hints") or ()
+    rows = [
+        ("slowdown", f"{result['slowdown']:.3f}", "1 is all memory fast"),
+        ("served fast", f"{result['fast_share']:.1%}", "of accesses"),
+        ("mean latency", render_ns(result["mean_latency_ns"]), "an access"),
+        ("moved", render_bytes(result["migrated_bytes"]), moved),
+        ("spent moving", render_ns(result["migration_time_ns"]), ""),
+        ("spent looking", render_ns(result["hint_overhead_ns"]), ", ".join(looking)),
+        ("workload", render_bytes(result["pages"] * PAGE_BYTES), work),
+        ("simulated in", f"{result['wall_s']:.2f} s", speed),
+    ]
+    if "app_slowdown" in result and result["app_slowdown"] is not None:
+        text = f"{result['app_slowdown']:.3f}"
+        rows.insert(1, ("of the program", text, "computing counted too"))
+    for row in rows:
+        made.add_row(*row)
+    print_table(made)

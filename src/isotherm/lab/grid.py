@@ -1,0 +1,117 @@
+"""From lists of policies, workloads, machines and ratios to the runs to be made."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from isotherm import __version__
+from isotherm.lab.catalogue import BOUNDS, is_bound, is_generator
+from isotherm.lab.simulate import SimulationSpec
+
+#: Run beside every comparison: without them a slowdown says little.
+REFERENCES: Final = ("first-touch", *BOUNDS)
+DEFAULT_RATE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is to be compared; every combination is one run.
+
+    ``rates`` may hold None: the trace's own times rule. ``common`` is what all
+    runs share; its own values for the axes are ignored.
+    """
+
+    policies: Sequence[str]
+    workloads: Sequence[str]
+    machines: Sequence[str] = ("dram-cxl",)
+    fast_ratios: Sequence[float] = (0.2,)
+    seeds: Sequence[int] = (1,)
+    rates: Sequence[float | None] | None = None
+    placements: Sequence[str] = ("random",)
+    sampling_periods: Sequence[int] = (2000,)
+    common: SimulationSpec = field(
+        default_factory=lambda: SimulationSpec(policy="isotherm", workload="zipf")
+    )
+
+    def specs(self) -> list[SimulationSpec]:
+        """Return every run, first-touch and the bounds included, none twice.
+
+        Runs of one workload and seed stand together, so that what they share
+        can be shared.
+        """
+        policies = list(dict.fromkeys([*self.policies, *REFERENCES]))
+        specs = []
+        for workload, seed, machine, placement in itertools.product(
+            self.workloads, self.seeds, self.machines, self.placements
+        ):
+            rates = self.rates
+            if rates is None:
+                rates = (default_rate(workload),)
+            for rate, ratio, period, policy in itertools.product(
+                rates, self.fast_ratios, self.sampling_periods, policies
+            ):
+                spec = replace(
+                    self.common,
+                    policy=policy,
+                    workload=workload,
+                    machine=machine,
+                    fast_ratio=ratio,
+                    seed=seed,
+                    rate=rate,
+                    placement=placement,
+                    sampling_period=period,
+                )
+                specs.append(_without_hints(spec) if _needs_none(policy) else spec)
+        return list({spec_key(spec): spec for spec in specs}.values())
+
+
+def default_rate(workload: str) -> float | None:
+    """Return 10 accesses per page per second, or None: a trace's own times."""
+    return DEFAULT_RATE if is_generator(workload) else None
+
+
+def _needs_none(policy: str) -> bool:
+    """Return whether hints and their period make no difference to a policy."""
+    return is_bound(policy) or policy == "first-touch"
+
+
+def _without_hints(spec: SimulationSpec) -> SimulationSpec:
+    """Return the same run for every hint setting, so that it is made once."""
+    return replace(spec, hints=None, sampling_period=2000, options={})
+
+
+def spec_values(spec: SimulationSpec) -> dict[str, Any]:
+    """Return a spec as plain JSON values."""
+    values: dict[str, Any] = msgspec.to_builtins(asdict(spec))
+    return values
+
+
+def spec_key(spec: SimulationSpec) -> str:
+    """Return a name for a run: equal names, equal results.
+
+    Of a file its size and time of change count; of isotherm the version.
+    """
+    values = spec_values(spec)
+    for name in ("workload", "machine"):
+        path = Path(values[name])
+        if path.exists():
+            stat = path.stat()
+            values[f"{name}_file"] = [
+                str(path.resolve()),
+                stat.st_size,
+                stat.st_mtime_ns,
+            ]
+    values["version"] = __version__
+    text = msgspec.json.encode(values, order="sorted")
+    return hashlib.sha256(text).hexdigest()[:24]
+
+
+def cells_done(specs: Iterable[SimulationSpec], done: Iterable[str]) -> int:
+    """Return how many of the runs are among the finished ones."""
+    keys = set(done)
+    return sum(spec_key(spec) in keys for spec in specs)
