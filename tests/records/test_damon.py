@@ -74,14 +74,14 @@ def test_tracepoint() -> None:
         head % b"10.200001" + b"target_id=0 nr_regions=2 8192-12288: 0 3",
         head % b"10.300000" + b"target_id=0 nr_regions=1 4096-12288: 2 1",
         b"# comment",
-        b"kd-7 [015] ..... 10.400000: damon_aggregated: target_id=1 nr_regions=1 0-4096: 20 1",
+        b"kd-7 [015] ..... 10.4: damon_aggregated: target_id=1 nr_regions=1 0-4096: 9",
     ]
     decoder = Aggregated()
     found = [s for s in map(decoder.decode, lines) if s is not None]
     assert [
         (0, 10_100_000_000, 10_200_000_000, [5, 0]),
         (0, 10_200_000_000, 10_300_000_000, [2]),
-        (1, 10_300_000_000, 10_400_000_000, [20]),
+        (1, 10_300_000_000, 10_400_000_000, [9]),
     ] == [
         (s.target, s.start_ns, s.end_ns, [r.nr_accesses for r in s.regions])
         for s in found
@@ -93,7 +93,8 @@ def test_json_in_order_of_time() -> None:
     document = b"""[
      {"target_id": 1, "intervals": {"sample_us": "5000", "aggr_us": "100,000"},
       "snapshots": [{"start_time": "200", "end_time": "300", "regions": [
-       {"start": "4,096", "end": "8,192", "nr_accesses": {"samples": null, "percent": 50}}]}]},
+       {"start": "4,096", "end": "8,192",
+        "nr_accesses": {"samples": null, "percent": 50}}]}]},
      {"target_id": null, "snapshots": [{"start_time": 100, "end_time": 200, "regions": [
        {"start": 0, "end": 4096, "nr_accesses": {"samples": 3}}]}]}
     ]"""

@@ -1,7 +1,7 @@
 """Fields out of lines of text."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isotherm.core.kernels import TWINS
@@ -53,6 +53,7 @@ def test_numbers_end_at_two_to_the_64() -> None:
 ALPHABET = st.sampled_from(list(b"0159afFxXlS \t,\r\n*#-=") + [10] * 4 + [32] * 6)
 
 
+@settings(deadline=None)
 @given(
     st.lists(ALPHABET, max_size=120).map(bytes),
     st.lists(st.integers(0, 2), min_size=1, max_size=4),

@@ -12,21 +12,27 @@ NS = 1_000_000_000
     [
         # perf mem record; perf script
         (
-            b"chromium-browse   46572 [002] 544966.882384:      10000 \t"
-            b"cpu_core/MEM_UOPS_RETIRED.LOAD_LATENCY/: 7ffdf1391b0c     10268100142 "
-            b"|OP LOAD|LVL L1 hit|SNP None|TLB L1 or L2 hit|LCK No|BLK    N/A"
-            b"    5   7    0   7fad7c47425d [unknown] (/usr/lib64/libglib-2.0.so)",
+            (
+                b"chromium-browse   46572 [002] 544966.882384:      10000 \t"
+                b"cpu_core/MEM_UOPS.LOAD_LATENCY/: 7ffdf1391b0c     10268100142 "
+                b"|OP LOAD|LVL L1 hit|SNP None|TLB L1 or L2 hit|LCK No|BLK    N/A"
+                b"    5   7    0   7fad7c47425d [unknown] (/usr/lib64/libglib-2.0.so)"
+            ),
             Sample(0x7FFDF1391B0C, False, 544966882384000, None),
         ),
         (
-            b" my app 12/34 [000] 1.000000001: 1 cpu/mem-stores/P: ffff80 5080144 "
-            b"|OP STORE|LVL L1 hit|SNP N/A",
+            (
+                b" my app 12/34 [000] 1.000000001: 1 cpu/mem-stores/P: ffff80 5080144 "
+                b"|OP STORE|LVL L1 hit|SNP N/A"
+            ),
             Sample(0xFFFF80, True, NS + 1, 12),
         ),
         # perf record -d; perf script -F +addr
         (
-            b"true 15041  2408.477527:  1 page-faults:  558841a3b1e0 __progname+0x0 "
-            b"(/usr/bin/true) ffffffff8177539a elf_load+0x28a ([kernel.kallsyms])",
+            (
+                b"true 15041  2408.477527:  1 page-faults: 558841a3b1e0 __progname+0x0 "
+                b"(/usr/bin/true) ffffffff8177539a elf_load+0x28a ([kernel.kallsyms])"
+            ),
             Sample(0x558841A3B1E0, None, 2408477527000, None),
         ),
         # perf script -F event,addr,time; -F addr

@@ -122,7 +122,7 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
         )
     try:
         found = msgspec.json.decode(document, type=Metadata)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise TraceFormatError(
             f"{path}: {METADATA_KEY.decode()}: {error}, expected trace metadata"
         ) from error

@@ -147,12 +147,17 @@ class TraceReader:
             else self._count()
         )
         self._pages = known[0]
+        rows = self._file.rows if self._file.rows is not None else self._nr_rows()
+        if known[0] > rows:
+            raise TraceFormatError(
+                f"{path}: {known[0]} pages in {rows} rows, expected no more than rows"
+            )
         self._info = TraceInfo(
             path=str(path),
             file_bytes=self._file.file_bytes,
             pages=known[0],
             accesses=known[1],
-            rows=self._file.rows if self._file.rows is not None else self._nr_rows(),
+            rows=rows,
             writes=known[2],
             duration_ns=known[3],
             columns=tuple(self._names),
