@@ -76,7 +76,7 @@ def test_moves_without_a_promise_are_not_followed():
 
 def test_sample_is_bounded_and_by_page():
     """100,000 moves leave at most 4096 entries, the same pages each time."""
-    ledger = GainLedger()
+    ledger = GainLedger(limit=4096)
     page = np.arange(100_000, dtype=np.uint32)
     open_moves(ledger, page)
     assert 1000 < len(ledger) <= 4096

@@ -22,6 +22,8 @@ _NOISE = 0.25
 #: Batches cheaper than so many pages count as if they cost so much: their error
 #: is in the fixed part, not in proportion.
 _FLOOR_PAGES = 16
+#: Less than this is rounding, not a negative cost.
+_ROUNDING_NS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +129,14 @@ class CostModel:
         for path in sorted(self._stale):
             gram = self._prior_gram[path] + self._gram[path]
             target = gram @ self._prior[path] + self._excess[path]
+            theta = np.linalg.solve(gram, target)
             free = np.ones(3, np.bool_)
-            theta = np.zeros(3)
             # What would be negative is zero, and the others fit around it.
-            while free.any():
-                theta[:] = 0.0
-                theta[free] = np.linalg.solve(gram[np.ix_(free, free)], target[free])
-                if (theta >= 0).all():
-                    break
+            while (theta < -_ROUNDING_NS).any():
                 free &= theta > 0
+                theta = np.zeros(3)
+                theta[free] = np.linalg.solve(gram[np.ix_(free, free)], target[free])
+            np.maximum(theta, 0.0, out=theta)
             self._theta[path] = theta
         self._stale.clear()
         return self._theta

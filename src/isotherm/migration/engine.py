@@ -142,7 +142,7 @@ class MigrationEngine:
         starts = np.concatenate([[0], np.cumsum(size)[:-1]])
         moved = np.add.reduceat(ok, starts, dtype=np.int64)
         path = np.array([(int(b.src[0]) << 8) | int(b.node[0]) for b in batches])
-        for key in np.unique(path).tolist():
+        for key in sorted(set(path.tolist())):
             on = path == key
             self.cost.observe(key >> 8, key & 255, moved[on], cost_ns[on])
         self._open_ledger(

@@ -55,7 +55,7 @@ class GainLedger:
         horizon_ns: A followed move is settled after this time.
     """
 
-    def __init__(self, limit: int = 4096, horizon_ns: int = 60 * NS_PER_S) -> None:
+    def __init__(self, limit: int = 1024, horizon_ns: int = 60 * NS_PER_S) -> None:
         self._limit = limit
         self._horizon_ns = horizon_ns
         #: Pages whose hash is below ``2**32 >> shift`` are followed.
@@ -92,7 +92,10 @@ class GainLedger:
             self._shift += 1
         rows = np.flatnonzero(self.sampled(page))
         if len(self._page) and len(rows):
-            self._close(np.isin(self._page, page[rows]))
+            again = np.sort(page[rows])
+            at = np.searchsorted(again, self._page)
+            np.minimum(at, len(again) - 1, out=at)
+            self._close(again[at] == self._page)
         while len(rows) + len(self._page) > self._limit:
             self._shift += 1
             self._keep(self.sampled(self._page))
