@@ -68,7 +68,8 @@ def key_html(policies: Sequence[str]) -> str:
         items.append(
             f'<li{own}><svg width="36" height="14" aria-hidden="true"'
             f' fill="{color}">'
-            f'<line x1="0" y1="7" x2="36" y2="7" stroke="{color}"'
+            f'<line x1="0" y1="7" x2="36" y2="7"'
+            f' stroke="{color}"'
             f' stroke-width="{width}"{dashes}/>{_MARKS[mark]}</svg>{escape(policy)}</li>'
         )
     items.append(

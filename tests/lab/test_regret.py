@@ -1,0 +1,82 @@
+"""Regret against the bounds, and what is judged otherwise."""
+
+from types import ModuleType
+
+import pytest
+
+from isotherm.lab.regret import judge
+
+
+def regret_of(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Return ``{policy: regret}`` of one cell."""
+    return {row["policy"]: row["regret"] for row in judge(rows)}
+
+
+def test_formula(samples: ModuleType) -> None:
+    """Regret is (policy - best bound) / (first-touch - best bound)."""
+    rows = [
+        samples.result("isotherm", 1.5),
+        samples.result("first-touch", 2.2),
+        samples.result("static-oracle", 1.3),
+        samples.result("clairvoyant", 1.2),
+    ]
+    found = regret_of(rows)
+    assert found["isotherm"] == pytest.approx(0.3)
+    assert found["first-touch"] == 1.0
+    assert found["clairvoyant"] == 0.0
+    assert found["static-oracle"] == pytest.approx(0.1)
+
+
+def test_the_lower_bound_counts(samples: ModuleType) -> None:
+    """Where the static oracle is better than the clairvoyant, it is the bound."""
+    rows = [
+        samples.result("isotherm", 1.5),
+        samples.result("first-touch", 2.0),
+        samples.result("static-oracle", 1.0),
+        samples.result("clairvoyant", 1.4),
+    ]
+    assert regret_of(rows)["isotherm"] == pytest.approx(0.5)
+
+
+def test_small_gaps_are_floored(samples: ModuleType) -> None:
+    """A gap below 0.05 is no yardstick: the divisor is 0.05."""
+    rows = [
+        samples.result("isotherm", 1.02),
+        samples.result("first-touch", 1.01),
+        samples.result("static-oracle", 1.0),
+    ]
+    assert regret_of(rows)["isotherm"] == pytest.approx(0.4)
+
+
+def test_cells_do_not_mix(samples: ModuleType) -> None:
+    """Bounds of another seed or ratio are not used."""
+    rows = [
+        samples.result("isotherm", 1.5, seed=2),
+        samples.result("first-touch", 2.0),
+        samples.result("clairvoyant", 1.2),
+    ]
+    assert regret_of(rows)["isotherm"] is None
+
+
+def test_flat_workloads_have_no_regret(samples: ModuleType) -> None:
+    """uniform and stream are judged by moves and against first-touch."""
+    rows = judge(
+        [
+            samples.result("isotherm", 2.71, workload="uniform"),
+            samples.result("first-touch", 2.70, workload="uniform"),
+            samples.result("clairvoyant", 2.69, workload="uniform"),
+        ]
+    )
+    assert rows[0]["regret"] is None
+    assert rows[0]["vs_first_touch"] == pytest.approx(2.71 / 2.70)
+    assert rows[0]["moves_per_page"] == pytest.approx(2 * 4915 / 32768)
+
+
+def test_hint_settings_share_their_bounds(samples: ModuleType) -> None:
+    """A policy at another sampling period is judged by the same bounds."""
+    rows = [
+        samples.result("isotherm", 1.6, sampling_period=200),
+        samples.result("first-touch", 2.2),
+        samples.result("clairvoyant", 1.2),
+    ]
+    assert regret_of(rows)["isotherm"] == pytest.approx(0.4)

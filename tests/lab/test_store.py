@@ -1,0 +1,89 @@
+"""Finished runs on disk."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from isotherm.core.errors import UsageError
+from isotherm.lab.store import ResultStore
+
+pytest.importorskip("pyarrow")
+
+
+def test_results_survive(tmp_path: Path, samples: ModuleType) -> None:
+    """What was saved is read back, number for number."""
+    path = tmp_path / "grid.parquet"
+    row = samples.result("isotherm")
+    with ResultStore(path) as store:
+        store.add("a", row)
+        store.save([row], ["a"])
+    with ResultStore(path) as store:
+        assert store.done == {"a": row}
+    assert not path.with_name("grid.parquet.partial").exists()
+
+
+def test_interrupted_grid_keeps_its_journal(tmp_path: Path, samples: ModuleType) -> None:
+    """Runs added before a crash are there at the next start; half a line is not."""
+    path = tmp_path / "grid.parquet"
+    with ResultStore(path) as store:
+        store.add("a", samples.result("isotherm"))
+    journal = tmp_path / "grid.parquet.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"key":"b","resu')
+    with ResultStore(path) as store:
+        assert list(store.done) == ["a"]
+        store.add("c", samples.result("tpp"))
+    with ResultStore(path) as store:
+        assert list(store.done) == ["a", "c"]
+
+
+def test_unused_store_leaves_nothing(tmp_path: Path) -> None:
+    """A grid that stops before its first run leaves no file."""
+    with ResultStore(tmp_path / "grid.parquet"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_earlier_runs_are_kept(tmp_path: Path, samples: ModuleType) -> None:
+    """Saving a second grid keeps the runs of the first."""
+    path = tmp_path / "grid.parquet"
+    for key, policy in (("a", "isotherm"), ("b", "tpp")):
+        with ResultStore(path) as store:
+            row = samples.result(policy)
+            store.add(key, row)
+            store.save([row], [key])
+    with ResultStore(path) as store:
+        assert set(store.done) == {"a", "b"}
+
+
+def test_numbers_are_columns(tmp_path: Path, samples: ModuleType) -> None:
+    """Every number can be queried without reading JSON."""
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "grid.parquet"
+    with ResultStore(path) as store:
+        store.save([samples.result("isotherm", 1.25)], ["a"])
+    table = pq.read_table(path)
+    assert table["slowdown"].to_pylist() == [1.25]
+    assert table["policy"].to_pylist() == ["isotherm"]
+
+
+def test_foreign_file_is_refused(tmp_path: Path) -> None:
+    """A Parquet file with other columns, or no Parquet at all, is refused."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    foreign = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [1]}), foreign)
+    with pytest.raises(UsageError, match="expected results of isotherm compare"):
+        ResultStore(foreign)
+    foreign.write_text("no parquet")
+    with pytest.raises(UsageError, match="expected results of isotherm compare"):
+        ResultStore(foreign)
+
+
+def test_missing_directory_is_refused(tmp_path: Path) -> None:
+    """A file in a directory that does not exist is a usage error."""
+    with pytest.raises(UsageError, match="no such directory"):
+        ResultStore(tmp_path / "no" / "grid.parquet")

@@ -1,0 +1,80 @@
+"""Results in words."""
+
+from types import ModuleType
+
+from isotherm.lab.regret import judge
+from isotherm.lab.summary import duels, headline, settings_of, standings
+
+
+def test_standings_rank_by_slowdown(samples: ModuleType) -> None:
+    """The lowest geometric mean of slowdown stands first; bounds do not stand."""
+    ranking = standings(judge(samples.grid()))
+    names = [standing.policy for standing in ranking]
+    assert names == ["isotherm", "memtis", "first-touch", "tpp"]
+    assert ranking[0].wins == 4
+    assert ranking[0].cells == 4
+    assert ranking[1].wins == 0
+
+
+def test_headline_says_how_much(samples: ModuleType) -> None:
+    """The headline compares isotherm with leaving pages where they are."""
+    rows = judge(
+        [
+            samples.result("isotherm", 1.5),
+            samples.result("first-touch", 2.0),
+            samples.result("memtis", 1.8),
+        ]
+    )
+    title, sentences = headline(rows)
+    assert "isotherm takes 25% less memory time" in title
+    assert any("memtis, 20.0% slower" in sentence for sentence in sentences)
+    assert any("No policy beats it" in sentence for sentence in sentences)
+
+
+def test_headline_names_losses(samples: ModuleType) -> None:
+    """Where another policy is faster, that is said, with the place and figure."""
+    rows = judge(
+        [
+            samples.result("isotherm", 2.0),
+            samples.result("first-touch", 2.5),
+            samples.result("memtis", 1.8),
+        ]
+    )
+    _, sentences = headline(rows)
+    assert any("loses on gups at 20% fast to memtis by 10.0%" in s for s in sentences)
+
+
+def test_flat_workloads_are_told_apart(samples: ModuleType) -> None:
+    """Where nothing is to be gained, moves and cost are named."""
+    rows = judge(
+        [
+            samples.result("isotherm", 2.727, workload="uniform"),
+            samples.result("first-touch", 2.70, workload="uniform"),
+        ]
+    )
+    _, sentences = headline(rows)
+    assert any("moves 0.30 times its memory" in sentence for sentence in sentences)
+    assert any("costs 1.0%" in sentence for sentence in sentences)
+
+
+def test_references_stand_in_every_period(samples: ModuleType) -> None:
+    """first-touch and the bounds, run once, stand beside each sampling period."""
+    rows = judge(
+        [
+            samples.result("isotherm", 1.5, sampling_period=200),
+            samples.result("isotherm", 1.7, sampling_period=20000),
+            samples.result("first-touch", 2.0),
+        ]
+    )
+    found = {setting[-1]: [row["policy"] for row in r] for setting, r in settings_of(rows)}
+    assert found == {
+        200: ["isotherm", "first-touch"],
+        20000: ["isotherm", "first-touch"],
+    }
+    assert [fight.rival for fight in duels(rows, "isotherm")] == ["first-touch"] * 2
+
+
+def test_bounds_alone_have_a_headline(samples: ModuleType) -> None:
+    """Without any policy there is nothing to compare, and that is said."""
+    title, _ = headline(judge([samples.result("all-fast")]))
+    assert title == "Bounds only"
