@@ -1,7 +1,9 @@
 """A recorded trace as a workload: cut into epochs, streamed from its file."""
 
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,6 @@ class RecordedWorkload:
     def __init__(self, reader: TraceReader, name: str | None = None) -> None:
         self._reader = reader
         self._name = name or Path(reader.info.path).name.split(".", 1)[0]
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def name(self) -> str:
@@ -100,15 +101,15 @@ def open_recorded(path: Path, progress: Progress | None = None) -> RecordedWorkl
     """
     if _is_trace(path):
         return RecordedWorkload(TraceReader(path))
-    folder = tempfile.TemporaryDirectory(prefix="isotherm-")
+    folder = Path(tempfile.mkdtemp(prefix="isotherm-"))
     try:
-        imported = Path(folder.name) / "trace.parquet"
-        import_trace(path, imported, progress=progress)
-        workload = RecordedWorkload(TraceReader(imported), path.name.split(".", 1)[0])
+        import_trace(path, folder / "trace.parquet", progress=progress)
+        reader = TraceReader(folder / "trace.parquet")
+        workload = RecordedWorkload(reader, path.name.split(".", 1)[0])
     except BaseException:
-        folder.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    workload._folder = folder  # noqa: SLF001  # its finaliser removes the file
+    weakref.finalize(workload, shutil.rmtree, folder, ignore_errors=True)
     return workload
 
 

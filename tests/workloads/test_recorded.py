@@ -1,0 +1,120 @@
+"""A recorded trace as a workload."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isotherm.core.errors import IsothermError, TraceFormatError, UsageError
+from isotherm.trace.format import Provenance, TraceReader, TraceWriter
+from isotherm.trace.stream import Pace
+from isotherm.workloads.recorded import RecordedWorkload, open_recorded
+
+MS = 1_000_000
+
+
+def workload(
+    path: Path, pages: list[int], time_ns: list[int] | None = None
+) -> RecordedWorkload:
+    """Return a trace of these pages as a workload."""
+    with TraceWriter(path, Provenance()) as writer:
+        writer.append(pages, write=[p % 2 for p in pages], time_ns=time_ns)
+    return RecordedWorkload(TraceReader(path))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    accesses=st.integers(1, 60),
+    rate=st.floats(0.3, 40),
+    limit=st.one_of(st.none(), st.integers(1, 70)),
+)
+def test_epochs_by_rate(
+    tmp_path_factory: pytest.TempPathFactory,
+    accesses: int,
+    rate: float,
+    limit: int | None,
+) -> None:
+    """Epoch e holds floor(n (e+1)) - floor(n e) accesses, the last perhaps fewer."""
+    raw = [number % 7 for number in range(accesses)]
+    trace = workload(tmp_path_factory.mktemp("t") / "t", raw)
+    epochs = list(trace.epochs(Pace(rate=rate, accesses=limit)))
+    n = rate * trace.pages * 0.5
+    sizes = [math.floor(n * (e + 1)) - math.floor(n * e) for e in range(len(epochs))]
+    found = [len(epoch) for epoch in epochs]
+    total = min(accesses, limit or accesses)
+    assert sizes[:-1] == found[:-1]
+    assert found[-1] <= sizes[-1]
+    assert total == sum(found)
+    assert raw[:total] == np.concatenate([e.page for e in epochs]).tolist()
+    assert all(e.time_ns is None for e in epochs)
+
+
+def test_the_same_every_time(tmp_path: Path) -> None:
+    """Each call of ``epochs`` reads the trace again, from the start."""
+    trace = workload(tmp_path / "gcc.trace.parquet", [4, 5, 4, 6])
+    first, second = (
+        [epoch.page.tolist() for epoch in trace.epochs(Pace(rate=1.5))]
+        for _ in range(2)
+    )
+    assert [[0, 1], [0, 2]] == first == second
+    assert ("gcc", 3) == (trace.name, trace.pages)
+
+
+def test_epochs_by_the_traces_own_times(tmp_path: Path) -> None:
+    """Without a rate an epoch holds what happened in it, perhaps nothing."""
+    times = [0, 499 * MS, 500 * MS, 1999 * MS]
+    trace = workload(tmp_path / "t", [1, 2, 3, 1], times)
+    epochs = list(trace.epochs(Pace(rate=None)))
+    assert [[0, 1], [2], [], [0]] == [epoch.page.tolist() for epoch in epochs]
+    assert epochs[0].time_ns is not None
+    assert times[:2] == epochs[0].time_ns.tolist()
+    assert [[0, 1], [2]] == [
+        epoch.page.tolist() for epoch in trace.epochs(Pace(rate=None, accesses=3))
+    ]
+
+
+def test_no_times_and_no_rate(tmp_path: Path) -> None:
+    """Then there is no time at all, and the error says which option helps."""
+    with pytest.raises(UsageError) as caught:
+        workload(tmp_path / "t", [1]).epochs(Pace(rate=None))
+    assert "--rate 10" == caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "pace", [Pace(rate=0), Pace(rate=-1), Pace(epoch_ns=0), Pace(accesses=0)]
+)
+def test_paces_that_lead_nowhere(tmp_path: Path, pace: Pace) -> None:
+    """A rate, epoch or limit that is not above 0 is a usage error."""
+    with pytest.raises(UsageError):
+        workload(tmp_path / "t", [1]).epochs(pace)
+
+
+def test_open_a_trace(tmp_path: Path) -> None:
+    """A trace file is opened as it is."""
+    workload(tmp_path / "t", [1, 2])
+    assert 2 == open_recorded(tmp_path / "t").pages
+
+
+def test_open_a_foreign_file(tmp_path: Path) -> None:
+    """Another tool's trace is imported first, and the copy goes with the workload."""
+    (tmp_path / "loop.trace").write_bytes(b"8\n9\n8\n")
+    trace = open_recorded(tmp_path / "loop.trace")
+    copy = Path(trace.info.path)
+    assert ("loop", 2, True) == (trace.name, trace.pages, copy.exists())
+    assert [[0, 1], [0]] == [e.page.tolist() for e in trace.epochs(Pace(rate=2))]
+    del trace
+    assert not copy.parent.exists()
+
+
+def test_open_what_is_no_trace(tmp_path: Path) -> None:
+    """A missing or malformed file is an error for a person."""
+    with pytest.raises(UsageError):
+        open_recorded(tmp_path / "none")
+    (tmp_path / "t").write_text("neither fish nor fowl")
+    with pytest.raises(TraceFormatError):
+        open_recorded(tmp_path / "t")
+    with pytest.raises(IsothermError):
+        open_recorded(tmp_path)
