@@ -1,0 +1,96 @@
+"""Bounds that never move, and the count of a future."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isotherm.core.errors import UsageError
+from isotherm.core.kernels import TWINS
+from isotherm.policy.bounds import (
+    AllFast,
+    AllSlow,
+    KnownFuture,
+    StaticOracle,
+    count_epoch,
+    count_epoch_twin,
+    count_future,
+)
+
+
+def future(*rows):
+    """Return a future of these counts."""
+    return KnownFuture(np.array(rows, np.uint16))
+
+
+def test_all_fast_ignores_capacity(bench):
+    """All pages are fast although two fit; nothing moves."""
+    table = bench([0, 0, 1, 1], [2, 4])
+    policy = AllFast(table.setup())
+    assert [0, 0, 0, 0] == policy.start(table.node).tolist()
+    assert 0 == len(table.step(policy).moves)
+
+
+def test_all_slow_is_the_last_tier(bench):
+    """With three tiers everything is in the third."""
+    table = bench([0, 1, 2], [1, 1, 3], tiers=((0,), (1,), (2,)))
+    policy = AllSlow(table.setup())
+    assert [2, 2, 2] == policy.start(table.node).tolist()
+    assert 0 == len(table.step(policy).moves)
+
+
+def test_static_oracle_takes_the_most_accessed(bench):
+    """Totals 3, 7, 7, 1 and two fast slots: pages 1 and 2; it never moves."""
+    table = bench([0, 0, 1, 1], [2, 4])
+    policy = StaticOracle(table.setup(), future([3, 0, 7, 0], [0, 7, 0, 1]))
+    assert [1, 0, 0, 1] == policy.start(table.node).tolist()
+    assert 0 == len(table.step(policy).moves)
+
+
+def test_static_oracle_fills_tiers_in_turn(bench):
+    """One fast slot, one in the middle, ties by page."""
+    table = bench([0, 1, 2, 2], [1, 1, 4], tiers=((0,), (1,), (2,)))
+    policy = StaticOracle(table.setup(), future([5, 5, 9, 5]))
+    assert [1, 2, 0, 2] == policy.start(table.node).tolist()
+
+
+def test_static_oracle_does_not_touch_the_machines_placement(bench):
+    """``start`` answers with a new column."""
+    table = bench([0, 0, 1, 1], [2, 4])
+    StaticOracle(table.setup(), future([0, 0, 1, 1])).start(table.node)
+    assert [0, 0, 1, 1] == table.node.tolist()
+
+
+def test_future_of_another_footprint(bench):
+    """A future of three pages for a machine of four is refused."""
+    with pytest.raises(UsageError, match=r"expected \(epochs, 4\)"):
+        StaticOracle(bench([0, 0, 1, 1], [2, 4]).setup(), future([1, 2, 3]))
+
+
+def test_counts_per_epoch():
+    """One row an epoch, one column a page."""
+    epochs = [np.array([0, 2, 2], np.uint32), np.array([1], np.uint32)]
+    counted = count_future(epochs, 3)
+    assert [[1, 0, 2], [0, 1, 0]] == counted.counts.tolist()
+    assert np.uint16 == counted.counts.dtype
+
+
+def test_no_epochs():
+    """An empty stream has an empty future."""
+    assert (0, 3) == count_future([], 3).counts.shape
+
+
+@given(
+    page=st.lists(st.integers(0, 3), max_size=40),
+    before=st.lists(st.integers(0, 12), min_size=4, max_size=4),
+)
+def test_counts_stop_at_the_limit(page, before):
+    """Kernel and twin count alike, and stop at 12."""
+    pair = TWINS.get(
+        "isotherm.policy.bounds.count_epoch", (count_epoch, count_epoch_twin)
+    )
+    expected = [min(12, n + page.count(p)) for p, n in enumerate(before)]
+    for function in pair:
+        out = np.array(before, np.uint16)
+        function(np.array(page, np.uint32), out, 12)
+        assert expected == out.tolist()
