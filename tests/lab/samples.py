@@ -19,7 +19,9 @@ SLOWDOWNS = {
 }
 
 
-def result(policy: str, slowdown: float | None = None, **changes: Any) -> dict[str, Any]:
+def result(
+    policy: str, slowdown: float | None = None, **changes: Any
+) -> dict[str, Any]:
     """Return a result as ``simulate`` gives it."""
     moves = 0 if policy in ("first-touch", "all-fast", "all-slow") else 4915
     return {
@@ -64,9 +66,7 @@ def grid(
                 scaled = 1 + (slowdown - 1) * (0.3 / (ratio + 0.1))
                 if policy == "all-slow":
                     scaled = slowdown
-                rows.append(
-                    result(policy, scaled, workload=workload, fast_ratio=ratio)
-                )
+                rows.append(result(policy, scaled, workload=workload, fast_ratio=ratio))
     return rows
 
 
@@ -80,7 +80,7 @@ def timeline(seed: int = 1, epochs: int = 60, pages: int = 4096) -> Timeline:
     for epoch in range(epochs):
         middle = epoch * rows / epochs
         heat = 20 + 4000 * np.exp(-(((at - middle) / 8) ** 2))
-        share = np.clip(1.2 * np.exp(-(((at - middle) / 12) ** 2)), 0, 1)
+        share = np.clip(1.2 * np.exp(-(((at - middle + seed) / 12) ** 2)), 0, 1)
         fast = float((heat * share).sum())
         builder.add(
             {

@@ -59,7 +59,7 @@ def test_cells_do_not_mix(samples: ModuleType) -> None:
 
 
 def test_flat_workloads_have_no_regret(samples: ModuleType) -> None:
-    """uniform and stream are judged by moves and against first-touch."""
+    """Uniform and stream are judged by moves and against first-touch."""
     rows = judge(
         [
             samples.result("isotherm", 2.71, workload="uniform"),

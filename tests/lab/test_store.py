@@ -23,7 +23,9 @@ def test_results_survive(tmp_path: Path, samples: ModuleType) -> None:
     assert not path.with_name("grid.parquet.partial").exists()
 
 
-def test_interrupted_grid_keeps_its_journal(tmp_path: Path, samples: ModuleType) -> None:
+def test_interrupted_grid_keeps_its_journal(
+    tmp_path: Path, samples: ModuleType
+) -> None:
     """Runs added before a crash are there at the next start; half a line is not."""
     path = tmp_path / "grid.parquet"
     with ResultStore(path) as store:

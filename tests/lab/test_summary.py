@@ -66,7 +66,9 @@ def test_references_stand_in_every_period(samples: ModuleType) -> None:
             samples.result("first-touch", 2.0),
         ]
     )
-    found = {setting[-1]: [row["policy"] for row in r] for setting, r in settings_of(rows)}
+    found = {
+        setting[-1]: [row["policy"] for row in r] for setting, r in settings_of(rows)
+    }
     assert found == {
         200: ["isotherm", "first-touch"],
         20000: ["isotherm", "first-touch"],

@@ -52,10 +52,10 @@ def machines() -> Mapping[str, str]:
 def traces() -> Mapping[str, str]:
     """Return the recordings that came with isotherm with a line on each."""
     try:
-        from isotherm.data import list_traces  # noqa: PLC0415  # may be left out of a package
+        from isotherm.data import describe_trace, list_traces  # noqa: PLC0415  # may be left out of a package
     except ImportError:
         return {}
-    return {str(name): "recorded from a real program" for name in list_traces()}
+    return {name: describe_trace(name) for name in list_traces()}
 
 
 def is_bound(policy: str) -> bool:

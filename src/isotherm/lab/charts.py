@@ -277,8 +277,7 @@ def _dots(table: Mapping[str, Mapping[float, float]], ratio: float) -> Spec:
     encoding = {"y": y, "x": {**x, "field": "shown"}, "color": scales["color"]}
     return {
         "width": "container",
-        "height": {"step": 24},
-        "autosize": {"type": "fit-x", "contains": "padding"},
+        "height": 24 * len(policies),
         "config": CONFIG,
         "layer": [
             {
@@ -374,6 +373,12 @@ def timeline_chart(
         for t, value in zip(series[policy]["time_s"], series[policy][name], strict=True)
     ]
     scales = _scales(policies)
+    if name == "access_ns":
+        scale: Spec = {"zero": False, "domainMax": _series_cap(series, name)}
+        ticks: Spec = {"tickCount": 5}
+    else:  # from nothing to all of memory: linear near 0, logarithmic above
+        scale = {"type": "symlog", "constant": 0.1}
+        ticks = {"values": [0, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]}
     return {
         "width": "container",
         "height": 230,
@@ -389,8 +394,8 @@ def timeline_chart(
             "y": {
                 "field": "value",
                 "type": "quantitative",
-                "scale": {"zero": name != "access_ns"},
-                "axis": {"title": title, "tickCount": 5, "format": ".3~g"},
+                "scale": scale,
+                "axis": {"title": title, "format": ".3~g", **ticks},
             },
             "color": scales["color"],
             "strokeDash": scales["strokeDash"],
@@ -405,6 +410,14 @@ def timeline_chart(
             ],
         },
     }
+
+
+def _series_cap(
+    series: Mapping[str, Mapping[str, Sequence[float]]], name: str
+) -> float:
+    """Return where the view ends: some above what first-touch and isotherm need."""
+    near = [policy for policy in ("first-touch", "isotherm") if policy in series]
+    return 1.15 * max(max(series[policy][name]) for policy in near or series)
 
 
 def describe_slowdown(rows: Sequence[Result]) -> str:

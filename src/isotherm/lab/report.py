@@ -38,6 +38,13 @@ _STILL: Final = frozenset({"all-fast", "all-slow", "static-oracle"})
 MAX_MAPS: Final = 4
 
 
+#: Chart over time, its series, its unit.
+_SERIES: Final = (
+    ("access", "access_ns", "ns an access"),
+    ("moved", "moved_mib_s", "MiB a second"),
+)
+
+
 def timeline_wanted(
     specs: Sequence[SimulationSpec],
 ) -> Callable[[SimulationSpec], bool]:
@@ -158,7 +165,7 @@ def vega_bundle() -> str:
             "report: vl-convert-python is not installed",
             hint="pip install 'isotherm[lab]'",
         ) from None
-    bundle: str = vl_convert.javascript_bundle("")
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg, unused-ignore]  # their stub forgets the default
     return bundle
 
 
@@ -245,21 +252,26 @@ def _over_time(
         parts.append(
             {
                 "name": name,
+                "structure": _structure(timelines[found[subject]]),
                 "maps": maps,
                 "left": subject,
                 "right": rivals[0] if rivals else shown[-1],
                 "series": series,
                 "charts": {
-                    "access": timeline_chart(series, "access_ns", "ns an access"),
-                    "moved": timeline_chart(series, "moved_mib_s", "MiB a second"),
-                },
-                "words": {
-                    "access": _series_words(series, "access_ns", "ns an access"),
-                    "moved": _series_words(series, "moved_mib_s", "MiB a second"),
+                    name: {
+                        **timeline_chart(series, key, unit),
+                        "description": _series_words(series, key, unit),
+                    }
+                    for name, key, unit in _SERIES
                 },
             }
         )
     return parts
+
+
+def _structure(line: Timeline) -> float:
+    """Return how much a map has to show: the map that is shown first has most."""
+    return round(float(line.fast_share.std()), 4)
 
 
 def _series_words(

@@ -70,7 +70,8 @@ def key_html(policies: Sequence[str]) -> str:
             f' fill="{color}">'
             f'<line x1="0" y1="7" x2="36" y2="7"'
             f' stroke="{color}"'
-            f' stroke-width="{width}"{dashes}/>{_MARKS[mark]}</svg>{escape(policy)}</li>'
+            f' stroke-width="{width}"{dashes}/>{_MARKS[mark]}</svg>'
+            f"{escape(policy)}</li>"
         )
     items.append(
         '<li><svg width="36" height="14" aria-hidden="true"><rect width="36"'
@@ -107,7 +108,8 @@ def card_html(
         f'<details><summary>As a table</summary><div class="scroll">'
         f"{_ratiotable_html(rows)}</div></details></article>"
     )
-    return html, slowdown_chart(rows)
+    # The description becomes the label of the chart for a screen reader.
+    return html, {**slowdown_chart(rows), "description": describe_slowdown(rows)}
 
 
 def _setting_name(setting: tuple[Any, ...], others: Sequence[tuple[Any, ...]]) -> str:

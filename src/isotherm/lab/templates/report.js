@@ -27,8 +27,6 @@
     }
     draw(chart.id, chart.spec).then(() => setTimeout(drawNext, 0, index + 1));
   };
-  drawNext(0);
-
   // --- the table -----------------------------------------------------------
   const table = byId("numbers");
   const rows = [...table.tBodies[0].rows];
@@ -62,7 +60,7 @@
   });
 
   // --- over time -----------------------------------------------------------
-  if (!data.over_time.length) return;
+  if (!data.over_time.length) return drawNext(0);
   const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const mix = (a, b, share) => a + (b - a) * share;
   const SLOW = [[241, 245, 251], [8, 69, 148]];
@@ -194,6 +192,8 @@
   const workload = byId("pick-workload"), left = byId("pick-left"), right = byId("pick-right");
   const sortHeat = byId("sort-heat");
   data.over_time.forEach((part, index) => workload.append(new Option(part.name, index)));
+  const structure = data.over_time.map((one) => one.structure);
+  workload.value = structure.indexOf(Math.max(...structure));
   const part = () => data.over_time[+workload.value];
   const redraw = (side, select) => drawMap(side, part().maps[select.value], sortHeat.checked);
   const change = () => {
@@ -205,7 +205,6 @@
     redraw("left", left);
     redraw("right", right);
     for (const [name, id] of [["access_ns", "access"], ["moved_mib_s", "moved"]]) {
-      byId("chart-" + id).setAttribute("aria-label", now.words[id]);
       draw("chart-" + id, now.charts[id]);
       seriesTable("table-" + id, now.series, name);
     }
@@ -218,4 +217,5 @@
     redraw("right", right);
   });
   change();
+  drawNext(0);
 })();
