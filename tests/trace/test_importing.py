@@ -255,6 +255,22 @@ def test_lines_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         convert(tmp_path, text.encode() + b"x\n", form="lirs")
 
 
+def test_targets_side_by_side(tmp_path: Path) -> None:
+    """Targets that damo prints one after the other are laid beside each other."""
+    record = (
+        b"base_time_absolute: 1 s\n"
+        b"monitoring_start: 0 ns\nmonitoring_end: 100 ns\n"
+        b"target_id: %d\nnr_regions: 1\n000001000-000002000 ( 4.000 KiB) 1 0\n"
+        b"monitoring_start: 100 ns\nmonitoring_end: 200 ns\n"
+        b"target_id: %d\nnr_regions: 1\n000001000-000002000 ( 4.000 KiB) 2 0\n"
+    )
+    info = convert(tmp_path, record % (8, 8) + record % (9, 9))
+    space = 1 << 52
+    expected = [1, space | 1, 1, 1, space | 1, space | 1]
+    assert (expected, None, [0, 50, 100, 100, 150, 150]) == columns(info)
+    assert "8,9" == info.provenance.details["targets"]
+
+
 def test_a_region_too_large(tmp_path: Path) -> None:
     """A region of very many pages asks for larger ones."""
     line = (
