@@ -18,6 +18,7 @@ import select
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -40,6 +41,8 @@ BLOCK_BYTES = 4 << 20
 #: Pipe between valgrind and us: fewer switches than the default of 64 KiB.
 _PIPE_BYTES = 1 << 20
 _POLL_S = 0.2
+#: Time in which lackey fills a part of the pipe, at some 30 bytes a microsecond.
+_FILL_S = 0.01
 _GRACE_S = 5.0
 
 #: Called after each block with references seen and accesses kept so far.
@@ -398,5 +401,8 @@ def _blocks(process: subprocess.Popen[bytes], pipe: int) -> Iterator[bytes]:
         if fill == BLOCK_BYTES:
             yield bytes(view)
             fill = 0
+        if got < _PIPE_BYTES // 4:
+            # lackey writes line by line; a reader asleep is not woken by each.
+            time.sleep(_FILL_S)
     if fill:
         yield bytes(view[:fill])
