@@ -18,6 +18,8 @@ from pathlib import Path
 import inputs
 import redis_client
 
+from isotherm.core.units import render_bytes, render_ns
+from isotherm.trace.format import TraceReader
 from isotherm.trace.record import record_command
 
 HERE = Path(__file__).parent
@@ -207,12 +209,36 @@ def record(name: str, out: Path) -> None:
     )
 
 
+def print_table(folder: Path) -> None:
+    """Print the table of docs/reference/recording.md from the files."""
+    print("| trace | footprint | accesses | writes | nominal time | cache | file |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in RECIPES:
+        info = TraceReader(folder / f"{name}.parquet").info
+        cells = [
+            f"{info.pages:,} pages, {render_bytes(info.pages * info.page_bytes)}",
+            f"{info.accesses:,}",
+            f"{(info.writes or 0) / info.accesses:.0%}",
+            render_ns(info.duration_ns or 0),
+            render_bytes(info.provenance.llc_bytes or 0),
+            f"{info.file_bytes / 1e6:.2f} MB",
+        ]
+        print(f"| `{name}` | {' | '.join(cells)} |")
+    for name, recipe in RECIPES.items():
+        command = TraceReader(folder / f"{name}.parquet").info.provenance.command
+        print(f"* `{name}` (seed {recipe.seed}): {recipe.note}.\n  `{command}`")
+
+
 def main() -> None:
     """Record the named traces, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--table", action="store_true", help="print what is there")
     given = parser.parse_args()
+    if given.table:
+        print_table(given.out)
+        return
     unknown = set(given.names) - set(RECIPES)
     if unknown:
         sys.exit(
