@@ -1,6 +1,7 @@
 """Fields out of lines of text."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def test_numbers_end_at_two_to_the_64() -> None:
 ALPHABET = st.sampled_from(list(b"0159afFxXlS \t,\r\n*#-=") + [10] * 4 + [32] * 6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(ALPHABET, max_size=120).map(bytes),

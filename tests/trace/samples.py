@@ -73,8 +73,18 @@ class Sample(NamedTuple):
 
 MS = 1_000_000
 SAMPLES = {
-    "spec": Sample("spec", b"s 0x1fffff50 1\nl 0x1fffff58 12\nl 0x2000 3", [0x1FFFF, 0x1FFFF, 2], [1, 0, 0]),
-    "ramulator": Sample("ramulator", b"0 8192\n9 8192 4096\n13 140734746854976\n", [2, 2, 1, 140734746854976 >> 12], [0, 0, 1, 0]),
+    "spec": Sample(
+        "spec",
+        b"s 0x1fffff50 1\nl 0x1fffff58 12\nl 0x2000 3",
+        [0x1FFFF, 0x1FFFF, 2],
+        [1, 0, 0],
+    ),
+    "ramulator": Sample(
+        "ramulator",
+        b"0 8192\n9 8192 4096\n13 140734746854976\n",
+        [2, 2, 1, 140734746854976 >> 12],
+        [0, 0, 1, 0],
+    ),
     "lirs": Sample("lirs", b"2819\n*\n85\n2819\n", [2819, 85, 2819]),
     "mooncake": Sample(
         "mooncake",
@@ -85,21 +95,61 @@ SAMPLES = {
         None,
         [0, 0, 2_500_000],
     ),
-    "oracle-general": Sample("oracle-general", ORACLE, [7, 2**64 - 1, 7], None, [0, 0, 2 * 10**9]),
-    "libcachesim-csv": Sample("libcachesim-csv", b"10,7,512\n10.5,8,512\n11,7,512\n", [7, 8, 7], None, [0, 500 * MS, 1000 * MS]),
-    "libcachesim-header": Sample("libcachesim-csv", b"# time, obj_id, obj_size\n1,7,5\n2,8,5\n", [7, 8], None, [0, 10**9]),
+    "oracle-general": Sample(
+        "oracle-general", ORACLE, [7, 2**64 - 1, 7], None, [0, 0, 2 * 10**9]
+    ),
+    "libcachesim-csv": Sample(
+        "libcachesim-csv",
+        b"10,7,512\n10.5,8,512\n11,7,512\n",
+        [7, 8, 7],
+        None,
+        [0, 500 * MS, 1000 * MS],
+    ),
+    "libcachesim-header": Sample(
+        "libcachesim-csv",
+        b"# time, obj_id, obj_size\n1,7,5\n2,8,5\n",
+        [7, 8],
+        None,
+        [0, 10**9],
+    ),
     "lackey": Sample(
         "lackey",
         b"==12== Lackey\nI  0401ab70,3\n L 1fff000778,8\n S 1ffefffffe,4\n M 00001000,4\n==12== end\n",
         [0x1FFF000, 0x1FFEFFF, 0x1FFF000, 1, 1],
         [0, 1, 1, 0, 1],
     ),
-    "perf": Sample("perf", PERF, [0x7F0000001, 0x7F0000002, 0x7F0000001 | 1 << 52], [0, 1, 0], [0, 500_000, 500_000]),
+    "perf": Sample(
+        "perf",
+        PERF,
+        [0x7F0000001, 0x7F0000002, 0x7F0000001 | 1 << 52],
+        [0, 1, 0],
+        [0, 500_000, 500_000],
+    ),
     "perf-raw": Sample("perf", PERF_RAW, [0x7F0000001, 0x7F0000002], [0, 1]),
-    "damo-raw": Sample("damo", DAMO_RAW, [16] * 3 + [17] * 4, None, [0] * 3 + [50 * MS] * 3 + [100 * MS]),
-    "damo-json": Sample("damo", DAMO_JSON, [16] * 3 + [17] * 3, None, [0] * 3 + [50 * MS] * 3),
-    "damo-zlib": Sample("damo", zlib.compress(DAMO_JSON), [16] * 3 + [17] * 3, None, [0] * 3 + [50 * MS] * 3),
-    "damo-tracepoint": Sample("damo", DAMO_TRACEPOINT, [16, 16, 17, 17, 16], None, [0, 0, 50 * MS, 50 * MS, 100 * MS]),
+    "damo-raw": Sample(
+        "damo",
+        DAMO_RAW,
+        [16] * 3 + [17] * 4,
+        None,
+        [0] * 3 + [50 * MS] * 3 + [100 * MS],
+    ),
+    "damo-json": Sample(
+        "damo", DAMO_JSON, [16] * 3 + [17] * 3, None, [0] * 3 + [50 * MS] * 3
+    ),
+    "damo-zlib": Sample(
+        "damo",
+        zlib.compress(DAMO_JSON),
+        [16] * 3 + [17] * 3,
+        None,
+        [0] * 3 + [50 * MS] * 3,
+    ),
+    "damo-tracepoint": Sample(
+        "damo",
+        DAMO_TRACEPOINT,
+        [16, 16, 17, 17, 16],
+        None,
+        [0, 0, 50 * MS, 50 * MS, 100 * MS],
+    ),
     "csv": Sample(
         "csv",
         b"time_ns,address,write,other\n5,0x2000,true,x\n5,8191,False,y\n9,8192,1,z\n",

@@ -51,6 +51,7 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     data=st.lists(ROW, min_size=1, max_size=40),
@@ -277,6 +278,7 @@ def test_arrow_ipc(tmp_path: Path, stream: bool) -> None:
     assert reader.raw_pages() is None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(at=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.booleans())
 def test_damaged_bytes(

@@ -283,6 +283,7 @@ def test_a_region_too_large(tmp_path: Path) -> None:
     assert 65536 == convert(tmp_path, line, page_bytes=2 << 20).pages
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(sorted(SAMPLES)),

@@ -21,6 +21,7 @@ def intern(index: PageIndex, raw: list[int]) -> tuple[list[int], list[int]]:
     return page.tolist(), fresh.tolist()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(RAW, max_size=4))
 def test_first_seen_order(chunks: list[list[int]]) -> None:
@@ -35,6 +36,7 @@ def test_first_seen_order(chunks: list[list[int]]) -> None:
     assert len(seen) == len(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4096, 1 << 32, 0x9E3779B97F4A7C15])
 def test_grows(step: int) -> None:
     """Many more pages than the first table holds, at any stride, stay distinct."""
@@ -48,6 +50,7 @@ def test_grows(step: int) -> None:
     assert not fresh.any()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(RAW, st.integers(0, 8))
 def test_twins_agree(raw: list[int], limit: int) -> None:

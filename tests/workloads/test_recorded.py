@@ -25,6 +25,7 @@ def workload(
     return RecordedWorkload(TraceReader(path))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
     accesses=st.integers(1, 60),
