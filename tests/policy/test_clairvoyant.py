@@ -1,6 +1,7 @@
 """The clairvoyant bound: what it trades, what it pays, which window it takes."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,18 @@ from isotherm.policy.clairvoyant import (
     Clairvoyant,
     Prices,
     Window,
+    play_window,
+    unloaded_latency_ns,
+)
+from isotherm.policy.swaps import (
     accesses_by_tier,
     accesses_by_tier_twin,
     choose,
     choose_twin,
-    play_window,
     slide,
     slide_twin,
 )
+from isotherm.topology.model import AccessPerformance, Figure, Source
 
 TWO_TIERS = Prices(np.array([80.0, 250.0]), np.full((2, 2), 2500.0), 1 << 31)
 NEED = 2 * 2500 / 170  # accesses that pay for a swap: 29.4
@@ -30,7 +35,7 @@ ROW = st.lists(st.integers(0, 60), min_size=6, max_size=6)
 
 def pair_of(name, kernel, twin):
     """Return the compiled function and its twin."""
-    return TWINS.get(f"isotherm.policy.clairvoyant.{name}", (kernel, twin))
+    return TWINS.get(f"isotherm.policy.swaps.{name}", (kernel, twin))
 
 
 def future(*rows):
@@ -114,6 +119,22 @@ def test_parallelism_divides_latency(bench, hint):
     setup = table.setup(parallelism=2)
     policy = Clairvoyant(setup, future([0, 0], [0, 58]))
     assert [] == hint.moves(table.step(policy))
+
+
+def test_latencies_are_the_unloaded_ones(bench):
+    """The topology's figures are taken, or, where one is missing, the epoch's."""
+    table = bench([0, 1], [1, 2])
+    now = np.array([800.0, 900.0])
+    topology = table.setup().topology
+    assert [800, 900] == unloaded_latency_ns(topology, now).tolist()
+    rows = [
+        AccessPerformance(i, n, Figure(ns, Source.FIRMWARE))
+        for i, n, ns in ((0, 0, 80.0), (0, 1, 250.0), (1, 0, 120.0))
+    ]
+    known = replace(topology, performance=tuple(rows))
+    assert [100, 250] == unloaded_latency_ns(known, now).tolist()
+    half = replace(topology, performance=tuple(rows[:1]))
+    assert [800, 900] == unloaded_latency_ns(half, now).tolist()
 
 
 @given(rows=st.lists(ROW, min_size=1, max_size=8), length=st.integers(1, 4))
