@@ -105,6 +105,14 @@ def test_replays_what_it_played(bench):
     assert cost_ns < policy.cost_ns[0]
 
 
+def test_counts_beyond_a_key_are_cut(bench, hint):
+    """A page accessed four thousand million times an epoch is still the best."""
+    table = bench([0, 1, 1], [1, 2])
+    counts = np.array([[0, 0, 0], [0, 9, (1 << 32) - 1]] * 3, np.uint32)
+    policy = Clairvoyant(table.setup(), KnownFuture(counts))
+    assert [(0, 1), (2, 0)] == hint.moves(table.step(policy))
+
+
 def test_three_tiers(bench, hint):
     """The widest gap trades first; no page moves twice."""
     table = bench([0, 1, 2], [1, 1, 3], tiers=((0,), (1,), (2,)))

@@ -19,7 +19,14 @@ from isotherm.policy.bounds import Counts, Future, check_future
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import NO_TIER, TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.swaps import Ranks, Values, accesses_by_tier, choose, slide
+from isotherm.policy.swaps import (
+    MAX_VALUE,
+    Ranks,
+    Values,
+    accesses_by_tier,
+    choose,
+    slide,
+)
 from isotherm.topology.model import Topology
 
 WINDOWS = (0, 2, 4, 8, 16, 64, 240)  # epochs; 0 never moves
@@ -161,6 +168,14 @@ def play_window(
     return float(accesses @ prices.latency_ns) + moved_ns
 
 
+def _within_range(counts: Counts) -> Counts:
+    """Return counts whose sum over the longest window a key can hold."""
+    most = MAX_VALUE // max(WINDOWS)  # 8.9 million accesses of a page in an epoch
+    if counts.size and int(counts.max()) > most:
+        return np.minimum(counts, np.uint32(most))
+    return counts
+
+
 def unloaded_latency_ns(
     topology: Topology, otherwise: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -200,7 +215,7 @@ class Clairvoyant:
         check_future(self.name, setup, future)
         self._parallelism = max(options["parallelism"], 1.0)
         self._paths = TierPaths(setup.topology)
-        self._counts = future.counts
+        self._counts = _within_range(future.counts)
         self._trader = Trader(setup.pages)
         self._window: Window | None = None
         self._length = 0
