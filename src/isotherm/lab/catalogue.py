@@ -120,7 +120,7 @@ def check_hint(name: str) -> str:
     """
     if name not in HINTS:
         raise UsageError(
-            f"hint {name!r}: expected {', '.join(HINTS)}{did_you_mean(name, HINTS)}"
+            f"hint {name!r}: expected {', '.join(HINTS)}{did_you_mean(name, map(str, HINTS))}"
         )
     return name
 

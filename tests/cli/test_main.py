@@ -1,0 +1,211 @@
+"""The command line itself: help, errors, exit codes, streams."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isotherm import __version__
+from isotherm.cli import main as cli
+from isotherm.core.errors import (
+    NotPermittedError,
+    TargetGoneError,
+    UnsupportedError,
+    UsageError,
+)
+
+VERBS = ("demo", "simulate", "compare", "explain", "topology", "trace")
+
+
+def isotherm(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "isotherm", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]  # cwd, env
+    )
+
+
+def test_installed_command_is_there() -> None:
+    """The console script stands beside the interpreter and knows its version."""
+    script = Path(sys.executable).with_name("isotherm")
+    if not script.exists():
+        pytest.skip(f"isotherm is not installed beside {sys.executable}")
+    run = subprocess.run(
+        [script, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout.strip()) == (0, __version__)
+
+
+@pytest.mark.slow
+def test_help_is_quick() -> None:
+    """The help of the command answers well within a second."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run = isotherm("--help")
+        took.append(time.perf_counter() - began)
+        assert run.returncode == 0
+    assert min(took) < 1.0
+
+
+@pytest.mark.slow
+def test_help_imports_nothing_heavy() -> None:
+    """Neither numpy nor a table library is imported to show the help."""
+    code = (
+        "import sys; from isotherm.cli.main import main; main(['--help']);"
+        "heavy = {'numpy', 'numba', 'pyarrow', 'duckdb', 'altair', 'vl_convert'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.stderr.strip() == "[]"
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every verb stands in the help, with a line on what it does."""
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb, _, line in cli.VERBS:
+        assert verb in text
+        assert line in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_ends_with_examples(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help of a verb gives examples and says what it costs, within 80 columns."""
+    assert cli.main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    tail = text[text.index("Examples:") :]
+    assert f"isotherm {verb}" in tail
+    assert "Overhead" in tail
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["simulat"], 'did you mean "simulate"'),
+        (["--jsno"], "--jsno"),
+        (["simulate", "--polici", "tpp"], "--policy"),
+        (["simulate", "--pages", "many"], "--pages"),
+        (["simulate", "--policy", "isoterm"], "did you mean 'isotherm'"),
+        (["simulate", "--workload", "gasp"], "workload 'gasp'"),
+        (
+            ["simulate", "--workload", "no/such.parquet"],
+            "no/such.parquet: no such file",
+        ),
+        (["simulate", "--machine", "dram-cx"], "did you mean 'dram-cxl'"),
+        (["simulate", "--fast-ratio", "1.5"], "fast ratio: expected a share"),
+        (["simulate", "--fast-ratio", "1/0"], "fast ratio: expected a share"),
+        (["simulate", "--hints", "samplin"], "did you mean 'sampling'"),
+        (["simulate", "--placement", "randm"], "did you mean 'random'"),
+        (["simulate", "--rate", "-1"], "rate: expected"),
+        (["simulate", "--option", "x"], "option: expected name=number"),
+        (["simulate", "--pages", "0"], "pages: expected at least 1"),
+        (["compare", "--seeds", "a"], "seeds: expected a number"),
+        (["compare", "--fast-ratios", ","], "fast ratios: expected a comma"),
+        (["compare", "--report", "/no/such/dir/x.html"], "/no/such/dir"),
+        (["explain", "/no/such/recording", "--pages", "1"], "no recording here"),
+        (["explain", "run", "--pages", "9-1"], "expected first <= last"),
+        (["explain", "run", "--pages", "a-b"], "expected first-last"),
+    ],
+)
+def test_usage_errors(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong word ends with 2, one error line on stderr and nothing on stdout."""
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    first = shown.err.splitlines()[0]
+    assert first.startswith("error: ")
+    assert says.lower() in first.lower()
+    assert all(line.startswith("  hint: ") for line in shown.err.splitlines()[1:])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("x: wrong"), 2),
+        (UnsupportedError("x: missing"), 3),
+        (NotPermittedError("x: no", hint="be root"), 4),
+        (TargetGoneError("x: gone"), 5),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("oops"), 1),
+    ],
+)
+def test_exit_codes(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each kind of error has its exit code, and no traceback reaches a person."""
+
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["demo"]) == code
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert ("hint: be root" in shown) == (code == 4)
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_debug_shows_where(
+    way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --debug or ISOTHERM_DEBUG=1 an unexpected error brings its traceback."""
+
+    def fail(words: list[str]) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_run", fail)
+    if way == "environment":
+        monkeypatch.setenv("ISOTHERM_DEBUG", "1")
+    assert cli.main(["--debug"] if way == "option" else []) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_after_dashes_is_not_ours() -> None:
+    """What follows ``--`` belongs to the command that is run."""
+    words = ["trace", "record", "o", "--", "ls", "--debug"]
+    assert cli._take_debug(words)[1] == words
+
+
+@pytest.mark.slow
+def test_closed_pipe_is_quiet() -> None:
+    """A reader that goes away early causes no complaint."""
+    run = subprocess.run(
+        [
+            "bash",
+            "-o",
+            "pipefail",
+            "-c",
+            f"{sys.executable} -m isotherm simulate --list --json | true",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_list_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal there is no colour, and lines fit 80 columns."""
+    assert cli.main(["simulate", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for name in ("isotherm", "clairvoyant", "zipf", "dram-cxl", "accessed-bit"):
+        assert name in text

@@ -1,0 +1,241 @@
+"""simulate, compare and explain on small runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isotherm.cli.main import main
+
+pytest.importorskip("pyarrow")
+
+#: Small enough for a test: 512 pages, 12 epochs.
+SMALL = ("--pages", "512", "--accesses", "30720")
+
+#: Keys of the contract of one simulation, and what they hold.
+CONTRACT: dict[str, type | tuple[type, ...]] = {
+    "policy": str,
+    "workload": str,
+    "machine": str,
+    "fast_ratio": float,
+    "seed": int,
+    "rate": (float, type(None)),
+    "placement": str,
+    "hints": list,
+    "sampling_period": int,
+    "accesses": int,
+    "pages": int,
+    "simulated_s": float,
+    "fast_share": float,
+    "slowdown": float,
+    "mean_latency_ns": float,
+    "migrated_bytes": int,
+    "promoted_pages": int,
+    "demoted_pages": int,
+    "ping_pong_pages": int,
+    "migration_time_ns": (float, int),
+    "hint_overhead_ns": (float, int),
+    "tracker_bytes_per_page": float,
+    "wall_s": float,
+    "setup_s": float,
+    "accesses_per_wall_s": (float, int),
+}
+#: Differ from run to run.
+TIMINGS = ("wall_s", "setup_s", "accesses_per_wall_s")
+
+MACHINE = """
+name = "two-tier"
+description = "a machine from a file"
+[[nodes]]
+kind = "dram"
+tier = 0
+read_latency_ns = [100.0]
+[[nodes]]
+kind = "cxl"
+tier = 1
+read_latency_ns = [400.0]
+"""
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """Run a verb with --json and return what it printed."""
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def check_contract(result: dict[str, Any]) -> None:
+    """Check keys and types of one result."""
+    for key, kind in CONTRACT.items():
+        assert key in result, key
+        assert isinstance(result[key], kind), key
+
+
+@pytest.mark.slow
+def test_json_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    """A simulation prints the documented keys, with the documented types."""
+    result = run_json(capsys, "simulate", "--workload", "gups", *SMALL)
+    check_contract(result)
+    assert result["accesses"] == 30720
+    assert result["pages"] == 512
+    assert result["migrated_bytes"] == 4096 * (
+        result["promoted_pages"] + result["demoted_pages"]
+    )
+    assert 0 <= result["fast_share"] <= 1
+    assert result["slowdown"] >= 1
+
+
+@pytest.mark.slow
+def test_same_seed_same_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs of one seed agree in everything but the clock on the wall."""
+    words = ("simulate", "--workload", "drift", "--seed", "7", *SMALL)
+    first, second = run_json(capsys, *words), run_json(capsys, *words)
+    for key in TIMINGS:
+        del first[key], second[key]
+    assert first == second
+
+
+@pytest.mark.slow
+def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --json a short table is printed, within 80 columns."""
+    assert main(["simulate", "--policy", "first-touch", *SMALL]) == 0
+    shown = capsys.readouterr()
+    assert "slowdown" in shown.out
+    assert "first-touch on zipf" in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    assert "\x1b" not in shown.out + shown.err
+
+
+@pytest.mark.slow
+def test_machine_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A TOML machine is simulated: all in its slow tier costs four times as much."""
+    path = tmp_path / "machine.toml"
+    path.write_text(MACHINE)
+    result = run_json(
+        capsys, "simulate", "--policy", "all-slow", "--machine", str(path), *SMALL
+    )
+    assert result["slowdown"] == pytest.approx(4.0)
+    assert result["machine"] == "two-tier"
+
+
+def test_broken_machine_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A TOML machine with an unknown field names the file and the field."""
+    path = tmp_path / "machine.toml"
+    path.write_text(MACHINE.replace("tier = 1", "teir = 1"))
+    assert main(["simulate", "--machine", str(path), *SMALL]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert "teir" in error
+
+
+@pytest.mark.slow
+def test_workload_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trace imported from CSV is simulated, with its own times and footprint."""
+    lines = ["page,time_ns", *(f"{i % 40},{i * 1_000_000}" for i in range(4000))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    trace = str(tmp_path / "t.parquet")
+    assert main(["trace", "import", str(tmp_path / "t.csv"), trace]) == 0
+    result = run_json(capsys, "simulate", "--workload", trace, "--policy", "tpp")
+    assert result["pages"] == 40
+    assert result["accesses"] == 4000
+    assert result["rate"] is None
+    assert result["simulated_s"] == 4.0
+
+
+@pytest.mark.slow
+def test_recording_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What --record keeps, explain reads: heat, moves with reason, and why."""
+    record = str(tmp_path / "run")
+    words = ("simulate", "--workload", "drift", "--record", record)
+    result = run_json(capsys, *words, "--pages", "512", "--accesses", "102400")
+    found = run_json(capsys, "explain", record, "--pages", "0-511")
+    done = [move for move in found["moves"] if move["errno"] == 0]
+    up = sum(move["dst"] == 0 for move in done)
+    assert up == result["promoted_pages"]
+    assert len(done) - up == result["demoted_pages"]
+    assert {move["reason"] for move in done} <= {"pays", "makes_room"}
+    assert sum(found["end_pages_per_node"].values()) == 512
+    assert sum(group["nr_pages"] for group in found["why"]) == 512
+    assert found["heat"][-1]["to_s"] == result["simulated_s"]
+    assert main(["explain", record, "--pages", "100-163"]) == 0
+    shown = capsys.readouterr().out
+    assert "pages 100-163 (256 KiB) of drift under isotherm" in shown
+    assert "why" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert main(["explain", record, "--pages", "0-512"]) == 2
+    assert "expected a range within 0-511" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compare_adds_bounds_and_regret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bounds and first-touch stand beside what was asked for; a report too."""
+    report = tmp_path / "r.html"
+    words = ("compare", "--policies", "isotherm", "--workloads", "gups", *SMALL)
+    found = run_json(
+        capsys,
+        *words,
+        "--fast-ratios",
+        "1/2,0.2",
+        "--jobs",
+        "1",
+        "--report",
+        str(report),
+    )
+    results = found["results"]
+    assert len(results) == 12
+    for result in results:
+        check_contract(result)
+    of = {(row["policy"], row["fast_ratio"]): row for row in results}
+    assert of["all-fast", 0.2]["slowdown"] == pytest.approx(1.0)
+    assert of["first-touch", 0.2]["regret"] == pytest.approx(1.0)
+    assert of["isotherm", 0.5]["regret"] is not None
+    text = report.read_text()
+    assert text.startswith("<!doctype html>")
+    assert "vegaEmbed" in text
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second comparison into the same file makes only what is new."""
+    out = ("--out", str(tmp_path / "grid.parquet"), "--jobs", "1")
+    words = ("compare", "--workloads", "gups", *SMALL, *out)
+    first = run_json(capsys, *words, "--policies", "first-touch")["results"]
+    capsys.readouterr()
+    assert main([*words, "--policies", "tpp", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "5 of 6 runs were finished before" in shown.err
+    second = {row["policy"]: row for row in json.loads(shown.out)["results"]}
+    for row in first:
+        assert second[row["policy"]]["wall_s"] == row["wall_s"]
+
+
+@pytest.mark.slow
+def test_compare_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """People see one table per workload, who wins, and no line over 80 columns."""
+    words = ("compare", "--policies", "isotherm,tpp", "--workloads", "gups,uniform")
+    assert main([*words, *SMALL, "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "gups on dram-cxl" in shown
+    assert "uniform on dram-cxl" in shown
+    assert "clairvoyant" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_scheduler_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """A scheduler that does not answer, or no Dask at all, is one clear error."""
+    words = ["compare", "--scheduler", "nonsense://x", *SMALL]
+    assert main(words) in (1, 3)
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,204 @@
+"""Grids: what is run, that processes do not matter, that killed workers are replaced."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from isotherm.core.errors import IsothermError, UnsupportedError
+from isotherm.lab.compare import compare
+from isotherm.lab.grid import Grid, default_rate, spec_key
+from isotherm.lab.report import timeline_wanted
+from isotherm.lab.simulate import SimulationSpec
+
+SPEC = SimulationSpec(policy="isotherm", workload="gups", pages=512, accesses=20480)
+
+
+def test_grid_adds_first_touch_and_bounds() -> None:
+    """What was asked for comes with first-touch and the four bounds, once each."""
+    specs = Grid(["isotherm", "first-touch"], ["gups"], seeds=(1, 2)).specs()
+    assert [spec.policy for spec in specs[:6]] == [
+        "isotherm",
+        "first-touch",
+        "all-fast",
+        "all-slow",
+        "static-oracle",
+        "clairvoyant",
+    ]
+    assert len(specs) == 12
+
+
+def test_bounds_run_once_for_all_periods() -> None:
+    """Sampling periods multiply policies, not what needs no samples."""
+    specs = Grid(["isotherm"], ["gups"], sampling_periods=(200, 2000, 20000)).specs()
+    assert sum(spec.policy == "isotherm" for spec in specs) == 3
+    assert len(specs) == 8
+
+
+def test_traces_keep_their_own_times() -> None:
+    """Without a rate generators run at 10, traces at their own times."""
+    assert default_rate("gups") == 10.0
+    assert default_rate("own.toml") == 10.0
+    assert default_rate("trace.parquet") is None
+
+
+def test_key_tells_runs_apart(tmp_path: Path) -> None:
+    """Equal specs have equal keys; a changed figure or file changes the key."""
+    assert spec_key(SPEC) == spec_key(replace(SPEC))
+    assert spec_key(SPEC) != spec_key(replace(SPEC, seed=2))
+    trace = tmp_path / "t.parquet"
+    trace.write_bytes(b"1")
+    before = spec_key(replace(SPEC, workload=str(trace)))
+    trace.write_bytes(b"12")
+    assert before != spec_key(replace(SPEC, workload=str(trace)))
+
+
+def test_one_timeline_per_policy_and_workload() -> None:
+    """Of ratios and seeds, one run each keeps a timeline; still bounds keep none."""
+    specs = Grid(["isotherm"], ["gups"], fast_ratios=(0.5, 0.2), seeds=(1, 2)).specs()
+    wanted = timeline_wanted(specs)
+    kept = [(s.policy, s.fast_ratio, s.seed) for s in specs if wanted(s)]
+    assert kept == [
+        ("isotherm", 0.2, 1),
+        ("first-touch", 0.2, 1),
+        ("clairvoyant", 0.2, 1),
+    ]
+
+
+def test_unsupported_runs_are_left_out(samples: ModuleType) -> None:
+    """A run that a machine cannot do is named, the others are judged."""
+
+    def work(spec: SimulationSpec, keep: bool) -> tuple[dict[str, object], None]:
+        if spec.policy == "lru":
+            raise UnsupportedError("lru: the machine cannot fill on demand")
+        return samples.result(spec.policy, 1.5), None
+
+    specs = [replace(SPEC, policy=name) for name in ("isotherm", "lru", "tpp")]
+    found = compare(specs, jobs=1, work=work)
+    assert [row["policy"] for row in found.results] == ["isotherm", "tpp"]
+    assert [error["spec"]["policy"] for error in found.errors] == ["lru"]
+    with pytest.raises(UnsupportedError):
+        compare(specs[1:2], jobs=1, work=work)
+
+
+def test_files_of_one_name_are_told_apart(samples: ModuleType) -> None:
+    """Results of a/x.parquet and b/x.parquet are not mixed up."""
+
+    def work(spec: SimulationSpec, keep: bool) -> tuple[dict[str, object], None]:
+        return samples.result(spec.policy, 1.5, workload="x"), None
+
+    specs = [replace(SPEC, workload=path) for path in ("a/x.parquet", "b/x.parquet")]
+    rows = compare(specs, jobs=1, work=work).results
+    assert [row["workload"] for row in rows] == ["a/x.parquet", "b/x.parquet"]
+
+
+HELPER = """
+import os, signal
+from pathlib import Path
+
+def result(spec):
+    return {"policy": spec.policy, "workload": spec.workload, "machine": "m",
+            "fast_ratio": spec.fast_ratio, "seed": spec.seed, "slowdown": 1.0,
+            "promoted_pages": 0, "demoted_pages": 0, "pages": 1}, None
+
+def killed_once(spec, keep):
+    mark = Path(os.environ["MARK"])
+    if spec.seed == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result(spec)
+
+def killed_always(spec, keep):
+    if spec.seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result(spec)
+"""
+
+SCRIPT = """
+import json, sys
+import helper
+from isotherm.core.errors import IsothermError
+from isotherm.lab.compare import compare
+from isotherm.lab.simulate import SimulationSpec
+
+if __name__ == "__main__":
+    specs = [SimulationSpec("isotherm", "gups", seed=seed) for seed in range(1, 6)]
+    try:
+        found = compare(specs, jobs=2, work=getattr(helper, sys.argv[1]))
+        print(json.dumps([row["seed"] for row in found.results]))
+    except IsothermError as error:
+        print(json.dumps(error.message))
+"""
+
+
+def run_script(folder: Path, way: str) -> object:
+    """Run the script with a worker that is killed, in a process of its own."""
+    (folder / "helper.py").write_text(HELPER)
+    (folder / "script.py").write_text(SCRIPT)
+    run = subprocess.run(
+        [sys.executable, folder / "script.py", way],
+        env={**os.environ, "PYTHONPATH": str(folder), "MARK": str(folder / "mark")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """A run whose process was killed is made again, and none is lost."""
+    assert run_script(tmp_path, "killed_once") == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_run_that_kills_again_and_again_is_named(tmp_path: Path) -> None:
+    """After three tries the run is named and the comparison ends."""
+    message = run_script(tmp_path, "killed_always")
+    assert "its process was killed 3 times" in str(message)
+
+
+@pytest.mark.slow
+def test_processes_do_not_change_results(tmp_path: Path) -> None:
+    """One process or two: the same numbers, in the same order."""
+    words = [
+        "compare",
+        "--policies",
+        "isotherm",
+        "--workloads",
+        "gups",
+        "--pages",
+        "512",
+    ]
+    words += ["--accesses", "20480", "--json", "--jobs"]
+    found = []
+    for jobs in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-m", "isotherm", *words, jobs],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        rows = json.loads(run.stdout)["results"]
+        for row in rows:
+            for key in ("wall_s", "setup_s", "accesses_per_wall_s"):
+                del row[key]
+        found.append(rows)
+    assert found[0] == found[1]
+
+
+def test_failing_run_ends_the_comparison() -> None:
+    """An error that is not the machine's limits is passed on."""
+
+    def work(spec: SimulationSpec, keep: bool) -> tuple[dict[str, object], None]:
+        raise IsothermError("broken")
+
+    with pytest.raises(IsothermError, match="broken"):
+        compare([SPEC], jobs=1, work=work)
