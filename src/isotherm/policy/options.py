@@ -6,9 +6,9 @@ scale model, and such a number means something only as a share of memory. So eac
 stays an option in its original unit with its original default, and is multiplied
 by ``scale``: the footprint over ``reference_gib``, the size that it stands for.
 
-The default of 64 GiB is the size of the footprints on which MEMTIS (38 to 68 GB
-for all but three of its programs), HeMem and TPP were tuned. ``reference_gib = 0``
-takes every number as it stands.
+The default of 64 GiB is the size of the footprints on which such systems are
+evaluated: MEMTIS' benchmark scripts use 39 to 80 GB for five of eight programs.
+``reference_gib = 0`` takes every number as it stands.
 """
 
 from collections.abc import Mapping

@@ -59,6 +59,7 @@ TUNING_GRID: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
         {"reference_gib": 0},
         {"hot_threshold_ms": 125},
         {"promote_rate_limit_mb_s": 655.36},
+        {"promote_rate_limit_mb_s": 30},  # what MEMTIS' authors gave it
         {"hot_threshold_ms": 125, "promote_rate_limit_mb_s": 655.36},
     ),
     "tpp": (
