@@ -167,16 +167,8 @@ def test_run_that_kills_again_and_again_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_do_not_change_results(tmp_path: Path) -> None:
     """One process or two: the same numbers, in the same order."""
-    words = [
-        "compare",
-        "--policies",
-        "isotherm",
-        "--workloads",
-        "gups",
-        "--pages",
-        "512",
-    ]
-    words += ["--accesses", "20480", "--json", "--jobs"]
+    words = ["compare", "--policies", "isotherm", "--workloads", "gups", "--json"]
+    words += ["--pages", "512", "--accesses", "20480", "--jobs"]
     found = []
     for jobs in ("1", "2"):
         run = subprocess.run(
@@ -192,6 +184,39 @@ def test_processes_do_not_change_results(tmp_path: Path) -> None:
                 del row[key]
         found.append(rows)
     assert found[0] == found[1]
+
+
+CLUSTER = """
+import json, sys
+from distributed import LocalCluster
+from isotherm.cli.main import main
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        words = "compare --policies isotherm --workloads gups --pages 512".split()
+        words += ["--accesses", "20480", "--json"]
+        sys.exit(main([*words, "--scheduler", cluster.scheduler_address]))
+"""
+
+
+@pytest.mark.slow
+def test_dask_cluster_gives_the_same(tmp_path: Path) -> None:
+    """A Dask cluster runs the grid and gives what this process gives."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "cluster.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(run.stdout)["results"]
+    spec = Grid(["isotherm"], ["gups"], common=SPEC).specs()
+    here = compare(spec, jobs=1).results
+    assert [row["slowdown"] for row in here] == [row["slowdown"] for row in rows]
 
 
 def test_failing_run_ends_the_comparison() -> None:

@@ -1,0 +1,125 @@
+"""The report as text and its charts as data; tests/browser looks at the pixels."""
+
+import json
+import re
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from isotherm.lab.charts import (
+    best_bound,
+    off_the_chart,
+    slowdown_chart,
+    style_of,
+    table_of,
+    time_series,
+)
+from isotherm.lab.heatmap import pack_heat
+from isotherm.lab.regret import judge
+from isotherm.lab.report import render_report
+from isotherm.policy.registry import BOUNDS, POLICIES
+
+
+@pytest.fixture(scope="module")
+def page(samples: ModuleType) -> str:
+    """Return a report of two workloads."""
+    pytest.importorskip("vl_convert", reason="the charts' JavaScript is missing")
+    return render_report(*samples.report_input())
+
+
+def test_every_policy_has_a_look_of_its_own() -> None:
+    """No two policies share colour, dash and marker; most differ in colour too."""
+    online = [name for name in POLICIES if name not in BOUNDS]
+    looks = [style_of(name) for name in online]
+    assert len(set(looks)) == len(online)
+    assert len({color for color, _, _ in looks}) == len(online)
+
+
+def test_chart_has_every_number(samples: ModuleType) -> None:
+    """Each policy stands in the chart with each ratio; bounds are the shading."""
+    rows = judge(samples.grid(workloads=("gups",)))
+    spec = slowdown_chart(rows)
+    points = spec["layer"][-1]["data"]["values"]
+    found = {(point["policy"], point["ratio"]): point["slowdown"] for point in points}
+    assert len(found) == 8
+    table = table_of(rows)
+    assert found["isotherm", 0.2] == table["isotherm"][0.2]
+    band = spec["layer"][0]["data"]["values"]
+    assert [row["bound"] for row in band] == [best_bound(table, r) for r in (0.2, 0.5)]
+
+
+def test_thrashing_is_shown_at_the_edge(samples: ModuleType) -> None:
+    """A slowdown far beyond all-slow does not squeeze the others; it is named."""
+    rows = judge(
+        [*samples.grid(("gups",), (0.2,)), samples.result("tpp", 40.0, seed=2)]
+    )
+    beyond = off_the_chart(rows)
+    assert [(policy, ratio) for policy, ratio, _ in beyond] == [("tpp", 0.2)]
+    dots = slowdown_chart(rows)["layer"][1]["data"]["values"]
+    assert max(dot["shown"] for dot in dots) < 4
+
+
+def test_series_share_out_all_costs(samples: ModuleType) -> None:
+    """An access's time holds latency, moving and looking."""
+    line = samples.timeline(epochs=10)
+    series = time_series(line)
+    total = sum(
+        line.series[name]
+        for name in ("latency_ns", "migration_ns", "application_ns", "background_ns")
+    )
+    assert np.allclose(series["access_ns"], total / line.series["accesses"], atol=1e-3)
+    assert series["time_s"][-1] == 5.0
+
+
+def test_long_series_are_thinned(samples: ModuleType) -> None:
+    """A long run has at most 120 points, and they still end at its end."""
+    series = time_series(samples.timeline(epochs=500))
+    assert len(series["time_s"]) <= 120
+    assert series["time_s"][-1] == 250.0
+
+
+def test_heat_map_is_packed_in_bytes(samples: ModuleType) -> None:
+    """A map is two bytes a cell, on a logarithmic scale from cold to hot."""
+    line = samples.timeline()
+    packed = pack_heat(line)
+    cells = packed["columns"] * packed["rows"]
+    assert len(packed["heat"]) == 4 * -(-cells // 3)
+    assert packed["low_rate"] < line.heat.mean() < packed["high_rate"]
+
+
+def test_file_is_complete_in_itself(page: str) -> None:
+    """Nothing is loaded: no source, style sheet or import from elsewhere."""
+    head = page[: page.index('<script id="data"')]
+    assert re.findall(r"(?:src|href)=\"(?!data:)[^\"]+", head) == []
+    assert "{{" not in head
+    assert page.count("</script>") == 3
+    assert 'name="viewport"' in page
+
+
+def test_every_result_is_in_the_table(page: str, samples: ModuleType) -> None:
+    """The table has a row for each run."""
+    table = page[page.index('<table id="numbers">') :]
+    table = table[: table.index("</table>")]
+    assert table.count("<tr") == 1 + len(samples.grid())
+
+
+def test_data_is_json(page: str) -> None:
+    """What the charts draw can be read back: a chart per workload, maps over time."""
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page)
+    assert data is not None
+    found = json.loads(data[1].replace("<\\/", "</"))
+    assert len(found["charts"]) == 2
+    assert len(found["over_time"]) == 2
+    assert found["over_time"][0]["left"] == "isotherm"
+
+
+def test_names_cannot_break_the_page(samples: ModuleType) -> None:
+    """A workload's name is text, whatever it holds."""
+    pytest.importorskip("vl_convert", reason="the charts' JavaScript is missing")
+    name = "</script><b>x"
+    rows = judge(
+        [samples.result(p, workload=name) for p in ("isotherm", "first-touch")]
+    )
+    text = render_report(rows, {})
+    assert "<b>x" not in text.replace("<\\/script><b>x", "")
