@@ -1,14 +1,16 @@
 """The region level: what a page's neighbourhood does now.
 
-Each block of eight pages keeps recent accesses and their exposure, decaying
-with a short half-life. A block's region is not an aligned chunk: of the windows
-of ``WINDOW`` blocks that hold the block (left, centre, right), the one that
-looks most like a single rate is taken, so that an edge between hot and cold
-stays sharp wherever it runs (the idea of an edge-preserving mean, Kuwahara 1976).
+Each block of eight pages keeps its last look (how many bits were set, over what
+interval) and a decaying count of samples. A block's region is not an aligned
+chunk: of the windows of ``window`` blocks that hold the block (centre, left,
+right), the one that looks most like a single rate is taken, so that an edge
+between hot and cold stays sharp wherever it runs (the idea of an edge-preserving
+mean, Kuwahara 1976).
 
-A set bit over x expected accesses stands for ``x / (1 - e^-x)`` of them: one
-step of expectation-maximisation for the rate of a Poisson stream seen through
-its accessed bits.
+A window's rate pools its bits first and inverts then, ``x = -ln(1 - q)``: of a
+saturated region the likelihood still says how hot it is at least, where an
+average of page estimates says little. Bits weigh what they tell: their Fisher
+information, ``x e^-x / (1 - e^-x)`` of the exposure that counting would have had.
 """
 
 import numpy as np
@@ -20,9 +22,23 @@ from isotherm.hotness import arithmetic as ar
 HALF_SHIFT = 16  #: block state is the upper half of an IEEE single
 _HALF_CODES = 1 << 16
 _TINY = 1e-30
-_LOG2_E = 1.4426950408889634
+_LN2 = 0.6931471805599453
+INTERVAL_SHIFT = 19  #: a look's interval: 8 bits of exponent, 4 of mantissa
+_INTERVAL_CODES = 1 << 12
+NO_LOOK = 0
+
+KAPPA = 0.1  # pseudo-counts of set and unset bits
+ALIKE_CODES = 6  # intervals at most 3/8 octave apart are compared
+CLASSES = 64  # alignments of an edge within 512 pages
+EDGE_UNIT = 16.0  # of unlikeness in a byte
+EDGE_GAIN = 1.0 / 16.0
+CLASS_SIGMA = 6.0  # standard errors that halve the bonds of a class
+EDGE_SHARE = 0.1
+SPREAD = 1.5
+ANGLE = np.arcsin(np.sqrt((np.arange(16) + 0.1).clip(0, 8.1) / 8.2))
 
 Half = NDArray[np.uint16]
+Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
@@ -45,189 +61,308 @@ def whole_array(code: Half) -> Floats:
     return ar.decode_array(code, HALF_SHIFT, 0)
 
 
+@compiled
+def look_code(k: int, interval: float) -> int:
+    """Return the 16-bit code of a look: ``k`` of eight set over ``interval`` > 0."""
+    t = ar.encode(interval, INTERVAL_SHIFT, 0, _INTERVAL_CODES, 1 << 18)
+    return (k << 12) | t
+
+
+def look_code_array(k: NDArray[np.int64], interval: Floats) -> Half:
+    """Return `look_code` of every look."""
+    noise = np.full(len(interval), 1 << 18, np.int64)
+    t = ar.encode_array(interval, INTERVAL_SHIFT, 0, _INTERVAL_CODES, noise)
+    return ((k << 12) | t).astype(np.uint16)
+
+
 def look_blocks_twin(
-    accesses: Half,
-    exposure: Half,
-    rate: Half,
-    pages: int,
+    looked: Half,
+    samples: Half,
+    edge: Bytes,
+    stamp: Half,
+    now: int,
     block: NDArray[np.uint32],
-    bits: NDArray[np.uint8],
+    bits: Bytes,
     interval: Floats,
     rho: Floats,
-    sampled: Floats,
+    unlike: Floats,
     salt: int,
 ) -> None:
     """Numpy twin of `look_blocks`."""
     j = block.astype(np.int64)
-    n = np.minimum(8, pages - 8 * j).astype(np.float64)
-    a = rho * whole_array(accesses[j])
-    b = rho * whole_array(exposure[j])
-    x = whole_array(rate[j]) * interval
-    miss = ar.exp2_array(np.maximum(-x * _LOG2_E, -60.0))
-    each = np.where(x > 1e-6, x / np.where(x > 1e-6, 1.0 - miss, 1.0), 1.0)
-    k = ((bits[:, None] >> np.arange(8)) & 1).sum(1)
-    a = np.where(interval > 0, a + k * each, a)
-    b = np.where(interval > 0, b + n * interval, b) + n * sampled
+    k = ((bits[:, None].astype(np.int64) >> np.arange(8)) & 1).sum(1)
+    on = interval > 0
+    looked[j[on]] = look_code_array(k[on], interval[on])
     noise = ar.mix_array(j.astype(np.uint64), salt)
-    accesses[j] = half_array(a, noise)
-    exposure[j] = half_array(b, noise >> np.uint64(32))
+    samples[j] = half_array(rho * whole_array(samples[j]), noise)
+    has_left = on & (j > 0)
+    j, k, noise = j[has_left], k[has_left], noise[has_left]
+    left = looked[j - 1].astype(np.int64)
+    fresh = ((now - stamp[j - 1].astype(np.int64)) & 0xFFFF) <= 1
+    alike = np.abs((left & 0xFFF) - (looked[j].astype(np.int64) & 0xFFF)) <= ALIKE_CODES
+    use = fresh & alike & (left != NO_LOOK)
+    j, k, left, noise = j[use], k[use], left[use], noise[use]
+    z = ANGLE[k] - ANGLE[left >> 12]
+    z = 16.0 * z * z
+    old = edge[j].astype(np.float64)
+    grown = old + (np.minimum(z * EDGE_UNIT, 255.0) - old) * EDGE_GAIN
+    draw = ((noise >> np.uint64(40)) & np.uint64(0xFFF)).astype(np.float64) / 4096.0
+    edge[j] = np.minimum(np.floor(grown + draw), 255.0).astype(np.uint8)
+    for r, x in zip((j % CLASSES).tolist(), z.tolist(), strict=True):
+        unlike[0, r] += x
+        unlike[1, r] += 1.0
 
 
 @kernel(twin=look_blocks_twin)
 def look_blocks(
-    accesses: Half,
-    exposure: Half,
-    rate: Half,
-    pages: int,
+    looked: Half,
+    samples: Half,
+    edge: Bytes,
+    stamp: Half,
+    now: int,
     block: NDArray[np.uint32],
-    bits: NDArray[np.uint8],
+    bits: Bytes,
     interval: Floats,
     rho: Floats,
-    sampled: Floats,
+    unlike: Floats,
     salt: int,
 ) -> None:
-    """Decay looked-at blocks and add what the look saw.
+    """Remember the looks at blocks, decay their samples, compare with the left.
+
+    The arcsine of the root of a share has the variance 1 / 4n whatever the
+    share, so 16 times the squared difference of two blocks' angles is 1 on
+    average where both have one rate, and more across an edge.
 
     Args:
-        accesses: Recent accesses per block, uint16[blocks], changed.
-        exposure: Their page-periods, uint16[blocks], changed.
-        rate: Region rate of each block before, uint16[blocks].
-        pages: Pages in all: the last block may hold fewer than eight.
-        block: uint32[n].
+        looked: Last look per block, uint16[blocks], changed.
+        samples: Decayed samples per block, uint16[blocks], changed.
+        edge: How unlike a block is to its left neighbour, uint8[blocks], changed.
+        stamp: Epoch of the last look, uint16[blocks].
+        now: Epoch.
+        block: uint32[n], ascending.
         bits: Accessed bits, uint8[n].
         interval: What they cover, reference periods; 0: no bits.
-        rho: Share of the old evidence that is left.
-        sampled: Sampling exposure of a page since the last look.
+        rho: Share of the old samples that is left.
+        unlike: Sum and count of the differences by alignment class,
+            float64[2, CLASSES], added to.
         salt: For rounding.
     """
     for i in range(block.size):
         j = np.int64(block[i])
-        n = np.float64(min(8, pages - 8 * j))
-        a = rho[i] * ar.decode(np.int64(accesses[j]), HALF_SHIFT, 0)
-        b = rho[i] * ar.decode(np.int64(exposure[j]), HALF_SHIFT, 0)
-        t = interval[i]
-        if t > 0:
-            x = ar.decode(np.int64(rate[j]), HALF_SHIFT, 0) * t
-            each = 1.0
-            if x > 1e-6:
-                each = x / (1.0 - ar.exp2(max(-x * _LOG2_E, -60.0)))
-            k = 0
-            for m in range(8):
-                k += (bits[i] >> m) & 1
-            a = a + k * each
-            b = b + n * t
-        b = b + n * sampled[i]
         noise = ar.mix(j, salt)
-        accesses[j] = half(a, noise)
-        exposure[j] = half(b, noise >> np.uint64(32))
+        left_over = rho[i] * ar.decode(np.int64(samples[j]), HALF_SHIFT, 0)
+        samples[j] = half(left_over, noise)
+        if interval[i] <= 0:
+            continue
+        k = 0
+        for m in range(8):
+            k += (bits[i] >> m) & 1
+        looked[j] = look_code(k, interval[i])
+        if j == 0:
+            continue
+        left = np.int64(looked[j - 1])
+        apart = (left & 0xFFF) - (np.int64(looked[j]) & 0xFFF)
+        if (
+            left == NO_LOOK
+            or ((now - np.int64(stamp[j - 1])) & 0xFFFF) > 1
+            or abs(apart) > ALIKE_CODES
+        ):
+            continue
+        z = ANGLE[k] - ANGLE[left >> 12]
+        z = 16.0 * z * z
+        old = np.float64(edge[j])
+        grown = old + (min(z * EDGE_UNIT, 255.0) - old) * EDGE_GAIN
+        draw = np.float64((noise >> np.uint64(40)) & np.uint64(0xFFF)) / 4096.0
+        edge[j] = np.uint8(min(np.floor(grown + draw), 255.0))
+        unlike[0, j % CLASSES] += z
+        unlike[1, j % CLASSES] += 1.0
 
 
 def add_to_blocks_twin(
-    accesses: Half, page: NDArray[np.uint32], count: float, salt: int
+    samples: Half, page: NDArray[np.uint32], count: float, salt: int
 ) -> None:
     """Plain twin of `add_to_blocks`."""
     for k in range(len(page)):
         j = page[k : k + 1].astype(np.int64) >> 3
         noise = ar.mix_array(j.astype(np.uint64), salt + k)
-        accesses[j] = half_array(whole_array(accesses[j]) + count, noise)
+        samples[j] = half_array(whole_array(samples[j]) + count, noise)
 
 
 @kernel(twin=add_to_blocks_twin)
 def add_to_blocks(
-    accesses: Half, page: NDArray[np.uint32], count: float, salt: int
+    samples: Half, page: NDArray[np.uint32], count: float, salt: int
 ) -> None:
     """Add ``count`` accesses to the block of every page, in order."""
     for k in range(page.size):
         j = np.int64(page[k]) >> 3
-        a = ar.decode(np.int64(accesses[j]), HALF_SHIFT, 0) + count
-        accesses[j] = half(a, ar.mix(j, salt + k))
+        a = ar.decode(np.int64(samples[j]), HALF_SHIFT, 0) + count
+        samples[j] = half(a, ar.mix(j, salt + k))
 
 
 def region_rates_twin(
-    accesses: Half,
-    exposure: Half,
-    stamp: NDArray[np.uint16],
+    looked: Half,
+    samples: Half,
+    edge: Bytes,
+    stamp: Half,
     now: int,
-    weight: Floats,
-    window: int,
+    bit_weight: Floats,
+    sample_weight: Floats,
+    sampled: float,
+    bond: Floats,
     prior: float,
     prior_rate: float,
     rate: Half,
 ) -> None:
-    """Numpy twin of `region_rates`."""
-    blocks = len(accesses)
+    """Plain twin of `region_rates`."""
+    blocks = len(looked)
     age = (now - stamp.astype(np.int64)) & 0xFFFF
-    w = weight[np.minimum(age, len(weight) - 1)]
-    a = whole_array(accesses) * w
-    b = whole_array(exposure) * w
-    v = np.where(b > 1e-12, a * a / np.where(b > 1e-12, b, 1.0), 0.0)
-    span = min(window, blocks)
-    sums = [np.concatenate([[0.0], np.cumsum(x)]) for x in (a, b, v)]
-    wa, wb, wv = (s[span:] - s[:-span] for s in sums)
-    mean = (wa + prior * prior_rate) / (wb + prior)
-    spread = wv - np.where(wb > 1e-12, wa * wa / np.where(wb > 1e-12, wb, 1.0), 0.0)
-    spread = spread / np.maximum(mean, 1e-12)
-    j = np.arange(blocks)
-    last = blocks - span
-    first = np.clip(np.stack([j - span // 2, j - span + 1, j]), 0, last)
-    best = np.argmin(spread[first], axis=0)
-    out = mean[first[best, j]]
-    rate[:] = half_array(out, np.full(blocks, 0x8000, np.uint64))
+    code = looked.astype(np.int64)
+    w = np.where(code == NO_LOOK, 0.0, bit_weight[np.minimum(age, len(bit_weight) - 1)])
+    own = np.zeros((blocks, 5))
+    own[:, 0] = w * (code >> 12).astype(np.float64)
+    own[:, 1] = w * 8.0
+    own[:, 2] = w * 8.0 * ar.decode_array(code & 0xFFF, INTERVAL_SHIFT, 0)
+    ws = sample_weight[np.minimum(age, len(sample_weight) - 1)]
+    own[:, 3] = whole_array(samples) * ws
+    own[:, 4] = 8.0
+    tie = bond[np.arange(blocks) % CLASSES, edge]
+    ahead = np.zeros((blocks + 1, 5))
+    for j in range(blocks - 1, 0, -1):
+        ahead[j] = tie[j] * (own[j] + ahead[j + 1])
+    total = np.empty((blocks, 5))
+    behind = np.zeros(5)
+    for j in range(blocks):
+        behind = own[j] + tie[j] * behind
+        total[j] = behind + ahead[j + 1]
+    k, n, t, s, m = total.T
+    n, t = np.maximum(n, 1e-9), np.maximum(t, 1e-12)
+    q = (k + KAPPA) / (n + 2.0 * KAPPA)
+    x = -ar.log2_array(1.0 - q) * _LN2
+    exposure = t * (x * (1.0 - q) / q)
+    accesses = x / (t / n) * exposure
+    mean = (accesses + s + prior * prior_rate) / (exposure + m * sampled + prior)
+    rate[:] = half_array(mean, np.full(blocks, 0x8000, np.uint64))
 
 
 @kernel(twin=region_rates_twin)
 def region_rates(
-    accesses: Half,
-    exposure: Half,
-    stamp: NDArray[np.uint16],
+    looked: Half,
+    samples: Half,
+    edge: Bytes,
+    stamp: Half,
     now: int,
-    weight: Floats,
-    window: int,
+    bit_weight: Floats,
+    sample_weight: Floats,
+    sampled: float,
+    bond: Floats,
     prior: float,
     prior_rate: float,
     rate: Half,
 ) -> None:
-    """Write the region rate of every block.
+    """Write the region rate of every block: two recursive passes.
 
     Args:
-        accesses: Recent accesses per block, uint16[blocks].
-        exposure: Their page-periods, uint16[blocks].
+        looked: Last look per block, uint16[blocks].
+        samples: Decayed samples per block, uint16[blocks].
+        edge: How unlike a block is to its left neighbour, uint8[blocks].
         stamp: Epoch of the last look, modulo 2^16, uint16[blocks].
         now: Epoch.
-        weight: What evidence of an age in epochs still weighs; older: the last.
-        window: Blocks in a region.
+        bit_weight: What a look of an age in epochs weighs; older: the last.
+        sample_weight: The same for samples.
+        sampled: Sampling exposure of a page that the decayed samples stand for.
+        bond: Share of a neighbour's evidence that counts, by alignment class
+            and ``edge``, float64[CLASSES, 256].
         prior: Page-periods of the prior.
         prior_rate: Rate of the prior.
         rate: Filled, uint16[blocks].
     """
-    blocks = accesses.size
-    span = min(window, blocks)
-    oldest = weight.size - 1
-    pa = np.zeros(blocks + 1)
-    pb = np.zeros(blocks + 1)
-    pv = np.zeros(blocks + 1)
-    for j in range(blocks):
-        w = weight[min((now - np.int64(stamp[j])) & 0xFFFF, oldest)]
-        a = ar.decode(np.int64(accesses[j]), HALF_SHIFT, 0) * w
-        b = ar.decode(np.int64(exposure[j]), HALF_SHIFT, 0) * w
-        pa[j + 1] = pa[j] + a
-        pb[j + 1] = pb[j] + b
-        pv[j + 1] = pv[j] + (a * a / b if b > 1e-12 else 0.0)
-    last = blocks - span
-    for k in range(last + 1):  # in place: mean and spread of the window from k
-        wa = pa[k + span] - pa[k]
-        wb = pb[k + span] - pb[k]
-        wv = pv[k + span] - pv[k]
-        mean = (wa + prior * prior_rate) / (wb + prior)
-        spread = wv - (wa * wa / wb if wb > 1e-12 else 0.0)
-        pa[k] = mean
-        pv[k] = spread / max(mean, 1e-12)
-    for j in range(blocks):
-        best = min(max(j - span // 2, 0), last)
-        left = min(max(j - span + 1, 0), last)
-        right = min(max(j, 0), last)
-        if pv[left] < pv[best]:
-            best = left
-        if pv[right] < pv[best]:
-            best = right
-        rate[j] = half(pa[best], np.uint64(0x8000))
+    blocks = looked.size
+    right = np.empty((blocks + 1, 5))
+    right[blocks, :] = 0.0
+    own = np.zeros(5)
+    own[4] = 8.0
+    for backward in range(2):
+        sum_k = 0.0
+        sum_n = 0.0
+        sum_t = 0.0
+        sum_s = 0.0
+        sum_m = 0.0
+        for i in range(blocks):
+            j = i if backward else blocks - 1 - i
+            age = (now - np.int64(stamp[j])) & 0xFFFF
+            code = np.int64(looked[j])
+            w = 0.0
+            if code != NO_LOOK:
+                w = bit_weight[min(age, bit_weight.size - 1)]
+            k = w * np.float64(code >> 12)
+            n = w * 8.0
+            t = w * 8.0 * ar.decode(code & 0xFFF, INTERVAL_SHIFT, 0)
+            s = ar.decode(np.int64(samples[j]), HALF_SHIFT, 0)
+            s = s * sample_weight[min(age, sample_weight.size - 1)]
+            tie = bond[j % CLASSES, edge[j]]
+            if backward == 0:
+                if j == 0:
+                    break
+                sum_k = tie * (k + sum_k)
+                sum_n = tie * (n + sum_n)
+                sum_t = tie * (t + sum_t)
+                sum_s = tie * (s + sum_s)
+                sum_m = tie * (8.0 + sum_m)
+                right[j, 0] = sum_k
+                right[j, 1] = sum_n
+                right[j, 2] = sum_t
+                right[j, 3] = sum_s
+                right[j, 4] = sum_m
+                continue
+            sum_k = k + tie * sum_k
+            sum_n = n + tie * sum_n
+            sum_t = t + tie * sum_t
+            sum_s = s + tie * sum_s
+            sum_m = 8.0 + tie * sum_m
+            all_n = max(sum_n + right[j + 1, 1], 1e-9)
+            all_t = max(sum_t + right[j + 1, 2], 1e-12)
+            q = (sum_k + right[j + 1, 0] + KAPPA) / (all_n + 2.0 * KAPPA)
+            x = -ar.log2(1.0 - q) * _LN2
+            exposure = all_t * (x * (1.0 - q) / q)
+            accesses = x / (all_t / all_n) * exposure
+            mean = (accesses + (sum_s + right[j + 1, 3]) + prior * prior_rate) / (
+                exposure + (sum_m + right[j + 1, 4]) * sampled + prior
+            )
+            rate[j] = half(mean, np.uint64(0x8000))
+
+
+def bonds(
+    unlike: Floats, looks: float, reach: float, scale: float
+) -> Floats:
+    """Return the share of a neighbour's evidence that counts, [CLASSES, 256].
+
+    An edge is believed in as far as its own history or that of all edges at the
+    same alignment stands out from the quietest alignments.
+
+    Args:
+        unlike: Sum and count of differences by alignment class.
+        looks: How often an edge has been compared so far.
+        reach: Bond of two blocks of one region.
+        scale: Excess of unlikeness that halves a bond.
+    """
+    n = unlike[1]
+    known = n > 8
+    if not known.any():
+        return np.full((CLASSES, 256), reach)
+    mean = np.where(known, unlike[0] / np.maximum(n, 1.0), np.nan)
+    base = max(float(np.nanquantile(mean, 0.25)), 1e-3)
+    mean = np.where(known, np.nan_to_num(mean, nan=base), base)
+    noise = SPREAD * base
+    step = max(scale * base, float(mean.max()) - base)
+    share = EDGE_SHARE + (1.0 - 2.0 * EDGE_SHARE) * np.clip((mean - base) / step, 0.0, 1.0)
+    sure = np.sqrt(np.maximum(n, 1.0)) * np.maximum(0.0, mean - base) / noise
+    share = np.where(sure > CLASS_SIGMA, share, EDGE_SHARE)
+    inside = (sure <= CLASS_SIGMA) & (sure.max() > 2 * CLASS_SIGMA)
+    share = np.where(inside, EDGE_SHARE / 8.0, share)
+    prior = np.log(share / (1.0 - share))
+    held = min(looks, 1.0 / EDGE_GAIN)
+    gathered = 1.0 - (1.0 - EDGE_GAIN) ** looks
+    own = np.arange(256.0) / EDGE_UNIT / max(gathered, 1e-3)
+    odds = held * step * (own - base - step / 2.0) / noise**2
+    out: Floats = reach / (1.0 + np.exp(np.clip(prior[:, None] + odds[None, :], -30, 30)))
+    return out

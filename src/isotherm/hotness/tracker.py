@@ -1,7 +1,7 @@
 """The tracker: one Gamma filter a page, one recent rate a region, four bytes in all.
 
 State a page: 2 bytes of filter, 1 byte of look history; a block of eight pages:
-2 + 2 bytes of recent accesses and exposure, 2 of region rate, 2 of time stamp.
+2 of its last look, 2 of decayed samples, 2 of region rate, 2 of time stamp.
 """
 
 import numpy as np
@@ -17,6 +17,7 @@ from isotherm.hints.batch import (
     RegionCounts,
     Samples,
 )
+from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
 from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.view import TrackerView
@@ -25,6 +26,9 @@ PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5
 HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
 REGION_HALF_LIFE_S = 0.5  # at least; a region is not forgotten before its next look
 REGION_BLOCKS = 8  # 64 pages
+REACH = 0.95  # bond of two blocks of one region: evidence reaches some 20 blocks
+EDGE_SCALE = 1.0  # excess unlikeness of a true edge, at least
+REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
 
 
@@ -64,10 +68,12 @@ class GammaTracker:
         self.mean_rate = 0.0
         self.code = np.zeros(pages, np.uint16)
         self.history = np.zeros(pages, np.uint8)
-        self.accesses = np.zeros(self.blocks, np.uint16)
-        self.exposure = np.zeros(self.blocks, np.uint16)
+        self.looked = np.zeros(self.blocks, np.uint16)
+        self.samples = np.zeros(self.blocks, np.uint16)
         self.region = np.zeros(self.blocks, np.uint16)
         self.stamp = np.zeros(self.blocks, np.uint16)
+        self.edge = np.zeros(self.blocks, np.uint8)
+        self._unlike = np.zeros((2, regions.CLASSES))
         self.initiators = InitiatorShares(self.blocks)
         self._epoch = 0
         self._salt = seed << 20
@@ -77,7 +83,7 @@ class GammaTracker:
     @property
     def bytes_per_page(self) -> float:
         """State kept for a page, all of it."""
-        columns = (self.code, self.history, self.accesses, self.exposure, self.region)
+        columns = (self.code, self.history, self.looked, self.samples, self.region)
         total = sum(c.nbytes for c in columns) + self.stamp.nbytes
         return (total + self.initiators.nbytes) / self.pages
 
@@ -168,6 +174,15 @@ class GammaTracker:
     def _region_half_life(self) -> float:
         return max(self._region_half_life_s, self._revisit_s / BLOCK_PAGES)
 
+    def _sample_half_life(self) -> float:
+        """Return how long samples count for a region: until there are a few."""
+        if self._sampling_period is None:
+            return self._region_half_life()
+        per_s = self._window * BLOCK_PAGES * self.mean_rate / self._sampling_period
+        enough_s = REGION_SAMPLES / max(per_s, 1e-9)
+        longest_s = self._region_half_life() if self._has_bits else self._half_life_s
+        return min(max(self._region_half_life(), enough_s), longest_s)
+
     @property
     def _revisit_s(self) -> float:
         return self._revisit_epochs * self.epoch_s
@@ -184,7 +199,7 @@ class GammaTracker:
         age = (self._epoch - self.stamp[block].astype(np.int64)) & 0xFFFF
         self._revisit_epochs = max(1, -(-self.blocks // len(block)))
         rho = np.exp2(-age * self.epoch_s / self._half_life_s)
-        rho_region = np.exp2(-age * self.epoch_s / self._region_half_life())
+        rho_samples = np.exp2(-age * self.epoch_s / self._sample_half_life())
         if self._sampling_period is None:
             sampled = np.zeros(len(block))
         else:
@@ -210,19 +225,20 @@ class GammaTracker:
             b0,
             salt,
         )
+        self.stamp[block] = self._epoch & 0xFFFF
         regions.look_blocks(
-            self.accesses,
-            self.exposure,
-            self.region,
-            self.pages,
+            self.looked,
+            self.samples,
+            self.edge,
+            self.stamp,
+            self._epoch,
             block,
             bits,
             interval,
-            rho_region,
-            sampled,
+            rho_samples,
+            self._unlike,
             salt,
         )
-        self.stamp[block] = self._epoch & 0xFFFF
 
     def _add_samples(self, seen: Samples) -> None:
         self._sampling_period = seen.period
@@ -231,7 +247,7 @@ class GammaTracker:
         none = np.zeros(len(seen.page))
         salt = self._next_salt(len(seen.page))
         evidence.add_events(self.code, self.history, seen.page, 1.0, none, salt)
-        regions.add_to_blocks(self.accesses, seen.page, 1.0, salt)
+        regions.add_to_blocks(self.samples, seen.page, 1.0, salt)
         if seen.initiator is not None:
             self.initiators.add(seen.page, seen.initiator)
 
@@ -255,30 +271,39 @@ class GammaTracker:
         block = np.repeat(first - np.concatenate([[0], np.cumsum(size)[:-1]]), size)
         block = block + np.arange(int(size.sum()))
         keep = block < self.blocks
-        share = 1.0 / np.repeat(size, size)[keep]
         block = block[keep]
-        checks = seen.checks * share
-        hits = np.repeat(seen.nr_accesses, size)[keep] * share
-        q = np.minimum(hits / checks, 0.98)
-        accesses = -np.log1p(-q) * checks
-        a = regions.whole_array(self.accesses[block]) + accesses
-        b = regions.whole_array(self.exposure[block])
-        b = b + checks * seen.interval_s * self._unit()
-        noise = np.full(len(block), 0x8000, np.uint64)
-        self.accesses[block] = regions.half_array(a, noise)
-        self.exposure[block] = regions.half_array(b, noise)
+        q = np.minimum(np.repeat(seen.nr_accesses, size)[keep] / seen.checks, 0.98)
+        whole_s = seen.checks * seen.interval_s
+        k = 8.0 * (1.0 - np.power(1.0 - q, seen.checks))
+        noise = ar.mix_array(block.astype(np.uint64), self._next_salt(1))
+        draw = (noise >> np.uint64(40)).astype(np.float64) / (1 << 24)
+        k = np.floor(k + draw).astype(np.int64)
+        interval = np.full(len(block), whole_s * self._unit())
+        self.looked[block] = regions.look_code_array(k, interval)
+        self.stamp[block] = self._epoch & 0xFFFF
 
     def _region_rates(self) -> None:
-        half_life = self._region_half_life()
         ages = np.arange(min(1024, 4 * self._revisit_epochs + 64))
-        weight = np.exp2(-ages * self.epoch_s / half_life)
+        age_s = ages * self.epoch_s
+        half_life_s = self._sample_half_life()
+        sampled = 0.0
+        if self._sampling_period is not None:
+            gathered = 1.0 - 2.0 ** (-self._epoch * self.epoch_s / half_life_s)
+            seconds = gathered * half_life_s / np.log(2.0)
+            sampled = seconds / self._sampling_period * self._unit()
+        self._unlike *= 0.99
+        compared = self._unlike[1].sum() / self.blocks
+        bond = regions.bonds(self._unlike, compared, REACH, EDGE_SCALE)
         regions.region_rates(
-            self.accesses,
-            self.exposure,
+            self.looked,
+            self.samples,
+            self.edge,
             self.stamp,
             self._epoch,
-            weight,
-            self._window,
+            np.exp2(-age_s / self._region_half_life()),
+            np.exp2(-age_s / half_life_s),
+            sampled,
+            bond,
             PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12),
             self.mean_rate / self._unit(),
             self.region,

@@ -30,9 +30,9 @@ from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSamplin
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.engine import MigrationEngine
 from isotherm.observability.recorder import Recorder
-from isotherm.policy.bounds import CountedFuture
+from isotherm.policy.bounds import Future, KnownFuture, count_future
 from isotherm.policy.plan import Outcome, Policy, Setup
-from isotherm.policy.registry import BOUNDS, make_policy
+from isotherm.policy.registry import NEEDS_FUTURE, make_policy
 from isotherm.trace.stream import AccessChunk, Pace, Workload
 from isotherm.workloads.registry import make_workload
 
@@ -117,7 +117,7 @@ def simulate(
     recorder: Recorder | None = None,
     progress: Callable[[float], None] | None = None,
     workload: Workload | None = None,
-    future: CountedFuture | None = None,
+    future: Future | None = None,
 ) -> dict[str, Any]:
     """Run one simulation and return its result as JSON values.
 
@@ -145,9 +145,9 @@ def simulate(
     return run.result(time.perf_counter() - began)
 
 
-def count_future(workload: Workload, pace: Pace) -> CountedFuture:
+def workload_future(workload: Workload, pace: Pace) -> KnownFuture:
     """Return the accesses per page and epoch of a whole workload, for bounds."""
-    return CountedFuture.from_chunks(workload.epochs(pace), workload.pages)
+    return count_future((c.page for c in workload.epochs(pace)), workload.pages)
 
 
 class _Run:
@@ -158,7 +158,7 @@ class _Run:
         spec: SimulationSpec,
         workload: Workload,
         recorder: Recorder | None,
-        future: CountedFuture | None,
+        future: Future | None,
     ) -> None:
         self.spec = spec
         self.workload = workload
@@ -185,8 +185,8 @@ class _Run:
             spec.sampling_period,
             spec.options,
         )
-        if spec.policy in BOUNDS and future is None:
-            future = count_future(workload, self.pace)
+        if spec.policy in NEEDS_FUTURE and future is None:
+            future = workload_future(workload, self.pace)
         self.policy = self._make_policy(setup, future)
         self.hints = self.policy.wants if spec.hints is None else hints
         machine.place(self.policy.start(self._placement()))
@@ -215,7 +215,7 @@ class _Run:
         self.epochs = 0
         self.wall_s = 0.0
 
-    def _make_policy(self, setup: Setup, future: CountedFuture | None) -> Policy:
+    def _make_policy(self, setup: Setup, future: Future | None) -> Policy:
         """Make the policy; without --hints it gets every hint that it wants."""
         policy = make_policy(self.spec.policy, setup, future)
         if self.spec.hints is None and policy.wants != setup.hints:

@@ -28,7 +28,7 @@ from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
-BITS_WEIGHT = 0.25  # of a bit against a sample in the regression: bits are not Poisson
+BITS_WEIGHT = 0.0  # of a bit against a sample in the regression: bits are not Poisson
 
 Floats = NDArray[np.float64]
 
