@@ -156,7 +156,7 @@ RECIPES = {
         lambda folder: inputs.write_text(folder / "text", 6 << 20, 7),
         [*("zstd", "-q", "-3", "--long=27", "--single-thread", "-f"), "text"],
         256 * KIB,
-        10_000,
+        100_000,
         "zstd -3 with a long window on 6 MiB of text with distant repeats",
         7,
     ),
