@@ -1,4 +1,4 @@
-"""Grids: what is run, that processes do not matter, that killed workers are replaced."""
+"""Grids: what is run, that processes do not matter, that killed ones are replaced."""
 
 import json
 import os
@@ -192,7 +192,8 @@ from distributed import LocalCluster
 from isotherm.cli.main import main
 
 if __name__ == "__main__":
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    workers = {"n_workers": 1, "threads_per_worker": 1}
+    with LocalCluster(**workers, dashboard_address=None) as cluster:
         words = "compare --policies isotherm --workloads gups --pages 512".split()
         words += ["--accesses", "20480", "--json"]
         sys.exit(main([*words, "--scheduler", cluster.scheduler_address]))

@@ -115,9 +115,8 @@ def test_busy_page_says_so(recording: Path) -> None:
 def test_cold_page_is_not_worth_a_slot(recording: Path) -> None:
     """Ten accesses save 1.7 µs a second, below the price of 5 µs."""
     words = words_of(explain(recording, 1, 1))["stayed fast"]
-    assert (
-        "a fast slot saves each 1.70 µs an epoch, the price of one is 5.00 µs" in words
-    )
+    assert "a fast slot saves each 1.70 µs an epoch" in words
+    assert "the price of one is 5.00 µs" in words
     words = words_of(explain(recording, 2, 2))["stayed slow"]
     assert "not worth a slot" in words
 
@@ -137,7 +136,7 @@ def test_hot_page_would_pay(recording: Path) -> None:
 def test_heat_of_the_range(recording: Path) -> None:
     """Heat is the mean over the range's pages, in stretches that cover the run."""
     found = explain(recording, 2, 4)
-    assert [row["rate"] for row in found["heat"]] == [30.0] * 4
+    assert [row["rate"] for row in found["heat"]] == pytest.approx([30.0] * 4)
     assert found["heat"][0]["from_s"] == 0
     assert found["heat"][-1]["to_s"] == 4.0
     assert found["heat"][-1]["fast_share"] == pytest.approx(1 / 3)
