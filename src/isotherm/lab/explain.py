@@ -253,7 +253,7 @@ class _Recording:
 
     def _words(self, what: str, page: NDArray[np.int64]) -> str:
         region = np.unique(page // self.size - self.first // self.size)
-        recent = max(1, len(self.end_s) // 4)
+        recent = max(1, len(self.end_s) // STRETCHES)
         rate = float(self.rate[-recent:, region].mean())
         belief = float(self.belief[-recent:, region].mean())
         heat = f"{rate:.3g} accesses a page and second of late"
