@@ -25,6 +25,9 @@ from isotherm.trace.record import record_command
 HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "src" / "isotherm" / "data" / "traces"
 KIB = 1024
+#: The footprints stand for ones a thousand times as large. A page of those is
+#: touched a thousand times less often, so time is stretched by as much.
+NS_PER_INSTRUCTION = 1000
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Recipe:
             program runs.
         command: The recorded command.
         llc_bytes: Modelled cache: small beside the footprint, as on a server.
-        quantum_ns: Accesses of one page within it become one row.
+        quantum_instructions: Accesses of one page within it become one row.
         note: What the program does, for the provenance.
         seed: Of the input, and of the program's draws.
         limit: Accesses after which the program is ended.
@@ -47,7 +50,7 @@ class Recipe:
     prepare: Callable[[Path], object]
     command: list[str]
     llc_bytes: int
-    quantum_ns: int
+    quantum_instructions: int
     note: str
     seed: int
     limit: int | None = None
@@ -128,10 +131,10 @@ RECIPES = {
     ),
     "graph": Recipe(
         prepare_graph,
-        ["./graph", "run", "graph.bin", "3"],
-        512 * KIB,
-        200_000,
-        "breadth-first search, then three iterations of PageRank, on an R-MAT graph "
+        ["./graph", "run", "graph.bin", "2"],
+        1024 * KIB,
+        50_000,
+        "breadth-first search, then two iterations of PageRank, on an R-MAT graph "
         "of 524,288 vertices and 5 million edges",
         4,
     ),
@@ -155,8 +158,8 @@ RECIPES = {
     "zstd": Recipe(
         lambda folder: inputs.write_text(folder / "text", 6 << 20, 7),
         [*("zstd", "-q", "-3", "--long=27", "--single-thread", "-f"), "text"],
-        256 * KIB,
-        100_000,
+        512 * KIB,
+        50_000,
         "zstd -3 with a long window on 6 MiB of text with distant repeats",
         7,
     ),
@@ -188,7 +191,8 @@ def record(name: str, out: Path) -> None:
             out / f"{name}.parquet",
             recipe.llc_bytes,
             recipe.limit,
-            quantum_ns=recipe.quantum_ns,
+            ns_per_instruction=NS_PER_INSTRUCTION,
+            quantum_ns=recipe.quantum_instructions * NS_PER_INSTRUCTION,
             skip_instructions=recipe.skip_instructions,
             note=recipe.note,
             details={

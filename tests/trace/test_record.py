@@ -134,7 +134,7 @@ def test_output_and_status_of_the_program(
 @needs_valgrind
 @pytest.mark.slow
 def test_limit_and_start_up(program: Path, tmp_path: Path) -> None:
-    """Exactly ``limit`` accesses are kept; skipped instructions leave no access."""
+    """Exactly ``limit`` accesses are kept, start-up leaves none, time is scaled."""
     command, seen = [str(program), str(tmp_path / "w")], list[tuple[int, int]]()
 
     def progress(references: int, kept: int) -> None:
@@ -150,6 +150,7 @@ def test_limit_and_start_up(program: Path, tmp_path: Path) -> None:
         10_007,
         quantum_ns=0,
         skip_instructions=1000,
+        ns_per_instruction=3,
         quiet=True,
     )
 
@@ -159,7 +160,7 @@ def test_limit_and_start_up(program: Path, tmp_path: Path) -> None:
     assert first.duration_ns is not None
     times = np.concatenate([c.time_ns for c in TraceReader(tmp_path / "a").chunks()])
     kept = np.concatenate([c.time_ns for c in TraceReader(tmp_path / "b").chunks()])
-    later_times = times[times > 1000] - 1000
+    later_times = 3 * (times[times > 1000] - 1000)
     assert np.array_equal(later_times, kept[: len(later_times)])
 
 
@@ -209,6 +210,7 @@ def test_valgrind_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         ({"llc_bytes": 1000}, "expected a multiple of"),
         ({"limit": 0}, "at least 1 access"),
         ({"quantum_ns": -1}, "quantum: expected >= 0"),
+        ({"ns_per_instruction": 0}, "nanoseconds per instruction: expected >= 1"),
         ({"skip_instructions": -1}, "instructions to skip: expected >= 0"),
     ],
 )

@@ -9,8 +9,9 @@ What is seen: the data references of one process, all of its threads (valgrind
 runs one at a time). What is not: instruction fetches, what the kernel touches
 on the program's behalf (``read`` into a buffer), and child processes.
 
-Time is nominal: one nanosecond for every instruction executed. It orders and
-paces accesses; it is not how long the program would run without valgrind.
+Time is nominal: one nanosecond for every instruction executed, unless asked for
+otherwise. It orders and paces accesses; it is not how long the program would run
+without valgrind.
 """
 
 import os
@@ -56,6 +57,7 @@ def record_command(
     limit: int | None = None,
     progress: Progress | None = None,
     *,
+    ns_per_instruction: int = NS_PER_INSTRUCTION,
     quantum_ns: int = DEFAULT_QUANTUM_NS,
     skip_instructions: int = 0,
     note: str = "",
@@ -78,6 +80,9 @@ def record_command(
             :class:`isotherm.trace.llc.LastLevelCache`; 0 keeps every reference.
         limit: End the program after this many accesses have been kept.
         progress: Called after each block with (references seen, accesses kept).
+        ns_per_instruction: Nominal time that an instruction takes. A footprint
+            that stands for one a thousand times as large keeps its accesses per
+            page and second when an instruction takes a thousand times as long.
         quantum_ns: Accesses of one page and kind within this much nominal time
             become one row with a count and the time at which the quantum
             begins, in page order; 0 keeps each access, in order, with its time.
@@ -106,6 +111,10 @@ def record_command(
     ):
         if value < 0:
             raise UsageError(f"{name}: expected >= 0, got {value}")
+    if ns_per_instruction < 1:
+        raise UsageError(
+            f"nanoseconds per instruction: expected >= 1, got {ns_per_instruction}"
+        )
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least 1 access, got {limit}")
     arguments = _valgrind_command(command, cwd)
@@ -120,7 +129,9 @@ def record_command(
         details=facts,
     )
     with TraceWriter(out, provenance, level=level) as writer:
-        session = _Session(cache, writer, limit, quantum_ns, skip_instructions)
+        session = _Session(
+            cache, writer, limit, ns_per_instruction, quantum_ns, skip_instructions
+        )
         with _running(arguments, cwd, quiet=quiet) as (process, pipe):
             carry = b""
             for block in _blocks(process, pipe):
@@ -149,6 +160,7 @@ class _Session:
         cache: Filters the references.
         writer: Takes the accesses.
         limit: Accesses to keep, None for all.
+        ns_per_instruction: As for :func:`record_command`.
         quantum_ns: As for :func:`record_command`.
         skip_instructions: As for :func:`record_command`.
     """
@@ -158,6 +170,7 @@ class _Session:
         cache: LastLevelCache,
         writer: TraceWriter,
         limit: int | None,
+        ns_per_instruction: int,
         quantum_ns: int,
         skip_instructions: int,
     ) -> None:
@@ -165,6 +178,7 @@ class _Session:
         self._writer = writer
         self._limit = limit
         self._skip = skip_instructions
+        self._ns = ns_per_instruction
         self._quantum_ns = quantum_ns
         self._fold = Folder(quantum_ns)
         self._lines = 0
@@ -191,7 +205,7 @@ class _Session:
         if self._limit is not None:
             stop = min(stop, start + self._limit - self.kept)
         self.kept += stop - start
-        time_ns = (executed[start:stop] - self._skip) * NS_PER_INSTRUCTION
+        time_ns = (executed[start:stop] - self._skip) * self._ns
         self._write(
             self._fold.push(sent.page[start:stop], sent.write[start:stop], time_ns)
         )
@@ -212,7 +226,7 @@ class _Session:
         """Return what the provenance should say."""
         size = self._cache.size_bytes
         return {
-            "time": f"nominal, {NS_PER_INSTRUCTION} ns for each instruction executed",
+            "time": f"nominal, {self._ns} ns for each instruction executed",
             "instructions": str(self.instructions),
             "references": str(self.references),
             "skipped_instructions": str(min(self._skip, self.instructions)),
