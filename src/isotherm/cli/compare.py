@@ -15,6 +15,7 @@ from isotherm.cli.options import (
     parse_pairs,
     parse_rate,
     parse_ratio,
+    parse_settings,
 )
 from isotherm.cli.output import (
     note,
@@ -145,7 +146,7 @@ def compare(
     placement_list = parse_list(placements, catalogue.check_placement, "placements")
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
-    workload_options = parse_pairs(workload_option or (), "workload option")
+    workload_options = parse_settings(workload_option or (), "workload option")
     for path in (report, out):
         check_writable(path)
 

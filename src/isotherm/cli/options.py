@@ -117,6 +117,29 @@ def parse_pairs(words: Iterable[str], what: str) -> dict[str, float]:
     return pairs
 
 
+def parse_settings(words: Iterable[str], what: str) -> dict[str, float | str]:
+    """Return ``name=value`` words as a mapping; what is no number stays text.
+
+    Raises:
+        UsageError: A word is no such pair, or a name comes twice.
+
+    >>> parse_settings(["exponent=1.2", "contiguity=ragged"], "workload option")
+    {'exponent': 1.2, 'contiguity': 'ragged'}
+    """
+    settings: dict[str, float | str] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not name or not sign or not value:
+            raise UsageError(f"{what}: expected name=value, got {word!r}")
+        if name in settings:
+            raise UsageError(f"{what}: {name} is given twice")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
 def at_least(what: str, value: float | None, least: float) -> None:
     """Check that a number is not too small.
 

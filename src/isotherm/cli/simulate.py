@@ -13,6 +13,7 @@ from isotherm.cli.options import (
     parse_pairs,
     parse_rate,
     parse_ratio,
+    parse_settings,
 )
 from isotherm.cli.output import (
     MAX_COLUMNS,
@@ -122,7 +123,7 @@ def simulate(
     ratio = parse_ratio(fast_ratio)
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
-    workload_options = parse_pairs(workload_option or (), "workload option")
+    workload_options = parse_settings(workload_option or (), "workload option")
     pace = None if rate is None else parse_rate(rate)
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.

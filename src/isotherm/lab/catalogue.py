@@ -119,8 +119,9 @@ def check_hint(name: str) -> str:
         UsageError: Nobody knows it.
     """
     if name not in HINTS:
+        known = [str(hint) for hint in HINTS]
         raise UsageError(
-            f"hint {name!r}: expected {', '.join(HINTS)}{did_you_mean(name, map(str, HINTS))}"
+            f"hint {name!r}: expected {', '.join(known)}{did_you_mean(name, known)}"
         )
     return name
 

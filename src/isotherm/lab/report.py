@@ -118,7 +118,7 @@ def render_report(
     over_time = _over_time(results, timelines)
     ratios = sorted({row["fast_ratio"] for row in results})
     many = len(ratios) > 1
-    key = key_html(contenders(results))
+    key = key_html(contenders(results), shading=True)
     single = " single" if len(cards) == 1 else ""
     parts = {
         "title": escape(title),
@@ -134,7 +134,9 @@ def render_report(
         + (" Ratios are on a logarithmic scale." if many else ""),
         "key": key,
         "cards": "\n".join(cards),
-        "over_time": _template("over_time.html").replace("{{key}}", key)
+        "over_time": _template("over_time.html").replace(
+            "{{key}}", key_html(contenders(results), shading=False)
+        )
         if over_time
         else "",
         "table": table_html(results),

@@ -57,7 +57,7 @@ _MARKS: Final = {
 }
 
 
-def key_html(policies: Sequence[str]) -> str:
+def key_html(policies: Sequence[str], *, shading: bool) -> str:
     """Return the items of the key: line, marker and name of each policy."""
     items = []
     for policy in policies:
@@ -73,10 +73,11 @@ def key_html(policies: Sequence[str]) -> str:
             f' stroke-width="{width}"{dashes}/>{_MARKS[mark]}</svg>'
             f"{escape(policy)}</li>"
         )
-    items.append(
-        '<li><svg width="36" height="14" aria-hidden="true"><rect width="36"'
-        ' height="14" fill="#dfe3e8"/></svg>beyond the bounds</li>'
-    )
+    if shading:
+        items.append(
+            '<li><svg width="36" height="14" aria-hidden="true"><rect width="36"'
+            ' height="14" fill="#dfe3e8"/></svg>beyond the bounds</li>'
+        )
     return "".join(items)
 
 

@@ -172,9 +172,17 @@ def duels(results: Sequence[Result], policy: str) -> list[Duel]:
     return found
 
 
-def place_of(cell: Result) -> str:
-    """Return words for where a cell is: ``gups at 20 %``."""
-    return f"{name_of(cell['workload'])} at {cell['fast_ratio']:.0%} fast"
+def place_of(cell: Result, results: Sequence[Result]) -> str:
+    """Return words for where a cell is, with what tells it from the others."""
+    place = name_of(cell["workload"])
+    if len({row["machine"] for row in results}) > 1:
+        place += f" on {name_of(cell['machine'])}"
+    place += f" at {cell['fast_ratio']:.0%} fast"
+    if len({row["sampling_period"] for row in results}) > 1:
+        place += f", period {cell['sampling_period']}"
+    if len({row["rate"] for row in results}) > 1 and cell["rate"] is not None:
+        place += f", rate {cell['rate']:g}"
+    return place
 
 
 def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
@@ -218,7 +226,7 @@ def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
         worst = [fight for fight in losses if fight.lead < -TIE]
         if worst:
             named = "; ".join(
-                f"{place_of(fight.cell)} to {fight.rival} by {-fight.lead:.1%}"
+                f"{place_of(fight.cell, results)} to {fight.rival} by {-fight.lead:.1%}"
                 for fight in worst[:3]
             )
             more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
