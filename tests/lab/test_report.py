@@ -18,6 +18,7 @@ from isotherm.lab.charts import (
 from isotherm.lab.heatmap import pack_heat
 from isotherm.lab.regret import judge
 from isotherm.lab.report import render_report
+from isotherm.observability.timeline import TimelineBuilder
 from isotherm.policy.registry import BOUNDS, POLICIES
 
 
@@ -70,6 +71,19 @@ def test_series_share_out_all_costs(samples: ModuleType) -> None:
     )
     assert np.allclose(series["access_ns"], total / line.series["accesses"], atol=1e-3)
     assert series["time_s"][-1] == 5.0
+
+
+def test_idle_stretches_repeat_what_was_before() -> None:
+    """Where nothing is accessed, the line goes on instead of falling to zero."""
+    builder = TimelineBuilder(4, 4)
+    for accesses in (10.0, 0.0, 20.0):
+        builder.add(
+            {"dt_ns": 1e9, "accesses": accesses, "latency_ns": 80 * accesses},
+            np.array([accesses]),
+            np.array([1.0]),
+            {},
+        )
+    assert time_series(builder.build())["access_ns"] == [80, 80, 80]
 
 
 def test_long_series_are_thinned(samples: ModuleType) -> None:

@@ -341,12 +341,10 @@ def time_series(line: Timeline, parallelism: float = 1.0) -> dict[str, list[floa
         + total["application_ns"]
         + total["background_ns"]
     )
-    access = np.divide(
-        spent,
-        total["accesses"],
-        out=np.zeros_like(spent),
-        where=total["accesses"] > 0,
-    )
+    some = total["accesses"] > 0
+    # A stretch without accesses repeats the one before: idle is not fast.
+    last = np.maximum.accumulate(np.where(some, np.arange(len(some)), 0))
+    access = (spent / np.maximum(total["accesses"], 1))[last]
     pages = total["promoted_pages"] + total["demoted_pages"]
     moved = pages * 4096 / 2**20 / np.maximum(total["dt_ns"] / 1e9, 1e-9)
     return {

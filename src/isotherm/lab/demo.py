@@ -3,12 +3,15 @@
 from typing import Final
 
 from isotherm.core.errors import UnsupportedError
+from isotherm.core.units import NS_PER_S
 from isotherm.lab.catalogue import POLICIES, traces
 from isotherm.lab.grid import DEFAULT_RATE, Grid
 from isotherm.lab.simulate import SimulationSpec
 
 DEMO_MACHINE: Final = "dram-cxl"
 DEMO_RATIOS: Final = (0.5, 0.2)
+#: A trace with shorter times of its own is paced by the default rate.
+MIN_SECONDS: Final = 30
 
 
 def demo_specs() -> list[SimulationSpec]:
@@ -23,11 +26,25 @@ def demo_specs() -> list[SimulationSpec]:
             "demo: this installation came without the recorded traces",
             hint="isotherm compare --workloads gups,drift --report report.html",
         )
-    grid = Grid(
-        policies=list(POLICIES),
-        workloads=names,
-        machines=(DEMO_MACHINE,),
-        fast_ratios=DEMO_RATIOS,
-        rates=(DEFAULT_RATE,),
-    )
-    return grid.specs()
+    specs = []
+    for name in names:
+        grid = Grid(
+            policies=list(POLICIES),
+            workloads=(name,),
+            machines=(DEMO_MACHINE,),
+            fast_ratios=DEMO_RATIOS,
+            rates=(_rate_of(name),),
+        )
+        specs += grid.specs()
+    return specs
+
+
+def _rate_of(name: str) -> float | None:
+    """Return None, the trace's own times, where they are long enough to act in."""
+    from isotherm.data import trace_path  # noqa: PLC0415  # may be left out
+    from isotherm.workloads.recorded import open_recorded  # noqa: PLC0415  # pyarrow
+
+    duration_ns = open_recorded(trace_path(name)).info.duration_ns
+    if duration_ns is None or duration_ns < MIN_SECONDS * NS_PER_S:
+        return DEFAULT_RATE
+    return None

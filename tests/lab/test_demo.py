@@ -1,0 +1,27 @@
+"""The demo's runs; the demo itself is run by ``make demo``."""
+
+import pytest
+
+from isotherm.core.errors import UnsupportedError
+from isotherm.lab import demo
+from isotherm.lab.catalogue import BOUNDS, POLICIES
+
+
+def test_every_trace_meets_every_policy() -> None:
+    """Each shipped trace is run under each policy and bound, at two ratios."""
+    pytest.importorskip("pyarrow")
+    names = list(demo.traces())
+    if not names:
+        pytest.skip("this checkout holds no recorded traces")
+    specs = demo.demo_specs()
+    assert len(specs) == len(names) * 2 * (len(POLICIES) + len(BOUNDS))
+    assert {spec.workload for spec in specs} == set(names)
+    assert all(spec.rate in (None, 10.0) for spec in specs)
+
+
+def test_without_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package without the traces says so, and what to do instead."""
+    monkeypatch.setattr(demo, "traces", dict)
+    with pytest.raises(UnsupportedError, match="without the recorded traces") as error:
+        demo.demo_specs()
+    assert "isotherm compare" in str(error.value.hint)
