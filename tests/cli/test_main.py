@@ -161,6 +161,20 @@ def test_exit_codes(
     assert ("hint: be root" in shown) == (code == 4)
 
 
+def test_interrupted_verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C within a verb ends with 130 and one word."""
+    from isotherm.lab import catalogue
+
+    def interrupt(name: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalogue, "check_policy", interrupt)
+    assert cli.main(["simulate"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_debug_shows_where(
     way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

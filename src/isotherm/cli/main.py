@@ -53,6 +53,7 @@ def build_app() -> "App":
         help_epilogue=EPILOGUE,
         help_format="plaintext",
         version=__version__,
+        suppress_keyboard_interrupt=False,
     )
     for place, (name, target, line) in enumerate(VERBS):
         app.command(target, name=name, help=line, sort_key=place)
