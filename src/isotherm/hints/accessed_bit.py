@@ -1,6 +1,7 @@
 """Accessed bits: page-table walks, striped so that every region is seen often."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -44,8 +45,8 @@ class AccessedBitSource:
     """Reads and clears accessed bits where it is told to look.
 
     A look without a window reads what gathered since the bits were last
-    cleared: one walk. A look with one clears, waits and reads: two walks. The
-    bits start out with an unknown history, so the first look of all clears
+    cleared: one walk. A look with one does that, waits and reads again: two walks,
+    and two observations of different depth. The bits start out with an unknown history, so the first look of all clears
     everything, and pays for that.
 
     Args:
@@ -63,70 +64,59 @@ class AccessedBitSource:
         self._blocks = -(-machine.pages // BLOCK_PAGES)
         self._cleared_s: NDArray[np.float32] | None = None
         self._looks: list[Look] = []
-        self._entries = 0  # read since the last drain
+        self._extra = 0  # entries of the very first walk, still to be charged
+        self._done: list[HintBatch] = []
         self._start_ns = machine.now_ns()
 
     def look(self, looks: tuple[Look, ...]) -> None:
-        """Arm the next epoch's looks; clear for those with a window."""
+        """Arm the next epoch's looks; open windows at their time."""
         self._looks = [k for k in looks if k.mechanism is Mechanism.ACCESSED_BIT]
         if self._looks and self._cleared_s is None:
-            _, _, entries = self._machine.read_accessed(0, self._blocks, 1, None)
-            self._entries += entries
+            _, _, self._extra = self._machine.read_accessed(0, self._blocks, 1, None)
             now_s = np.float32(self._machine.now_ns() / NS_PER_S)
             self._cleared_s = np.full(self._blocks, now_s, np.float32)
         for look in self._looks:
             if look.window_s is not None:
                 wait_ns = min(self._epoch_ns, int(look.window_s * NS_PER_S))
-                self._machine.at(self._epoch_ns - wait_ns, self._clear(look))
+                self._machine.at(
+                    self._epoch_ns - wait_ns, partial(self._walk, look, opening=True)
+                )
 
     def drain(self) -> tuple[HintBatch, ...]:
-        """Read every armed look; one batch each."""
+        """Read every armed look; a window gives two batches."""
         now_ns = self._machine.now_ns()
-        batches = []
         for look in self._looks:
-            first, last, step = self._extent(look)
-            if first >= last or self._cleared_s is None:
-                continue
-            bits, observed, entries = self._machine.read_accessed(
-                first, last, step, look.node
-            )
-            entries += self._entries
-            self._entries = 0
-            cleared_s = self._cleared_s[first:last:step]
-            interval_s = np.float32(now_ns / NS_PER_S) - cleared_s
-            cleared_s[:] = np.float32(now_ns / NS_PER_S)
-            seen = AccessedBits(
-                np.arange(first, last, step, dtype=np.uint32),
-                bits,
-                interval_s,
-                None if look.node is None else observed,
-            )
-            batches.append(
-                HintBatch(
-                    "accessed-bit",
-                    self._start_ns,
-                    now_ns,
-                    seen,
-                    background_ns=entries * self._entry_ns,
-                )
-            )
+            self._walk(look, now_ns)
+        self._looks = []
+        done, self._done = self._done, []
         self._start_ns = now_ns
-        return tuple(batches)
+        return tuple(done)
 
-    def _extent(self, look: Look) -> tuple[int, int, int]:
-        """Return blocks ``first:last:step`` of a look."""
+    def _walk(self, look: Look, now_ns: int, *, opening: bool = False) -> None:
+        """Read and clear the blocks of a look."""
         first = look.start_page // BLOCK_PAGES
         last = min(self._blocks, -(-look.end_page // BLOCK_PAGES))
         first += (look.stripe - first) % look.stripes
-        return first, last, look.stripes
-
-    def _clear(self, look: Look) -> Callable[[int], None]:
-        def clear(now_ns: int) -> None:
-            first, last, step = self._extent(look)
-            if first >= last or self._cleared_s is None:
-                return
-            _, _, entries = self._machine.read_accessed(first, last, step, look.node)
-            self._entries += entries
-            self._cleared_s[first:last:step] = np.float32(now_ns / NS_PER_S)
-
-        return clear
+        step = look.stripes
+        if first >= last or self._cleared_s is None:
+            return
+        bits, observed, entries = self._machine.read_accessed(
+            first, last, step, look.node
+        )
+        cleared_s = self._cleared_s[first:last:step]
+        interval_s = np.float32(now_ns / NS_PER_S) - cleared_s
+        cleared_s[:] = np.float32(now_ns / NS_PER_S)
+        seen = AccessedBits(
+            np.arange(first, last, step, dtype=np.uint32),
+            bits,
+            interval_s,
+            None if look.node is None else observed,
+            opening,
+        )
+        cost_ns = (entries + self._extra) * self._entry_ns
+        self._extra = 0
+        self._done.append(
+            HintBatch(
+                "accessed-bit", self._start_ns, now_ns, seen, background_ns=cost_ns
+            )
+        )

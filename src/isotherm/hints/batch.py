@@ -51,12 +51,15 @@ class AccessedBits:
         bits: Bit i is page ``8 block + i``, uint8[n].
         interval_s: Seconds over which the bits were gathered, float32[n].
         observed: Which pages were looked at, like ``bits``; None: all eight.
+        opening: The walk that opened a window: what gathered since the look
+            before. A batch for the window itself follows.
     """
 
     block: NDArray[np.uint32]
     bits: NDArray[np.uint8]
     interval_s: NDArray[np.float32]
     observed: NDArray[np.uint8] | None = None
+    opening: bool = False
 
 
 @dataclass(frozen=True, slots=True)

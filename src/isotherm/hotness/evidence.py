@@ -23,6 +23,9 @@ from isotherm.hotness import arithmetic as ar
 CERTAIN = 1e-3  #: P(bit = 0) below which a set bit says nothing
 HISTORY_MASK = 0x3F  #: the last six looks, newest in bit 0
 SAMPLED = 0x80  #: sampled since the last look
+NO_BITS = 0  #: a look that only decays; samples make history
+BITS = 1  #: a look at accessed bits
+OPENING = 2  #: the walk that opens a window: bits, but no history
 
 Codes = NDArray[np.uint16]
 Bytes = NDArray[np.uint8]
@@ -105,7 +108,7 @@ def look_twin(
     interval: Floats,
     rho: Floats,
     exposure: Floats,
-    has_bits: int,
+    kind: int,
     a0: float,
     b0: float,
     salt: int,
@@ -121,7 +124,7 @@ def look_twin(
     b = rho * b + (1.0 - rho) * b0
     b = b + exposure
     h = history[page]
-    if has_bits:
+    if kind != NO_BITS:
         a1, b1 = set_bit_array(a, b, np.where(interval > 0, interval, 1.0))
         on = bit & (interval > 0)
         a = np.where(on, a1, a)
@@ -129,7 +132,8 @@ def look_twin(
         seen = bit
     else:
         seen = (h & SAMPLED) != 0
-    history[page] = ((h << np.uint8(1)) & HISTORY_MASK) | seen
+    if kind != OPENING:
+        history[page] = ((h << np.uint8(1)) & HISTORY_MASK) | seen
     code[page] = pack_array(a / b, b, ar.mix_array(page.astype(np.uint64), salt))
 
 
@@ -142,7 +146,7 @@ def look(
     interval: Floats,
     rho: Floats,
     exposure: Floats,
-    has_bits: int,
+    kind: int,
     a0: float,
     b0: float,
     salt: int,
@@ -157,7 +161,7 @@ def look(
         interval: What the bits cover, reference periods, float64[n]; 0: unknown.
         rho: Share of the old evidence that is left, float64[n].
         exposure: Sampling exposure since the last look, float64[n].
-        has_bits: 0: the look is only a chance to decay; samples make history.
+        kind: NO_BITS, BITS or OPENING.
         a0: Prior shape.
         b0: Prior exposure.
         salt: For rounding; differs from look to look.
@@ -180,7 +184,7 @@ def look(
             b = b + exposure[k]
             h = history[p]
             seen = 0
-            if has_bits != 0:
+            if kind != NO_BITS:
                 if (bits[k] >> i) & 1:
                     seen = 1
                 if t > 0.0:
@@ -190,7 +194,8 @@ def look(
                         b = b + t
             elif h & np.uint8(SAMPLED):
                 seen = 1
-            history[p] = ((h << 1) & HISTORY_MASK) | seen
+            if kind != OPENING:
+                history[p] = ((h << 1) & HISTORY_MASK) | seen
             code[p] = _pack(a / b, b, ar.mix(p, salt))
 
 

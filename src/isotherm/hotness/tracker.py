@@ -26,7 +26,7 @@ PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5
 HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
 REGION_HALF_LIFE_S = 0.5  # at least; a region is not forgotten before its next look
 REGION_BLOCKS = 8  # 64 pages
-REACH = 0.95  # bond of two blocks of one region: evidence reaches some 20 blocks
+REACH = 0.9  # bond of two blocks of one region: evidence reaches some 10 blocks
 EDGE_SCALE = 1.0  # excess unlikeness of a true edge, at least
 REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
@@ -106,7 +106,7 @@ class GammaTracker:
                 self._add_regions(batch.seen)
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
-                self._look(batch.seen.block, batch.seen.bits, batch.seen.interval_s, b0)
+                self._look_at_bits(batch.seen, b0)
         if not self._has_bits:
             stripe = np.arange(
                 self._epoch % self._revisit_epochs,
@@ -114,7 +114,7 @@ class GammaTracker:
                 self._revisit_epochs,
                 dtype=np.uint32,
             )
-            self._look(stripe, None, None, b0)
+            self._look(stripe, b0)
         self._region_rates()
         if access_rate is None:
             self._estimate_mean()
@@ -187,30 +187,34 @@ class GammaTracker:
     def _revisit_s(self) -> float:
         return self._revisit_epochs * self.epoch_s
 
+    def _look_at_bits(self, seen: AccessedBits, b0: float) -> None:
+        interval = seen.interval_s.astype(np.float64) * self._unit()
+        self._look(seen.block, b0, seen.bits, interval, opening=seen.opening)
+
     def _look(
         self,
         block: NDArray[np.uint32],
-        bits: NDArray[np.uint8] | None,
-        interval_s: NDArray[np.float32] | None,
         b0: float,
+        bits: NDArray[np.uint8] | None = None,
+        interval: NDArray[np.float64] | None = None,
+        *,
+        opening: bool = False,
     ) -> None:
+        """Decay blocks and fuse a look at them; without bits, only decay."""
         if not len(block):
             return
         age = (self._epoch - self.stamp[block].astype(np.int64)) & 0xFFFF
         self._revisit_epochs = max(1, -(-self.blocks // len(block)))
         rho = np.exp2(-age * self.epoch_s / self._half_life_s)
         rho_samples = np.exp2(-age * self.epoch_s / self._sample_half_life())
-        if self._sampling_period is None:
-            sampled = np.zeros(len(block))
-        else:
+        sampled = np.zeros(len(block))
+        if self._sampling_period is not None:
             sampled = age * (self.epoch_s / self._sampling_period * self._unit())
-        if bits is None or interval_s is None:
-            interval = np.zeros(len(block))
-            bits = np.zeros(len(block), np.uint8)
-            has_bits = 0
+        kind = evidence.NO_BITS
+        if bits is None or interval is None:
+            bits, interval = np.zeros(len(block), np.uint8), np.zeros(len(block))
         else:
-            interval = interval_s.astype(np.float64) * self._unit()
-            has_bits = 1
+            kind = evidence.OPENING if opening else evidence.BITS
         salt = self._next_salt(1)
         evidence.look(
             self.code,
@@ -220,7 +224,7 @@ class GammaTracker:
             interval,
             rho,
             sampled,
-            has_bits,
+            kind,
             PRIOR_SHAPE,
             b0,
             salt,
@@ -234,7 +238,7 @@ class GammaTracker:
             self._epoch,
             block,
             bits,
-            interval,
+            np.zeros(len(block)) if opening else interval,
             rho_samples,
             self._unlike,
             salt,

@@ -60,16 +60,17 @@ def region_table(relative: float) -> Table:
 
 
 def features() -> NDArray[np.float64]:
-    """Return the regressors of every cell, float64[CELLS, HISTORY_LEVELS + 2].
+    """Return the regressors of every cell, float64[CELLS, HISTORY_LEVELS + 3].
 
-    One column per history level, then ln of own and of region rate over the mean.
+    One column per history level, ln of own and of region rate over the mean, 1.
     """
     cell = np.arange(CELLS)
     region = cell % REGION_LEVELS
     own = cell // REGION_LEVELS % OWN_LEVELS
     history = cell // (REGION_LEVELS * OWN_LEVELS)
     step = np.log(2.0) / STEPS_PER_OCTAVE
-    z = np.zeros((CELLS, HISTORY_LEVELS + 2))
+    z = np.ones((CELLS, HISTORY_LEVELS + 3))
+    z[:, :HISTORY_LEVELS] = 0.0
     z[cell, history] = 1.0
     z[:, HISTORY_LEVELS] = (own - OWN_LEVELS / 2) * step
     z[:, HISTORY_LEVELS + 1] = (region - REGION_LEVELS / 2) * step

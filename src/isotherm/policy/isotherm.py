@@ -28,7 +28,8 @@ from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
-BITS_WEIGHT = 0.0  # of a bit against a sample in the regression: bits are not Poisson
+FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
+HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
 
@@ -56,14 +57,14 @@ class Isotherm:
         self._population: NDArray[np.int64] | None = None
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
-        self._rates = CellRates()
+        self._rates = CellRates(has_samples=Mechanism.SAMPLING in setup.hints)
         self._transitions = Transitions()
         self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
         self._scan = ScanPlanner(
             setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
         )
         self._entry_ns = ENTRY_NS
-        self._recoverable = 1.0
+        self._recoverable = FIRST_HOPE
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
@@ -93,6 +94,7 @@ class Isotherm:
             "threshold_rate": threshold,
             "mean_rate": mean_rate,
             "recoverable": self._recoverable,
+            "belief": self._rates.belief,
         }
         return Plan(moves, looks, notes=notes)
 
@@ -111,7 +113,7 @@ class Isotherm:
                 page = batch.seen.page
                 exposure_s = self._epoch_s / batch.seen.period
                 rates.add_samples(self._cell[page], before, exposure_s)
-            elif isinstance(batch.seen, AccessedBits) and len(batch.seen.block):
+            elif isinstance(batch.seen, AccessedBits) and not batch.seen.opening:
                 found = self._learn_bits(batch, batch.seen) or found
         return found
 
@@ -122,15 +124,14 @@ class Isotherm:
         page = page.ravel()
         bit = np.unpackbits(seen.bits, bitorder="little").astype(np.bool_)
         interval_s = float(seen.interval_s.mean())
-        if batch.background_ns > 0:
-            walks = max(1, round(batch.background_ns / (len(page) * self._entry_ns)))
-            if walks <= 2:
-                self._entry_ns = batch.background_ns / (len(page) * walks)
+        entry_ns = batch.background_ns / max(1, len(page))
+        if 0 < entry_ns < 1.5 * self._entry_ns:  # the first walk of all bills for more
+            self._entry_ns = entry_ns
         inside = page < self._setup.pages
         page, bit = page[inside], bit[inside]
-        if interval_s <= 0:
+        if interval_s <= 0 or not len(page):
             return None
-        self._rates.add_bits(self._cell[page], bit, interval_s, BITS_WEIGHT)
+        self._rates.add_bits(self._cell[page], bit, interval_s)
         return float(bit.mean()), interval_s
 
     def _assign(
@@ -195,7 +196,7 @@ class Isotherm:
         gap = float(tier_ns[-1] - tier_ns[0])
         blind = float(tier_ns[0]) + gap * (1 - ratio)
         gain = gap * max(0.0, share - ratio) / max(blind, 1e-9)
-        self._recoverable += 0.1 * (gain - self._recoverable)
+        self._recoverable += HOPE_GAIN * (gain - self._recoverable)
 
     def _trade(
         self,

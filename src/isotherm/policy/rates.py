@@ -9,12 +9,17 @@ be noise where memory is flat, a formula alone would trust every source alike.
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.policy.cells import CELLS, HISTORY_LEVELS, features
+from isotherm.policy.cells import CELLS, features
 
 DECAY = 0.985  # per epoch of 0.5 s: half of the evidence is 23 s old
-RIDGE = 4.0
-#: Before any evidence: history levels, own rate, region rate (policy study, step 9).
-PRIOR = np.array([-0.2, 0.0, 0.1, 0.3, 0.5, 0.3])
+RIDGE = np.array([30.0, 30.0, 30.0, 30.0, 4.0, 4.0, 2.0])  # counted accesses
+#: Before any evidence: history levels, own and region rate (policy study, step 9), 1.
+PRIOR = np.array([-0.1, 0.0, 0.1, 0.2, 0.5, 0.3, 0.0])
+DOUBT = 200.0  # counted accesses at which the regression is believed half
+GOOD_SLOPE = 0.2  # of what bits show on what was promised: promises hold
+PRIOR_SPREAD = 0.1  # of promises, squared
+BITS_WEIGHT = 0.25  # of a bit in the regression where there are no samples
+BIT_DECAY = 0.95  # per epoch
 STEP_LIMIT = 0.3  # of a weight in one Newton step
 NEWTON_STEPS = 2
 
@@ -22,18 +27,28 @@ Floats = NDArray[np.float64]
 
 
 class CellRates:
-    """Counts per cell, and the regression over them."""
+    """Counts per cell, and the regression over them.
 
-    def __init__(self) -> None:
+    Args:
+        has_samples: Whether samples will come; else bits have to do.
+    """
+
+    def __init__(self, *, has_samples: bool) -> None:
+        self._has_samples = has_samples
+        self.belief = 0.0
         self._z = features()
         self.weights = PRIOR.copy()
         self._accesses = np.zeros(CELLS)
         self._exposure = np.zeros(CELLS)
+        self._bit_accesses = np.zeros(CELLS)
+        self._bit_exposure = np.zeros(CELLS)
 
     def forget(self) -> None:
         """Decay by one epoch."""
         self._accesses *= DECAY
         self._exposure *= DECAY
+        self._bit_accesses *= BIT_DECAY
+        self._bit_exposure *= BIT_DECAY
 
     def add_samples(
         self, cell: NDArray[np.uint16], population: Floats, exposure_s: float
@@ -49,11 +64,7 @@ class CellRates:
         self._exposure += population * exposure_s
 
     def add_bits(
-        self,
-        cell: NDArray[np.uint16],
-        bit: NDArray[np.bool_],
-        interval_s: float,
-        weight: float = 1.0,
+        self, cell: NDArray[np.uint16], bit: NDArray[np.bool_], interval_s: float
     ) -> None:
         """Add accessed bits as a Poisson stream seen through them would give.
 
@@ -65,22 +76,51 @@ class CellRates:
         q = np.minimum(found / np.maximum(looked, 1.0), 0.98)
         x = -np.log1p(-q)
         seen = np.where(x > 1e-3, x * np.exp(-x) / np.maximum(q, 1e-9), 1.0)
-        self._accesses += x * looked * seen * weight
-        self._exposure += looked * interval_s * seen * weight
+        self._bit_accesses += x * looked * seen
+        self._bit_exposure += looked * interval_s * seen
 
     def fit(self, mean_rate: float) -> Floats:
         """Return the rate of every cell, float64[CELLS], accesses per page per s."""
+        accesses, exposure = self._accesses, self._exposure
+        if not self._has_samples:
+            accesses = BITS_WEIGHT * self._bit_accesses
+            exposure = BITS_WEIGHT * self._bit_exposure
         z = self._z
         log_mean = np.log(mean_rate)
-        ridge = RIDGE * np.eye(HISTORY_LEVELS + 2)
+        ridge = np.diag(RIDGE)
         for _ in range(NEWTON_STEPS):
-            expected = self._exposure * np.exp(
+            expected = exposure * np.exp(
                 np.clip(z @ self.weights, -12.0, 12.0) + log_mean
             )
-            gradient = z.T @ (self._accesses - expected)
+            gradient = z.T @ (accesses - expected)
             gradient -= ridge @ (self.weights - PRIOR)
             hessian = (z.T * expected) @ z + ridge
             step = np.linalg.solve(hessian, gradient)
             self.weights = self.weights + np.clip(step, -STEP_LIMIT, STEP_LIMIT)
-        rate: Floats = np.exp(np.clip(z @ self.weights, -12.0, 12.0) + log_mean)
+        promise = z @ self.weights
+        self.belief = self._believe(promise, mean_rate, float(accesses.sum()))
+        rate: Floats = np.exp(np.clip(self.belief * promise, -12.0, 12.0) + log_mean)
         return rate
+
+    def _believe(self, promise: Floats, mean_rate: float, counted: float) -> float:
+        """Return how far promises are believed, in [0, 1].
+
+        Counted accesses settle it in time; until there are enough, accessed bits
+        do: they come in thousands. Bits flatten what they show (they saturate,
+        and bursts look like single accesses), so they are asked only whether
+        promises hold at all: the slope of what they show on what was promised.
+        """
+        settled = counted / (counted + DOUBT)
+        seen = self._bit_exposure > 0
+        if not seen.any():
+            return settled
+        weight = self._bit_accesses[seen]
+        total = float(weight.sum())
+        if total <= 0:
+            return settled
+        found = np.log((self._bit_accesses[seen] + 0.5) / self._bit_exposure[seen])
+        x = promise[seen] - float(weight @ promise[seen]) / total
+        y = found - np.log(mean_rate)
+        spread = float(weight @ (x * x))
+        slope = float(weight @ (x * y)) / (spread + DOUBT * PRIOR_SPREAD)
+        return settled + (1.0 - settled) * min(1.0, max(0.0, slope / GOOD_SLOPE))

@@ -2,10 +2,12 @@
 
 from isotherm.hints.batch import Look, Mechanism
 
-BUDGET = 0.02  # of the time that memory accesses take
+BUDGET = 0.04  # of the time that memory accesses take on the fast tier
 PAYBACK_GAIN = 0.05  # full budget once so much of the time is recoverable
-LEAST_BUDGET = 0.1  # of the budget, however little is recoverable
-BEST_DEPTH = 1.6  # lambda T at which a bit tells most about a Poisson rate
+LEAST_BUDGET = 0.05  # of the budget, however little is recoverable
+#: lambda T of the threshold page. A single bit tells most about a Poisson rate at
+#: 1.6; shallower looks tell the hot end apart, which decides who moves first.
+BEST_DEPTH = 0.7
 WINDOW_GAIN = 2.3  # a window costs two walks; worth it when bits else saturate so far
 HOT_END = 6.0  # without samples, every second round looks at the hot end
 
