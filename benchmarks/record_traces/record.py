@@ -6,6 +6,7 @@ redis-server, zstd and coreutils (``apt install`` each by that name).
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -248,6 +249,7 @@ def main() -> None:
         sys.exit(
             f"no recipe {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}"
         )
+    os.environ["LC_ALL"] = "C"
     for name in given.names or RECIPES:
         record(name, given.out)
 

@@ -18,7 +18,6 @@ def test_there_are_enough_and_they_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", list_traces())
-@pytest.mark.slow
 def test_the_metadata_equals_the_content(name: str) -> None:
     """Pages, accesses, writes and duration are those of the rows."""
     reader = TraceReader(trace_path(name))
