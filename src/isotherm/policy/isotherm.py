@@ -15,6 +15,7 @@ from isotherm.hints.batch import (
     BLOCK_PAGES,
     AccessedBits,
     HintBatch,
+    Look,
     Mechanism,
     Samples,
 )
@@ -23,7 +24,7 @@ from isotherm.policy import cells as cell_module
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 from isotherm.policy.rates import CellRates
-from isotherm.policy.sensing import ScanPlanner
+from isotherm.policy.sensing import SamplePlanner, ScanPlanner
 from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
@@ -63,6 +64,7 @@ class Isotherm:
         self._scan = ScanPlanner(
             setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
         )
+        self._sampling = SamplePlanner(setup.sampling_period)
         self._entry_ns = ENTRY_NS
         self._recoverable = FIRST_HOPE
 
@@ -76,18 +78,20 @@ class Isotherm:
         mean_rate = max(view.mean_rate, 1e-9)
         seen = self._learn(epoch.hints)
         population = self._assign(view, epoch, view.reference / mean_rate)
-        rate = self._rates.fit(mean_rate)
         total = population.sum(1)
+        rate = self._rates.fit(mean_rate, total.astype(np.float64))
         reach = self._reach(epoch)
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._tier_latency(epoch)
         self._follow_gain(share, tier_ns, reach[0] / max(1, self._setup.pages))
         moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
-        looks = ()
+        looks: tuple[Look, ...] = ()
+        if Mechanism.SAMPLING in self._setup.hints:
+            looks = self._sampling.plan(self._setup.pages, self._recoverable)
         if Mechanism.ACCESSED_BIT in self._setup.hints:
             if seen is not None:
                 self._scan.learn(threshold, *seen)
-            looks = self._scan.plan(
+            looks += self._scan.plan(
                 mean_rate, float(tier_ns[0]), self._entry_ns, self._recoverable
             )
         notes |= {

@@ -16,6 +16,7 @@ RIDGE = np.array([30.0, 30.0, 30.0, 30.0, 4.0, 4.0, 2.0])  # counted accesses
 #: Before any evidence: history levels, own and region rate (policy study, step 9), 1.
 PRIOR = np.array([-0.1, 0.0, 0.1, 0.2, 0.5, 0.3, 0.0])
 DOUBT = 200.0  # counted accesses at which the regression is believed half
+CAUTION = 1.0  # variances of a promise that are held against it
 GOOD_SLOPE = 0.2  # of what bits show on what was promised: promises hold
 PRIOR_SPREAD = 0.1  # of promises, squared
 BITS_WEIGHT = 0.25  # of a bit in the regression where there are no samples
@@ -79,8 +80,17 @@ class CellRates:
         self._bit_accesses += x * looked * seen
         self._bit_exposure += looked * interval_s * seen
 
-    def fit(self, mean_rate: float) -> Floats:
-        """Return the rate of every cell, float64[CELLS], accesses per page per s."""
+    def fit(self, mean_rate: float, population: Floats) -> Floats:
+        """Return the rate of every cell, float64[CELLS], accesses per page per s.
+
+        What a cell promises above or below the mean page is shrunk by its own
+        uncertainty (the positive part of 1 - variance / promise^2, after James
+        and Stein): noise moves no page. The rates add up to the mean rate.
+
+        Args:
+            mean_rate: Mean over all pages.
+            population: Pages per cell.
+        """
         accesses, exposure = self._accesses, self._exposure
         if not self._has_samples:
             accesses = BITS_WEIGHT * self._bit_accesses
@@ -97,9 +107,14 @@ class CellRates:
             hessian = (z.T * expected) @ z + ridge
             step = np.linalg.solve(hessian, gradient)
             self.weights = self.weights + np.clip(step, -STEP_LIMIT, STEP_LIMIT)
-        promise = z @ self.weights
+        share = population / max(float(population.sum()), 1.0)
+        apart = z - share @ z
+        promise = apart @ self.weights
+        variance = ((apart @ np.linalg.inv(hessian)) * apart).sum(1)
+        sure = np.maximum(0.0, 1.0 - CAUTION * variance / np.maximum(promise**2, 1e-12))
         self.belief = self._believe(promise, mean_rate, float(accesses.sum()))
-        rate: Floats = np.exp(np.clip(self.belief * promise, -12.0, 12.0) + log_mean)
+        rate: Floats = np.exp(np.clip(self.belief * sure * promise, -12.0, 12.0))
+        rate *= mean_rate / max(float(share @ rate), 1e-12)
         return rate
 
     def _believe(self, promise: Floats, mean_rate: float, counted: float) -> float:

@@ -1,5 +1,7 @@
 """Where and how to look next: accessed bits within a budget, where they tell most."""
 
+import math
+
 from isotherm.hints.batch import Look, Mechanism
 
 BUDGET = 0.04  # of the time that memory accesses take on the fast tier
@@ -10,6 +12,27 @@ LEAST_BUDGET = 0.05  # of the budget, however little is recoverable
 BEST_DEPTH = 0.7
 WINDOW_GAIN = 2.3  # a window costs two walks; worth it when bits else saturate so far
 HOT_END = 6.0  # without samples, every second round looks at the hot end
+
+
+class SamplePlanner:
+    """Samples more rarely while nothing is to be gained from knowing more.
+
+    Args:
+        period: Accesses per sample that were asked for; never more often.
+    """
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+        self._now = period
+
+    def plan(self, pages: int, recoverable: float) -> tuple[Look, ...]:
+        """Return a look where the period is to change, in powers of two."""
+        share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
+        wanted = self._period * 2 ** round(math.log2(1.0 / share))
+        if wanted == self._now:
+            return ()
+        self._now = wanted
+        return (Look(Mechanism.SAMPLING, 0, pages, period=wanted),)
 
 
 class ScanPlanner:
