@@ -13,10 +13,11 @@ from isotherm.core.kernels import kernel
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness.evidence import HISTORY_MASK
 
-STEPS_PER_OCTAVE = 1.5  # of rate; the policy study's grid
+OWN_STEPS = 2.0  # per octave of a page's own rate
+REGION_STEPS = 2.0  # per octave of a region's rate
 HISTORY_LEVELS = 4
-OWN_LEVELS = 12  # 8 octaves: 1/16 to 16 times the mean
-REGION_LEVELS = 8
+OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
+REGION_LEVELS = 11
 CELLS = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS
 REGION_INDEX_SHIFT = 5  #: 2048 region classes of 16 steps an octave
 
@@ -44,7 +45,7 @@ def own_table(relative: float) -> Table:
         relative: Reference rate over the mean rate.
     """
     rate = ar.decode_array(np.arange(ar.RATE_CODES), ar.RATE_SHIFT, ar.RATE_OFFSET)
-    step = np.floor(np.log2(rate * relative) * STEPS_PER_OCTAVE + OWN_LEVELS / 2 + 0.5)
+    step = np.floor(np.log2(rate * relative) * OWN_STEPS + OWN_LEVELS / 2 + 0.5)
     return (np.clip(step, 0, OWN_LEVELS - 1) * REGION_LEVELS).astype(np.int32)
 
 
@@ -55,7 +56,7 @@ def region_table(relative: float) -> Table:
         rate = ar.decode_array(code, 16, 0) * relative
     rate = np.where(np.isfinite(rate) & (rate > 0), rate, 1e30)
     rate[:8] = 1e-30  # subnormal singles: nothing was seen
-    step = np.floor(np.log2(rate) * STEPS_PER_OCTAVE + REGION_LEVELS / 2 + 0.5)
+    step = np.floor(np.log2(rate) * REGION_STEPS + REGION_LEVELS / 2 + 0.5)
     return np.clip(step, 0, REGION_LEVELS - 1).astype(np.int32)
 
 
@@ -68,12 +69,12 @@ def features() -> NDArray[np.float64]:
     region = cell % REGION_LEVELS
     own = cell // REGION_LEVELS % OWN_LEVELS
     history = cell // (REGION_LEVELS * OWN_LEVELS)
-    step = np.log(2.0) / STEPS_PER_OCTAVE
+    octave = np.log(2.0)
     z = np.ones((CELLS, HISTORY_LEVELS + 3))
     z[:, :HISTORY_LEVELS] = 0.0
     z[cell, history] = 1.0
-    z[:, HISTORY_LEVELS] = (own - OWN_LEVELS / 2) * step
-    z[:, HISTORY_LEVELS + 1] = (region - REGION_LEVELS / 2) * step
+    z[:, HISTORY_LEVELS] = (own - OWN_LEVELS / 2) * octave / OWN_STEPS
+    z[:, HISTORY_LEVELS + 1] = (region - REGION_LEVELS / 2) * octave / REGION_STEPS
     return z
 
 
