@@ -24,6 +24,7 @@ from isotherm.hotness.view import TrackerView
 
 PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5)
 HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
+LOOKS_KEPT = 6  # half-life in looks, at least: where looks are rare they last
 REGION_HALF_LIFE_S = 0.5  # at least; a region is not forgotten before its next look
 REGION_BLOCKS = 8  # 64 pages
 REACH = 0.9  # bond of two blocks of one region: evidence reaches some 10 blocks
@@ -205,7 +206,8 @@ class GammaTracker:
             return
         age = (self._epoch - self.stamp[block].astype(np.int64)) & 0xFFFF
         self._revisit_epochs = max(1, -(-self.blocks // len(block)))
-        rho = np.exp2(-age * self.epoch_s / self._half_life_s)
+        half_life_s = max(self._half_life_s, LOOKS_KEPT * self._revisit_s)
+        rho = np.exp2(-age * self.epoch_s / half_life_s)
         rho_samples = np.exp2(-age * self.epoch_s / self._sample_half_life())
         sampled = np.zeros(len(block))
         if self._sampling_period is not None:

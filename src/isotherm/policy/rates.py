@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from isotherm.policy.cells import CELLS, features
 
-DECAY = 0.985  # per epoch of 0.5 s: half of the evidence is 23 s old
+FORGET = 0.015  # per epoch of 0.5 s: half of the evidence is 23 s old, or older
+KEEP = 1000.0  # counted accesses: sparse evidence is kept until so much has come
 RIDGE = np.array([30.0, 30.0, 30.0, 30.0, 4.0, 4.0, 2.0])  # counted accesses
 #: Before any evidence: history levels, own and region rate (policy study, step 9), 1.
 PRIOR = np.array([-0.1, 0.0, 0.1, 0.2, 0.5, 0.3, 0.0])
-DOUBT = 200.0  # counted accesses at which the regression is believed half
+DOUBT = 100.0  # samples that bits, or hope, weigh as much as
 CAUTION = 1.0  # variances of a promise that are held against it
 GOOD_SLOPE = 0.2  # of what bits show on what was promised: promises hold
 PRIOR_SPREAD = 0.1  # of promises, squared
@@ -41,13 +42,20 @@ class CellRates:
         self.weights = PRIOR.copy()
         self._accesses = np.zeros(CELLS)
         self._exposure = np.zeros(CELLS)
+        self._fresh = 0.0  # counted since the last epoch
+        self._promise = np.zeros(CELLS)
+        self._kept = self._given = 0.0  # of promises, by the samples that came
         self._bit_accesses = np.zeros(CELLS)
         self._bit_exposure = np.zeros(CELLS)
 
     def forget(self) -> None:
         """Decay by one epoch."""
-        self._accesses *= DECAY
-        self._exposure *= DECAY
+        keep = 1.0 - min(FORGET, self._fresh / KEEP)
+        self._fresh = 0.0
+        self._kept *= keep
+        self._given *= keep
+        self._accesses *= keep
+        self._exposure *= keep
         self._bit_accesses *= BIT_DECAY
         self._bit_exposure *= BIT_DECAY
 
@@ -63,6 +71,11 @@ class CellRates:
         """
         self._accesses += np.bincount(cell, minlength=CELLS)
         self._exposure += population * exposure_s
+        self._fresh += len(cell)
+        share = population / max(float(population.sum()), 1.0)
+        middle = float(share @ self._promise)
+        self._kept += float((self._promise[cell] - middle).sum())
+        self._given += len(cell) * float(share @ (self._promise - middle) ** 2)
 
     def add_bits(
         self, cell: NDArray[np.uint16], bit: NDArray[np.bool_], interval_s: float
@@ -112,30 +125,47 @@ class CellRates:
         promise = apart @ self.weights
         variance = ((apart @ np.linalg.inv(hessian)) * apart).sum(1)
         sure = np.maximum(0.0, 1.0 - CAUTION * variance / np.maximum(promise**2, 1e-12))
-        self.belief = self._believe(promise, mean_rate, float(accesses.sum()))
-        rate: Floats = np.exp(np.clip(self.belief * sure * promise, -12.0, 12.0))
+        self._promise = sure * promise
+        self.belief = self._believe(promise, mean_rate)
+        rate: Floats = np.exp(np.clip(self.belief * self._promise, -12.0, 12.0))
         rate *= mean_rate / max(float(share @ rate), 1e-12)
         return rate
 
-    def _believe(self, promise: Floats, mean_rate: float, counted: float) -> float:
+    def _believe(self, promise: Floats, mean_rate: float) -> float:
         """Return how far promises are believed, in [0, 1].
 
-        Counted accesses settle it in time; until there are enough, accessed bits
-        do: they come in thousands. Bits flatten what they show (they saturate,
-        and bursts look like single accesses), so they are asked only whether
-        promises hold at all: the slope of what they show on what was promised.
+        Where a promise u of log rate is true, the samples that come have a mean
+        u above that of all pages by the variance of u: kept over given is the
+        slope of truth on promise. Until samples settle it, accessed bits stand
+        in: they come in thousands.
         """
-        settled = counted / (counted + DOUBT)
+        hope = DOUBT * PRIOR_SPREAD
+        first = 1.0
         seen = self._bit_exposure > 0
-        if not seen.any():
-            return settled
+        total = float(self._bit_accesses[seen].sum())
+        if total > 0:
+            first = self._bit_slope(promise, mean_rate, seen, total)
+        elif not self._given:
+            first = 0.0
+        slope = (self._kept + hope * first) / (self._given + hope)
+        return min(1.0, max(0.0, slope))
+
+    def _bit_slope(
+        self,
+        promise: Floats,
+        mean_rate: float,
+        seen: NDArray[np.bool_],
+        total: float,
+    ) -> float:
+        """Return how far bits bear promises out, in [0, 1].
+
+        Bits flatten what they show (they saturate, and bursts look like single
+        accesses), so they are asked only whether promises hold at all.
+        """
         weight = self._bit_accesses[seen]
-        total = float(weight.sum())
-        if total <= 0:
-            return settled
-        found = np.log((self._bit_accesses[seen] + 0.5) / self._bit_exposure[seen])
+        found = np.log((weight + 0.5) / self._bit_exposure[seen])
         x = promise[seen] - float(weight @ promise[seen]) / total
         y = found - np.log(mean_rate)
         spread = float(weight @ (x * x))
         slope = float(weight @ (x * y)) / (spread + DOUBT * PRIOR_SPREAD)
-        return settled + (1.0 - settled) * min(1.0, max(0.0, slope / GOOD_SLOPE))
+        return min(1.0, max(0.0, slope / GOOD_SLOPE))
