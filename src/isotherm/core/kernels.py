@@ -56,8 +56,8 @@ if BACKEND == "numba":
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    @intrinsic  # type: ignore[misc, unused-ignore]  # numba has no types
-    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ANN401
+    @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]  # numba has no types
+    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         """Ask for the cache line of ``array[index]``, to be written soon.
 
         Thirty-two accesses ahead of the loop this is worth 1.5 to 2.5 times
@@ -65,7 +65,7 @@ if BACKEND == "numba":
         """
         signature = types.void(array, types.intp)
 
-        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ANN401
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             array_type, _ = sig.args
             block = context.make_array(array_type)(context, builder, args[0])
             pointer = cgutils.get_item_pointer(

@@ -46,8 +46,8 @@ class AccessedBitSource:
 
     A look without a window reads what gathered since the bits were last
     cleared: one walk. A look with one does that, waits and reads again: two walks,
-    and two observations of different depth. The bits start out with an unknown history, so the first look of all clears
-    everything, and pays for that.
+    and two observations of different depth. The bits start out with an unknown
+    history, so the first look of all clears everything, and pays for that.
 
     Args:
         machine: The page table.

@@ -73,6 +73,9 @@ class FaultDelays:
         initiator: uint8[n], 255 unknown.
         silent: Flat pages that stayed poisoned without a fault, uint32[m].
         silent_s: Seconds since their poisoning or last report, float32[m].
+        exposure_s: Seconds from poisoning or the last silent report to the fault,
+            float32[n]: what the fault adds to the silent reports before it. None:
+            the delay itself.
     """
 
     page: NDArray[np.uint32]
@@ -81,6 +84,7 @@ class FaultDelays:
     initiator: NDArray[np.uint8]
     silent: NDArray[np.uint32]
     silent_s: NDArray[np.float32]
+    exposure_s: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

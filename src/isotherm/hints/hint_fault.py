@@ -8,6 +8,35 @@ from numpy.typing import NDArray
 from isotherm.hints.batch import FaultDelays, HintBatch, Look, Mechanism
 
 
+class FaultColumns(Protocol):
+    """Hint faults in order, as columns; see `FaultDelays`."""
+
+    @property
+    def page(self) -> NDArray[np.uint32]:
+        """Flat pages."""
+        ...
+
+    @property
+    def delay_s(self) -> NDArray[np.float32]:
+        """Seconds since the page was poisoned."""
+        ...
+
+    @property
+    def exposure_s(self) -> NDArray[np.float32]:
+        """Seconds since it was poisoned or last reported silent."""
+        ...
+
+    @property
+    def write(self) -> NDArray[np.uint8]:
+        """1 for a write."""
+        ...
+
+    @property
+    def initiator(self) -> NDArray[np.uint8]:
+        """Initiator, 255 unknown."""
+        ...
+
+
 class PoisonedTable(Protocol):
     """What a hint-fault driver needs of a machine."""
 
@@ -26,12 +55,8 @@ class PoisonedTable(Protocol):
         """
         ...
 
-    def drain_faults(
-        self,
-    ) -> tuple[
-        NDArray[np.uint32], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]
-    ]:
-        """Return page, delay in seconds, write and initiator of each fault."""
+    def drain_faults(self) -> FaultColumns:
+        """Return the faults since the last call."""
         ...
 
 
@@ -72,16 +97,17 @@ class HintFaultSource:
 
     def drain(self) -> tuple[HintBatch, ...]:
         """Return one batch."""
-        page, delay_s, write, initiator = self._machine.drain_faults()
-        cost_ns = len(page) * self._fault_ns + self._walked * self._entry_ns
+        got = self._machine.drain_faults()
+        cost_ns = len(got.page) * self._fault_ns + self._walked * self._entry_ns
         start_ns, self._start_ns = self._start_ns, self._machine.now_ns()
         seen = FaultDelays(
-            page,
-            delay_s,
-            write,
-            initiator,
+            got.page,
+            got.delay_s,
+            got.write,
+            got.initiator,
             np.concatenate([np.empty(0, np.uint32), *self._silent]),
             np.concatenate([np.empty(0, np.float32), *self._silent_s]),
+            got.exposure_s,
         )
         self._walked = 0
         self._silent, self._silent_s = [], []

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch, Look, Mechanism, RegionCounts
 
-
 Column = NDArray[np.uint32]
 
 

@@ -27,7 +27,7 @@ def place(
         capacity: Pages per node.
         tier_rank: Tier rank per node.
     """
-    node = np.empty(len(order), np.uint8)
+    node = np.full(len(order), np.argmax(tier_rank), np.uint8)  # if nobody has room
     done = 0
     for k in np.argsort(tier_rank, kind="stable"):
         upto = min(len(order), done + int(capacity[k]))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
+from isotherm.core.errors import UsageError
 from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, Usage
 from isotherm.machine.sim import play
@@ -17,7 +18,7 @@ from isotherm.machine.sim.spec import MachineSpec
 from isotherm.topology.model import Topology
 from isotherm.trace.stream import AccessChunk
 
-EBUSY, ENOMEM, ENOENT = 16, 12, 2
+EBUSY, ENOMEM, ENOENT, EFAULT, ENODEV = 16, 12, 2, 14, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,37 @@ class Faults:
         no_memory: Share that fail with ENOMEM although there is room.
         vanished: Share of pages whose owner unmapped them: ENOENT for good.
         pinned: Share of pages that can never move: EBUSY for good.
+
+    Raises:
+        UsageError: A share is outside [0, 1], or two that exclude each other
+            (busy and no_memory, vanished and pinned) are more than 1 together.
     """
 
     busy: float = 0.0
     no_memory: float = 0.0
     vanished: float = 0.0
     pinned: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("busy", "no_memory", "vanished", "pinned"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise UsageError(f"faults.{name}: expected 0 to 1, got {share}")
+        for one, other in (("busy", "no_memory"), ("vanished", "pinned")):
+            total = getattr(self, one) + getattr(self, other)
+            if total > 1:
+                raise UsageError(
+                    f"faults: {one} and {other}: expected at most 1 together, "
+                    f"got {total:g}"
+                )
+
+
+#: Told of hint faults: page uint32[n], time in ns float64[n], write and
+#: initiator uint8[n].
+FaultHandler = Callable[
+    [NDArray[np.uint32], NDArray[np.float64], NDArray[np.uint8], NDArray[np.uint8]],
+    None,
+]
 
 
 @dataclass(slots=True)
@@ -134,13 +160,12 @@ class SimMachine:
         self.bill = Bill()
         self.observers: list[Callable[[AccessChunk], None]] = []
         self.bits_wanted = 0  # flags that an access sets
-        self.on_faults: Callable[[NDArray[np.uint32], NDArray[np.float64]], None] | None
-        self.on_faults = None
+        self.on_faults: FaultHandler | None = None
         self.nr_poisoned = 0
         self.demand_fill: DemandFillLru | None = None
         if self._faults.pinned or self._faults.vanished:
             draw = self._rng.random(pages)
-            self._gone = draw < self._faults.vanished
+            self._gone: NDArray[np.bool_] | None = draw < self._faults.vanished
             pinned = draw >= 1 - self._faults.pinned
             self.flags[:pages][pinned] |= np.uint8(play.UNMOVABLE)
         else:
@@ -171,9 +196,10 @@ class SimMachine:
         before (watermark_scale_factor 10, mm/page_alloc.c).
         """
         step = np.maximum(1, self.capacity // 1000)
-        return Usage(
-            self.capacity, self.used.copy(), step, 2 * step, 3 * step, 4 * step
-        )
+        used = self.used.copy()
+        if self.demand_fill is not None:
+            used = np.bincount(self.placement(), minlength=self._nodes)
+        return Usage(self.capacity, used, step, 2 * step, 3 * step, 4 * step)
 
     def placement(self) -> NDArray[np.uint8]:
         """Return the node of every page."""
@@ -195,14 +221,21 @@ class SimMachine:
         return self._rate
 
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
-        """Move pages in order; see the protocol."""
+        """Move pages in order; see the protocol.
+
+        errno as of move_pages(2): EFAULT for a page that no space holds, ENODEV
+        for a node that the machine lacks, ENOMEM for one without room, EBUSY and
+        ENOENT as injected.
+        """
         errno = np.zeros(len(page), np.int16)
         if self._faults.busy or self._faults.no_memory:
             draw = self._rng.random(len(page))
             errno[draw < self._faults.busy] = EBUSY
             errno[draw >= 1 - self._faults.no_memory] = ENOMEM
         if self._gone is not None:
-            errno[self._gone[page]] = ENOENT
+            errno[self._gone[np.minimum(page, self.pages - 1)]] = ENOENT
+        errno[node >= self._nodes] = ENODEV
+        errno[page >= self.pages] = EFAULT
         moved = np.zeros((self._nodes, self._nodes), np.int64)
         play.place(self.flags, page, node, self.used, self.capacity, moved, errno)
         self._node_fresh = False
@@ -290,11 +323,18 @@ class SimMachine:
             k = play.take_faults(self.flags, page, fault_page, fault_at)
             self.nr_poisoned -= k
             if self.on_faults is not None and k:
+                at = start + fault_at[:k]
                 if chunk.time_ns is not None:
-                    when = chunk.time_ns[start + fault_at[:k]].astype(np.float64)
+                    when = chunk.time_ns[at].astype(np.float64)
                 else:
-                    when = epoch_ns + (start + fault_at[:k] + 0.5) / len(chunk) * dt_ns
-                self.on_faults(fault_page[:k], when)
+                    when = epoch_ns + (at + 0.5) / len(chunk) * dt_ns
+                zero = np.zeros(k, np.uint8)
+                self.on_faults(
+                    fault_page[:k],
+                    when,
+                    zero if chunk.write is None else chunk.write[at],
+                    zero if chunk.initiator is None else chunk.initiator[at],
+                )
         untold = chunk.write is None and chunk.initiator is None
         if self._plain or (untold and self._nodes <= 4):
             play.play_plain(self.flags, page, self.bits_wanted, counts[0, 0])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from isotherm.core.units import NS_PER_S
 from isotherm.machine.sim import play
 from isotherm.machine.sim.machine import SimMachine
-from isotherm.machine.sim.poison import poison_range
+from isotherm.machine.sim.poison import FaultsTaken, poison_range
 from isotherm.machine.sim.regions import CHECKS, SAMPLE_NS, Aggregation, RegionSampler
 from isotherm.machine.sim.sampler import Sampled, Sampler
 
@@ -46,8 +46,8 @@ class SimPageTable:
         if bits:
             machine.bits_wanted |= play.ACCESSED
         self._since_s = np.zeros(machine.pages if faults else 0, np.float32)
-        self._fault_page: list[NDArray[np.uint32]] = []
-        self._fault_s: list[NDArray[np.float32]] = []
+        self._told_s = np.zeros_like(self._since_s)
+        self._faults: list[FaultsTaken] = []
         if faults:
             machine.on_faults = self._take
 
@@ -95,6 +95,7 @@ class SimPageTable:
         poison_range(
             self._machine.flags,
             self._since_s,
+            self._told_s,
             start_page,
             end_page,
             -1 if node is None else node,
@@ -107,22 +108,28 @@ class SimPageTable:
         k = int(out[1])
         return int(out[0]), silent[:k], silent_s[:k]
 
-    def drain_faults(
-        self,
-    ) -> tuple[
-        NDArray[np.uint32], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]
-    ]:
-        """Return page, delay, write and initiator of the faults taken."""
-        page = np.concatenate([np.empty(0, np.uint32), *self._fault_page])
-        delay_s = np.concatenate([np.empty(0, np.float32), *self._fault_s])
-        self._fault_page, self._fault_s = [], []
-        unknown = np.full(len(page), 255, np.uint8)
-        return page, delay_s, np.zeros(len(page), np.uint8), unknown
+    def drain_faults(self) -> FaultsTaken:
+        """Return the faults taken since the last call."""
+        taken, self._faults = self._faults, []
+        return FaultsTaken(
+            np.concatenate([np.empty(0, np.uint32), *(f.page for f in taken)]),
+            np.concatenate([np.empty(0, np.float32), *(f.delay_s for f in taken)]),
+            np.concatenate([np.empty(0, np.float32), *(f.exposure_s for f in taken)]),
+            np.concatenate([np.empty(0, np.uint8), *(f.write for f in taken)]),
+            np.concatenate([np.empty(0, np.uint8), *(f.initiator for f in taken)]),
+        )
 
-    def _take(self, page: NDArray[np.uint32], when_ns: NDArray[np.float64]) -> None:
-        delay_s = when_ns / NS_PER_S - self._since_s[page]
-        self._fault_page.append(page)
-        self._fault_s.append(np.maximum(delay_s, 0).astype(np.float32))
+    def _take(
+        self,
+        page: NDArray[np.uint32],
+        when_ns: NDArray[np.float64],
+        write: NDArray[np.uint8],
+        initiator: NDArray[np.uint8],
+    ) -> None:
+        when_s = when_ns / NS_PER_S
+        delay_s = np.maximum(when_s - self._since_s[page], 0).astype(np.float32)
+        exposure_s = np.maximum(when_s - self._told_s[page], 0).astype(np.float32)
+        self._faults.append(FaultsTaken(page, delay_s, exposure_s, write, initiator))
 
 
 class SimRegions:

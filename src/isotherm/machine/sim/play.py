@@ -237,7 +237,7 @@ def read_bits(
                     flags[8 * b + i] = f & keep
         bits[k] = found
         observed[k] = mine
-        k += 1
+        k += 1  # noqa: SIM113  # kept plain for numba
     return looked
 
 

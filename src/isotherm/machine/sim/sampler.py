@@ -23,8 +23,9 @@ class Sampled(NamedTuple):
 class Sampler:
     """Samples accesses in order of their count, as PEBS and IBS do.
 
-    The gap between two samples is uniform in ``[period/2, 3 period/2)``: real
-    drivers randomise the low bits so that a loop cannot hide from the counter.
+    The gap between two samples is uniform in ``[period/2, 3 period/2]``, with a
+    mean of exactly the period: real drivers randomise the low bits so that a loop
+    cannot hide from the counter.
 
     Args:
         period: Accesses per sample, >= 1.
@@ -52,8 +53,8 @@ class Sampler:
             self._next -= n
             return
         low = max(1, self.period // 2)
-        high = max(low + 1, self.period + self.period // 2)
-        gaps = self._rng.integers(low, high, size=2 * (n // low + 2) // 2 + 1)
+        high = 2 * self.period - low + 1  # one past the longest
+        gaps = self._rng.integers(low, high, size=n // low + 2)
         at = self._next + np.concatenate([[0], np.cumsum(gaps)])
         upto = int(np.searchsorted(at, n))
         self._next = int(at[upto]) - n
