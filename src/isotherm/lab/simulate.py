@@ -1,8 +1,9 @@
 """One policy, one workload, one machine: the simulation."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,20 @@ class SimulationSpec:
                 )
         for name in ("pages", "accesses", "rate", "sampling_period", "epoch_s"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name}: expected > 0, got {value}")
+        if round(self.epoch_s * NS_PER_S) < 1:
+            raise UsageError(f"epoch_s: expected >= 1e-9, got {self.epoch_s}")
+        if self.seed < 0:
+            raise UsageError(f"seed: expected >= 0, got {self.seed}")
+        known = [f.name for f in fields(Faults)]
+        for fault in self.faults:
+            if fault not in known:
+                raise UsageError(
+                    f"faults: expected {', '.join(known)}, got {fault!r}"
+                    f"{did_you_mean(fault, known)}"
+                )
+        Faults(**self.faults)
         check_placement(self.placement)
         for hint in self.hints or ():
             if hint not in set(Mechanism):

@@ -7,6 +7,7 @@ serves 218 GB/s at ``reference_gib`` of total memory serves that share of it
 that the simulated footprint is of the reference.
 """
 
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -39,6 +40,10 @@ BUILT_IN = {
 }
 
 MIB = 1 << 20
+MAX_NODES = 8  # three bits of a page's flags (play.NODE_MASK)
+MAX_INITIATORS = 255  # 255 is "unknown" in a trace
+#: What lies beside a recorded tree and says what its firmware left out.
+OVERRIDES_SUFFIX = ".overrides.toml"
 
 
 class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,10 +89,17 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self, path: str) -> None:
         """Raise ConfigError where the figures do not make a machine."""
-        if not 1 <= len(self.nodes) <= 8:
-            raise ConfigError(f"{path}: nodes: expected 1 to 8, got {len(self.nodes)}")
+        if not 2 <= len(self.nodes) <= MAX_NODES:
+            raise ConfigError(
+                f"{path}: nodes: expected 2 to {MAX_NODES}, got {len(self.nodes)}"
+            )
+        if not 1 <= len(self.initiators) <= MAX_INITIATORS:
+            raise ConfigError(
+                f"{path}: initiators: expected 1 to {MAX_INITIATORS}, "
+                f"got {len(self.initiators)}"
+            )
         tiers = sorted({n.tier for n in self.nodes})
-        if tiers != list(range(len(tiers))):
+        if tiers != list(range(len(tiers))) or len(tiers) < 2:
             raise ConfigError(
                 f"{path}: nodes.tier: expected 0, 1, … without gaps, got {tiers}"
             )
@@ -95,7 +107,8 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for field in ("read_latency_ns", "write_latency_ns"):
                 row = getattr(node, field)
                 if row is not None and (
-                    len(row) != len(self.initiators) or min(row) <= 0
+                    len(row) != len(self.initiators)
+                    or not all(0 < figure < math.inf for figure in row)
                 ):
                     raise ConfigError(
                         f"{path}: nodes[{i}].{field}: expected {len(self.initiators)} "
@@ -107,17 +120,28 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "capacity_ratio",
             ):
                 value = getattr(node, field)
-                if value is not None and value <= 0:
+                if value is not None and not 0 < value < math.inf:
                     raise ConfigError(
                         f"{path}: nodes[{i}].{field}: expected > 0, got {value}"
                     )
-        if self.parallelism < 1:
+            for who in node.initiators:
+                if not 0 <= who < len(self.initiators):
+                    raise ConfigError(
+                        f"{path}: nodes[{i}].initiators: expected 0 to "
+                        f"{len(self.initiators) - 1}, got {who}"
+                    )
+        if not 1 <= self.parallelism < math.inf:
             raise ConfigError(
                 f"{path}: parallelism: expected >= 1, got {self.parallelism}"
             )
+        if not 0 < self.reference_gib < math.inf:
+            raise ConfigError(
+                f"{path}: reference_gib: expected > 0, got {self.reference_gib}"
+            )
         for field in self.costs.__struct_fields__:
-            if getattr(self.costs, field) < 0:
-                raise ConfigError(f"{path}: costs.{field}: expected >= 0")
+            value = getattr(self.costs, field)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{path}: costs.{field}: expected >= 0, got {value}")
 
     def capacities(self, pages: int, fast_ratio: float) -> list[int]:
         """Return pages per node; the last tier holds the whole footprint."""
@@ -189,11 +213,15 @@ def load_machine(name: str) -> MachineSpec:
         ConfigError: The file does not describe one.
     """
     if name in BUILT_IN:
-        text = resources.files("isotherm.machine.sim").joinpath(f"machines/{name}.toml")
-        return parse_machine(text.read_text(encoding="utf-8"), f"{name}.toml")
+        file = resources.files("isotherm.machine.sim").joinpath(f"machines/{name}.toml")
+        return parse_machine(file.read_text(encoding="utf-8"), f"{name}.toml")
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return parse_machine(path.read_text(encoding="utf-8"), name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: expected TOML in UTF-8: {error}") from error
+        return parse_machine(text, name)
     if path.exists():
         return from_topology(path)
     raise UsageError(
@@ -213,7 +241,9 @@ def parse_machine(text: str, path: str) -> MachineSpec:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        what, _, where = str(error).partition(" - at `$")
+        field = where.rstrip("`").removeprefix(".") or "top level"
+        raise ConfigError(f"{path}: {field}: {what[:1].lower()}{what[1:]}") from error
     spec.check(path)
     return spec
 
@@ -221,48 +251,79 @@ def parse_machine(text: str, path: str) -> MachineSpec:
 def from_topology(path: Path) -> MachineSpec:
     """Return a machine with the tiers and latencies of a recorded topology.
 
-    Only CPU initiators and nodes with a known latency take part; where the
-    firmware gave none the machine cannot be simulated.
+    Nodes with a known read latency take part, each as its nearest CPU sees it
+    (its nearest initiator where no CPU is known): one initiator stands for all.
+    Figures that the firmware left out are taken from ``PATH.overrides.toml`` where
+    that file lies beside the tree (docs/reference/topology.md has its schema).
 
     Raises:
-        UsageError: The tree gives no latency for two tiers.
+        UsageError: The tree gives no latency for two tiers, or has too many nodes.
+        ConfigError: The overrides are malformed.
+        TopologyError: The tree cannot be read.
     """
     from isotherm.topology.sysfs import read_topology  # noqa: PLC0415  # only here
 
     topology = read_topology(path)
-    nodes = []
-    rank_of = {}
-    for rank, tier in enumerate(topology.tiers):
-        for node in tier.nodes:
-            rank_of[node] = rank
+    beside = path.with_name(path.name + OVERRIDES_SUFFIX)
+    if beside.is_file():
+        from isotherm.topology.override import (  # noqa: PLC0415  # only here
+            apply_overrides,
+            read_overrides,
+        )
+
+        topology = apply_overrides(topology, read_overrides(beside), beside)
+    cpus = {i.id for i in topology.initiators if i.kind is InitiatorKind.CPU}
     by_id = {n.id: n for n in topology.nodes}
-    ranks: list[int] = []
-    for node_id, rank in sorted(rank_of.items(), key=lambda item: (item[1], item[0])):
-        rows = [
-            p for p in topology.performance if p.node == node_id and p.read_latency_ns
-        ]
-        if not rows:
-            continue
-        best = min(
-            rows, key=lambda p: p.read_latency_ns.value if p.read_latency_ns else 0
-        )
-        if rank not in ranks:
-            ranks.append(rank)
-        read = best.read_latency_ns.value if best.read_latency_ns else 0.0
-        wide = best.read_bandwidth_mib_s
-        nodes.append(
-            NodeSpec(
-                kind=by_id[node_id].kind,
-                tier=ranks.index(rank),
-                read_latency_ns=[read],
-                read_bandwidth_gb_s=None if wide is None else wide.value * MIB / 1e9,
-            )
-        )
-    if len(ranks) < 2:
+    tiers = []
+    for tier in topology.tiers:
+        found = [_nearest(topology, node, cpus) for node in tier.nodes]
+        if rows := [row for row in found if row is not None]:
+            tiers.append(rows)
+    nodes = [
+        _node_spec(by_id[row.node], row, rank, by_id[tiers[0][0].node])
+        for rank, rows in enumerate(tiers)
+        for row in rows
+    ]
+    if len(tiers) < 2:
         raise UsageError(
-            f"{path}: expected read latencies for at least two tiers, got {len(ranks)}",
-            hint="isotherm topology --overrides FILE.toml says how to supply them",
+            f"{path}: expected read latencies for at least two tiers, got {len(tiers)}",
+            hint=f"give them in {beside}; docs/reference/topology.md has its schema",
         )
-    spec = MachineSpec(path.name, f"recorded topology {path.name}", nodes[:8])
+    if len(nodes) > MAX_NODES:
+        raise UsageError(
+            f"{path}: expected at most {MAX_NODES} nodes with latencies, "
+            f"got {len(nodes)}"
+        )
+    spec = MachineSpec(path.name, f"recorded topology {path.name}", nodes)
     spec.check(str(path))
     return spec
+
+
+def _nearest(topology: Topology, node: int, cpus: set[int]) -> AccessPerformance | None:
+    """Return the lowest known read latency of a node, a CPU's where one is known."""
+    rows = [p for p in topology.performance if p.node == node and p.read_latency_ns]
+    rows = [p for p in rows if p.initiator in cpus] or rows
+    return min(rows, key=_read_ns, default=None)
+
+
+def _read_ns(row: AccessPerformance) -> float:
+    return row.read_latency_ns.value if row.read_latency_ns else math.inf
+
+
+def _node_spec(node: Node, row: AccessPerformance, rank: int, first: Node) -> NodeSpec:
+    """Return a node as its nearest initiator sees it; sizes relative to the first."""
+    wide, write = row.read_bandwidth_mib_s, row.write_bandwidth_mib_s
+    return NodeSpec(
+        kind=node.kind,
+        tier=rank,
+        read_latency_ns=[_read_ns(row)],
+        write_latency_ns=None
+        if row.write_latency_ns is None
+        else [row.write_latency_ns.value],
+        read_bandwidth_gb_s=None if wide is None else wide.value * MIB / 1e9,
+        write_bandwidth_gb_s=None if write is None else write.value * MIB / 1e9,
+        capacity_ratio=node.capacity_bytes / first.capacity_bytes
+        if node.capacity_bytes and first.capacity_bytes
+        else 1.0,
+        initiators=[0] if node is first else [],
+    )
