@@ -1,0 +1,279 @@
+"""The tracker: estimates that converge to the truth, whatever the sources."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isotherm.hints.batch import Mechanism
+from isotherm.hotness import evidence, regions
+from isotherm.hotness import tracker as tracker_module
+from isotherm.hotness.tracker import GammaTracker
+
+EPOCH_NS = 500_000_000
+EPOCH_S = 0.5
+ALL = frozenset(Mechanism)
+SAMPLES = frozenset({Mechanism.SAMPLING})
+BITS = frozenset({Mechanism.ACCESSED_BIT})
+BOTH = SAMPLES | BITS
+PERIOD = 25.0
+WINDOW_S = 0.1
+#: Four groups of neighbours, apart by a factor of three each.
+RATES = np.repeat([1.0, 3.0, 9.0, 27.0], 512)
+
+
+def run(tracker, mem, epochs, make, rate="counted"):
+    """Feed epochs of batches made by ``make(memory, epoch)``; return the last view."""
+    view = None
+    for epoch in range(epochs):
+        known = mem.mean if rate == "counted" else rate
+        now_ns = (epoch + 1) * EPOCH_NS
+        view = tracker.update(make(mem, epoch), now_ns, known)
+    return view
+
+
+def from_samples(mem, _):
+    """Return what sampling sees."""
+    return (mem.samples(PERIOD),)
+
+
+def from_bits(mem, _):
+    """Return what a windowed walk of everything sees."""
+    return (mem.bits(WINDOW_S),)
+
+
+def from_both(mem, epoch):
+    """Return both."""
+    return from_samples(mem, epoch) + from_bits(mem, epoch)
+
+
+def from_faults(mem, _):
+    """Return hint faults, everything poisoned once an epoch."""
+    return (mem.faults(EPOCH_S),)
+
+
+def page_rates(view):
+    """Return the rate of every page."""
+    return view.rate(np.arange(view.pages, dtype=np.uint32)).astype(float)
+
+
+def group_rates(view):
+    """Return the mean estimate of each group."""
+    return page_rates(view).reshape(4, -1).mean(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mechanisms", "make"),
+    [
+        pytest.param(SAMPLES, from_samples, id="samples"),
+        pytest.param(BITS, from_bits, id="bits"),
+        pytest.param(BOTH, from_both, id="both"),
+        pytest.param(frozenset({Mechanism.HINT_FAULT}), from_faults, id="faults"),
+    ],
+)
+def test_estimates_converge_to_the_true_rates(memory, mechanisms, make):
+    """After two half-lives the mean of a group is its rate to 15 %."""
+    tracker = GammaTracker(len(RATES), EPOCH_NS, mechanisms)
+    view = run(tracker, memory(RATES), 240, make)
+    assert [1.0, 3.0, 9.0, 27.0] == pytest.approx(group_rates(view), rel=0.15)
+
+
+@pytest.mark.slow
+def test_both_sources_are_closer_than_either(memory):
+    """Error of page rates, relative and squared: fused evidence is better."""
+    error = {}
+    for name, mechanisms, make in (
+        ("samples", SAMPLES, from_samples),
+        ("bits", BITS, from_bits),
+        ("both", BOTH, from_both),
+    ):
+        tracker = GammaTracker(len(RATES), EPOCH_NS, mechanisms)
+        view = run(tracker, memory(RATES), 120, make)
+        error[name] = float(((page_rates(view) / RATES - 1.0) ** 2).mean())
+    assert error["both"] < 0.95 * min(error["samples"], error["bits"])
+
+
+def test_the_deviation_covers_the_error(memory):
+    """About two thirds of pages lie within one posterior deviation."""
+    tracker = GammaTracker(2048, EPOCH_NS, SAMPLES)
+    view = run(tracker, memory(np.full(2048, 10.0)), 60, from_samples)
+    every = np.arange(2048, dtype=np.uint32)
+    z = np.abs(page_rates(view) - 10.0) / view.deviation(every)
+    assert 0.5 < float((z < 1.0).mean()) < 0.9
+
+
+@pytest.mark.parametrize("looks", [4])
+def test_a_hot_region_shows_within_a_few_looks(memory, looks):
+    """Bits of 64 hot pages tell their neighbourhood from the rest."""
+    rate = np.full(2048, 2.0)
+    rate[640:704] = 40.0
+    tracker = GammaTracker(len(rate), EPOCH_NS, BITS)
+    view = run(tracker, memory(rate), looks, from_bits)
+    region = view.region_rate()
+    hot = region[640 // 8 : 704 // 8]
+    rest = np.delete(region, np.arange(640 // 8 - 8, 704 // 8 + 8))
+    assert float(hot.min()) > 3.0 * float(np.median(rest))
+
+
+def test_a_region_that_cools_is_forgotten_soon(memory):
+    """Regions follow: a few looks after the heat has gone they say so."""
+    rate = np.full(1024, 2.0)
+    rate[512:640] = 40.0
+    tracker = GammaTracker(len(rate), EPOCH_NS, BITS)
+    before = run(tracker, memory(rate), 20, from_bits).region_rate().copy()
+    after = run(tracker, memory(np.full(1024, 2.0)), 8, from_bits).region_rate()
+    assert float(before[66:78].mean()) > 15.0
+    assert float(after[66:78].mean()) < 5.0
+
+
+def test_striped_looks_decay_each_block_by_its_own_age(memory):
+    """Blocks are looked at in turn; what is known is the same everywhere."""
+    tracker = GammaTracker(1024, EPOCH_NS, BITS)
+    mem = memory(np.full(1024, 4.0))
+    view = run(tracker, mem, 80, lambda m, e: (m.bits(0.2, 4, e % 4),))
+    rate = page_rates(view).reshape(-1, 8).mean(1)
+    each = [float(rate[i::4].mean()) for i in range(4)]
+    assert [4.0] * 4 == pytest.approx(each, rel=0.15)
+
+
+def test_without_evidence_all_pages_have_the_mean_rate():
+    """The prior's mean is what the PMU counted."""
+    tracker = GammaTracker(64, EPOCH_NS, BOTH)
+    view = tracker.update((), EPOCH_NS, 7.0)
+    assert np.full(64, 7.0) == pytest.approx(page_rates(view), rel=0.02)
+    assert 7.0 == view.mean_rate
+
+
+def test_all_is_forgotten_in_time(memory):
+    """Sampling so rare that silence says nothing: heat decays to the mean."""
+    rate = np.full(256, 2.0)
+    rate[:64] = 60.0
+    mem = memory(rate)
+    tracker = GammaTracker(256, EPOCH_NS, SAMPLES, half_life_s=2.0)
+    hot = page_rates(run(tracker, mem, 40, from_samples))[:64].mean()
+    view = run(tracker, mem, 360, lambda m, _: (m.samples(1e12),))
+    assert hot > 2.0 * mem.mean
+    assert np.full(256, mem.mean) == pytest.approx(page_rates(view), rel=0.15)
+
+
+def test_silence_under_sampling_is_evidence(memory):
+    """A page that sampling never meets becomes colder than the mean."""
+    rate = np.full(256, 20.0)
+    rate[100] = 0.01
+    view = run(GammaTracker(256, EPOCH_NS, SAMPLES), memory(rate), 60, from_samples)
+    assert page_rates(view)[100] < 0.2 * view.mean_rate
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "make"),
+    [
+        pytest.param(SAMPLES, from_samples, id="samples"),
+        pytest.param(BITS, from_bits, id="bits"),
+        pytest.param(BOTH, from_both, id="both"),
+    ],
+)
+def test_without_a_counter_the_mean_comes_from_the_evidence(memory, mechanisms, make):
+    """No PMU rate: the mean rate is estimated to 30 %, and so are the groups' order."""
+    mem = memory(RATES)
+    tracker = GammaTracker(len(RATES), EPOCH_NS, mechanisms)
+    view = run(tracker, mem, 60, make, rate=None)
+    assert mem.mean == pytest.approx(view.mean_rate, rel=0.3)
+    groups = group_rates(view).tolist()
+    assert sorted(groups) == groups
+
+
+def test_regions_checked_by_another_show_as_regions(memory):
+    """Region counts give region rates: the hot one stands out."""
+    rate = np.full(1024, 1.0)
+    rate[256:320] = 40.0
+    tracker = GammaTracker(1024, EPOCH_NS, frozenset({Mechanism.REGION}))
+    mem = memory(rate)
+    view = run(tracker, mem, 6, lambda m, _: (m.regions(64, 20, 0.005),))
+    region = view.region_rate()
+    assert float(region[33:39].min()) > 4.0 * float(np.median(region))
+
+
+def test_state_is_about_four_bytes_a_page():
+    """All columns counted, with edges: at most 4.2 bytes a page."""
+    tracker = GammaTracker(1 << 15, EPOCH_NS, BOTH)
+    tracker.update((), EPOCH_NS, 10.0)
+    columns = [v for v in vars(tracker).values() if isinstance(v, np.ndarray)]
+    total = sum(c.nbytes for c in columns if len(c) >= tracker.blocks)
+    assert total / tracker.pages <= 4.2
+    assert total / tracker.pages == pytest.approx(tracker.bytes_per_page, rel=0.04)
+
+
+def test_same_evidence_same_state(memory):
+    """Two trackers that see the same are the same to the bit; the seed matters."""
+    states = []
+    for seed in (1, 1, 2):
+        tracker = GammaTracker(512, EPOCH_NS, BOTH, seed)
+        run(tracker, memory(np.linspace(1, 30, 512)), 12, from_both)
+        states.append((tracker.code.tolist(), tracker.region.tolist()))
+    assert states[0] == states[1]
+    assert states[0] != states[2]
+
+
+def test_initiators_are_kept(memory):
+    """Samples that name their initiator show in the view."""
+    tracker = GammaTracker(512, EPOCH_NS, SAMPLES)
+    mem = memory(np.full(512, 20.0))
+    view = run(tracker, mem, 8, lambda m, _: (m.samples(2.0, 0), m.samples(2.0, 1)))
+    share = view.initiator_share(0, 512)
+    assert {0, 1} == set(share)
+    assert 0.5 == pytest.approx(share[0], abs=0.1)
+
+
+@settings(
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # only a maker
+)
+@given(data=st.data())
+def test_any_evidence_keeps_the_state_valid(memory, data):
+    """Codes stay in range, rates finite and positive, whatever comes."""
+    pages = data.draw(st.integers(1, 100))
+    mem = memory(np.full(pages, data.draw(st.sampled_from([1e-6, 1.0, 1e4]))))
+    mechanisms = data.draw(st.sampled_from([ALL, BITS, SAMPLES]))
+    tracker = GammaTracker(pages, EPOCH_NS, mechanisms)
+    kinds = {
+        "none": lambda: (),
+        "samples": lambda: (mem.samples(data.draw(st.sampled_from([1.0, 2000.0]))),),
+        "bits": lambda: (mem.bits(data.draw(st.sampled_from([1e-4, 0.5, 100.0]))),),
+        "opening": lambda: (mem.bits(3.0, opening=True), mem.bits(0.01)),
+        "stripe": lambda: (mem.bits(0.5, 3, data.draw(st.integers(0, 2))),),
+        "faults": lambda: (mem.faults(0.5),),
+        "regions": lambda: (mem.regions(16, 20, 0.005),),
+    }
+    names = data.draw(st.lists(st.sampled_from(sorted(kinds)), max_size=8))
+    rate = data.draw(st.sampled_from([None, 0.0, 1e-6, 10.0, 1e5]))
+    for epoch, name in enumerate(names):
+        view = tracker.update(kinds[name](), (epoch + 1) * EPOCH_NS, rate)
+        found = page_rates(view)
+        assert np.isfinite(found).all()
+        assert (found > 0).all()
+        assert np.isfinite(view.region_rate()).all()
+        assert 0 < view.mean_rate < np.inf
+        mean, b = evidence.unpack_array(tracker.code)
+        repacked = evidence.pack_array(mean, b, np.zeros(pages, np.uint64))
+        assert tracker.code.tolist() == repacked.tolist()
+        assert (tracker.looked >> 12 <= 8).all()
+        assert np.isfinite(regions.whole_array(tracker.samples)).all()
+
+
+def test_the_reference_is_fixed_by_the_first_rate(memory):
+    """Codes are relative to it, so it must not change."""
+    tracker = GammaTracker(64, EPOCH_NS, BOTH)
+    for epoch, rate in enumerate((5.0, 50.0, 0.5)):
+        view = tracker.update((), (epoch + 1) * EPOCH_NS, rate)
+        assert 5.0 == view.reference
+
+
+def test_the_prior_is_half_an_access():
+    """A page of unknown rate weighs as half an access at the mean rate."""
+    tracker = GammaTracker(64, EPOCH_NS, BOTH)
+    view = tracker.update((), EPOCH_NS, 10.0)
+    page = np.arange(64, dtype=np.uint32)
+    shape = (view.rate(page) / view.deviation(page)) ** 2
+    assert np.full(64, tracker_module.PRIOR_SHAPE) == pytest.approx(shape, rel=0.2)
