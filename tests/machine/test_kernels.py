@@ -174,9 +174,7 @@ def test_place(seed: int, pages: int, n: int, nodes: int) -> None:
         assert (used <= capacity).all()
         held = np.bincount(flags & play.NODE_MASK, minlength=nodes)
         assert held.tolist() == used.tolist()
-        results.append(
-            (flags.tobytes(), used.tolist(), moved.tolist(), errno.tolist())
-        )
+        results.append((flags.tobytes(), used.tolist(), moved.tolist(), errno.tolist()))
     assert results[1] == results[0]
 
 
@@ -194,9 +192,7 @@ def test_poison_range(seed: int, pages: int, node: int, now_s: float) -> None:
         silent = np.zeros(end - start, np.uint32)
         silent_s = np.zeros(end - start, np.float32)
         out = np.array([5, 0, 7], np.int64)
-        function(
-            flags, since_s, told_s, start, end, node, now_s, silent, silent_s, out
-        )
+        function(flags, since_s, told_s, start, end, node, now_s, silent, silent_s, out)
         columns = (flags, since_s, told_s, silent, silent_s)
         results.append((out.tolist(), *(c.tobytes() for c in columns)))
         walked, old, fresh = (out - [5, 0, 7]).tolist()
