@@ -166,6 +166,6 @@ def trades(
             limit -= 2 * pairs
             if down[v] == upper[v]:
                 i += 1
-        if limit < 2 or i >= len(sellers):
+        if limit == 0 or (free == 0 and i >= len(sellers)):
             break
     return up, down

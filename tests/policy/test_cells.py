@@ -1,0 +1,227 @@
+"""Cells: what pages are told apart by, and the kernels that sort and pick them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isotherm.core.kernels import BACKEND, TWINS
+from isotherm.hotness import arithmetic as ar
+from isotherm.hotness import regions
+from isotherm.hotness.evidence import HISTORY_MASK
+from isotherm.policy import cells as cm
+
+SEEDS = st.integers(0, 2**32 - 1)
+numba_only = pytest.mark.skipif(
+    BACKEND != "numba", reason="ISOTHERM_KERNELS=numpy: there is only the twin"
+)
+
+
+def both(name):
+    """Return the compiled kernel and its twin."""
+    return TWINS[f"{cm.__name__}.{name}"]
+
+
+def parts(cell):
+    """Return (history level, own step, region step) of cells."""
+    cell = np.asarray(cell)
+    own = cell // cm.REGION_LEVELS
+    return own // cm.OWN_LEVELS, own % cm.OWN_LEVELS, cell % cm.REGION_LEVELS
+
+
+def random_pages(rng, pages, tiers):
+    """Return (code, history, region, node, tier) of pages at random."""
+    tier = np.zeros(256, np.uint8)
+    tier[: tiers + 2] = np.sort(rng.integers(0, tiers, tiers + 2))
+    return (
+        rng.integers(0, 1 << 16, pages).astype(np.uint16),
+        rng.integers(0, 256, pages).astype(np.uint8),
+        rng.integers(0, 0x7F80, -(-pages // 8)).astype(np.uint16),
+        rng.integers(0, tiers + 2, pages).astype(np.uint8),
+        tier,
+    )
+
+
+# ---- twins
+
+
+@numba_only
+def test_every_kernel_here_is_compared():
+    """A new kernel without a comparison is a failure."""
+    mine = {n.rsplit(".", 1)[1] for n in TWINS if n.startswith(cm.__name__ + ".")}
+    assert {"assign", "take"} == mine
+
+
+@numba_only
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 100), st.sampled_from([0.0, 1.0, 1.31]), SEEDS)
+def test_assign_equals_its_twin(pages, weight, seed):
+    """Cells and populations agree exactly, transitions to single precision."""
+    rng = np.random.default_rng(seed)
+    columns = random_pages(rng, pages, 3)
+    tables = cm.history_table(), cm.own_table(0.7), cm.region_table(0.7)
+    before = rng.integers(0, cm.CELLS, pages).astype(np.uint16)
+    stride = int(rng.integers(1, 4))
+    found = []
+    for run in both("assign"):
+        cell = before.copy()
+        population = np.zeros((cm.CELLS, 3), np.int32)
+        transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
+        run(*columns, *tables, cell, population, transitions, weight, stride)
+        found.append((cell, population, transitions))
+    assert found[1][0].tolist() == found[0][0].tolist()
+    assert np.array_equal(found[1][1], found[0][1])
+    assert np.allclose(found[1][2], found[0][2], rtol=1e-5, atol=0)
+
+
+@numba_only
+@settings(deadline=None)
+@given(st.integers(1, 80), SEEDS)
+def test_take_equals_its_twin(pages, seed):
+    """The same pages in the same order, whatever the start."""
+    rng = np.random.default_rng(seed)
+    _, _, _, node, tier = random_pages(rng, pages, 3)
+    cell = rng.integers(0, 5, pages).astype(np.uint16)
+    up, down = np.zeros((2, cm.CELLS), np.int64)
+    up[:5], down[:5] = rng.integers(0, 9, (2, 5))
+    upper, start = int(rng.integers(0, 2)), int(rng.integers(0, pages))
+    found = []
+    for run in both("take"):
+        wish = up.copy(), down.copy()
+        page = np.zeros((2, 50), np.uint32)
+        n = run(cell, node, tier, upper, start, *wish, *page)
+        found.append((n, page.tolist(), [w.tolist() for w in wish]))
+    assert found[1] == found[0]
+
+
+# ---- what they do
+
+
+def test_every_page_is_in_one_cell_of_its_tier():
+    """The population adds up to the pages of each tier."""
+    rng = np.random.default_rng(1)
+    columns = random_pages(rng, 999, 3)
+    cell, population = np.zeros(999, np.uint16), np.zeros((cm.CELLS, 3), np.int32)
+    cm.assign(
+        *columns,
+        cm.history_table(),
+        cm.own_table(1.0),
+        cm.region_table(1.0),
+        cell,
+        population,
+        np.zeros((cm.CELLS, cm.CELLS), np.float32),
+        0.0,
+        1,
+    )
+    expected = np.zeros((cm.CELLS, 3), np.int64)
+    np.add.at(expected, (cell, columns[4][columns[3]]), 1)
+    assert np.array_equal(expected, population)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_transitions_count_where_pages_went(stride):
+    """One block in ``stride`` is followed, with the weight that is asked for."""
+    rng = np.random.default_rng(2)
+    pages = 400
+    columns = random_pages(rng, pages, 2)
+    tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
+    before = rng.integers(0, cm.CELLS, pages).astype(np.uint16)
+    cell = before.copy()
+    population = np.zeros((cm.CELLS, 2), np.int32)
+    transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
+    cm.assign(*columns, *tables, cell, population, transitions, 2.0, stride)
+    expected = np.zeros((cm.CELLS, cm.CELLS), np.float32)
+    for p in range(pages):
+        if p // 8 % stride == 0:
+            expected[before[p], cell[p]] += 2.0
+    assert np.array_equal(expected, transitions)
+
+
+def test_history_levels():
+    """Nothing in four looks, something older, newest alone, newest two."""
+    level = cm.history_table() // (cm.OWN_LEVELS * cm.REGION_LEVELS)
+    assert HISTORY_MASK + 1 == len(level)
+    assert [0, 2, 1, 3, 1, 2, 1, 3] == level[:8].tolist()
+    assert [0, 0] == level[[0b010000, 0b110000]].tolist()
+    assert 1 == level[0b001000]
+
+
+def test_own_step_rises_with_the_rate():
+    """Monotone over all codes; the mean page is in the middle; each step used."""
+    step = cm.own_table(1.0) // cm.REGION_LEVELS
+    assert (np.diff(step) >= 0).all()
+    assert set(range(cm.OWN_LEVELS)) == set(step.tolist())
+    rate = ar.decode_array(np.arange(ar.RATE_CODES), ar.RATE_SHIFT, ar.RATE_OFFSET)
+    assert cm.OWN_LEVELS // 2 == int(step[np.searchsorted(rate, 1.0)])
+
+
+def test_region_step_rises_with_the_rate():
+    """Monotone over all classes of positive halves; infinity is the hottest."""
+    step = cm.region_table(1.0)
+    positive = step[: 0x8000 >> cm.REGION_INDEX_SHIFT]
+    assert (np.diff(positive) >= 0).all()
+    assert set(range(cm.REGION_LEVELS)) == set(positive.tolist())
+    one = int(regions.half_array(np.ones(1), np.zeros(1, np.uint64))[0])
+    assert abs(int(step[one >> cm.REGION_INDEX_SHIFT]) - cm.REGION_LEVELS / 2) <= 0.5
+
+
+@pytest.mark.parametrize("relative", [0.25, 4.0])
+def test_steps_are_relative_to_the_mean(relative):
+    """Where the mean is lower, the same code is that much hotter."""
+    octaves = round(np.log2(relative))
+    rate = ar.decode_array(np.arange(ar.RATE_CODES), ar.RATE_SHIFT, ar.RATE_OFFSET)
+    codes = np.flatnonzero((rate > 2.0**-12 * 8) & (rate < 2.0**12))
+    shifted = codes + octaves * 32  # five bits of mantissa: 32 codes an octave
+    assert cm.own_table(1.0)[shifted].tolist() == cm.own_table(relative)[codes].tolist()
+
+
+def test_features_describe_their_cell():
+    """One history level, ln of own and region rate as the tables cut them, 1."""
+    z = cm.features()
+    history, own, region = parts(np.arange(cm.CELLS))
+    assert (cm.CELLS, cm.HISTORY_LEVELS + 3) == z.shape
+    assert history.tolist() == z[:, : cm.HISTORY_LEVELS].argmax(1).tolist()
+    assert np.ones(cm.CELLS).tolist() == z[:, : cm.HISTORY_LEVELS].sum(1).tolist()
+    assert np.ones(cm.CELLS).tolist() == z[:, -1].tolist()
+    in_octaves = z[:, cm.HISTORY_LEVELS] / np.log(2.0) * cm.OWN_STEPS
+    assert own - cm.OWN_LEVELS / 2 == pytest.approx(in_octaves)
+    in_octaves = z[:, cm.HISTORY_LEVELS + 1] / np.log(2.0) * cm.REGION_STEPS
+    assert region - cm.REGION_LEVELS / 2 == pytest.approx(in_octaves)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), SEEDS)
+def test_take_gives_what_is_asked_for_as_far_as_it_is_there(pages, seed):
+    """So many pages of each cell, from the right tier, no page twice."""
+    rng = np.random.default_rng(seed)
+    _, _, _, node, tier = random_pages(rng, pages, 2)
+    cell = rng.integers(0, 4, pages).astype(np.uint16)
+    up, down = np.zeros((2, cm.CELLS), np.int64)
+    up[:4], down[:4] = rng.integers(0, 9, (2, 4))
+    have_up = np.bincount(cell[tier[node] == 1], minlength=4)
+    have_down = np.bincount(cell[tier[node] == 0], minlength=4)
+    page = np.zeros((2, 50), np.uint32)
+    wanted = up.copy(), down.copy()
+    start = int(rng.integers(0, pages))
+    n_up, n_down = cm.take(cell, node, tier, 0, start, *wanted, *page)
+    taken_up, taken_down = page[0, :n_up], page[1, :n_down]
+    assert n_up == len(set(taken_up.tolist()))
+    assert n_down == len(set(taken_down.tolist()))
+    assert (tier[node[taken_up]] == 1).all()
+    assert (tier[node[taken_down]] == 0).all()
+    given_up = np.bincount(cell[taken_up], minlength=4)[:4]
+    given_down = np.bincount(cell[taken_down], minlength=4)[:4]
+    assert np.minimum(up[:4], have_up).tolist() == given_up.tolist()
+    assert np.minimum(down[:4], have_down).tolist() == given_down.tolist()
+
+
+def test_take_goes_round_from_its_start():
+    """So that no end of the memory is always first."""
+    cell, node = np.zeros(6, np.uint16), np.ones(6, np.uint8)
+    tier = np.zeros(256, np.uint8)
+    tier[1] = 1
+    up, down = np.zeros((2, cm.CELLS), np.int64)
+    up[0] = 4
+    page = np.zeros((2, 6), np.uint32)
+    assert (4, 0) == cm.take(cell, node, tier, 0, 4, up, down, *page)
+    assert [4, 5, 0, 1] == page[0, :4].tolist()
