@@ -1,0 +1,46 @@
+"""Put a measured table between its markers in docs/measurements.md."""
+
+import platform
+import re
+from pathlib import Path
+from typing import Final
+
+MEASUREMENTS: Final = Path(__file__).resolve().parents[1] / "docs" / "measurements.md"
+
+
+def publish(name: str, text: str, path: Path = MEASUREMENTS) -> None:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Raises:
+        SystemExit: The page has no such markers.
+    """
+    page = path.read_text()
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in page or end not in page:
+        raise SystemExit(f"{path}: expected the markers {begin} and {end}")
+    head, _, rest = page.partition(begin)
+    tail = rest.partition(end)[2]
+    path.write_text(f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table; the first column is text, the others are right-aligned.
+
+    >>> print(markdown(["a", "b"], [["x", "1"]]))
+    | a | b |
+    |---|---:|
+    | x | 1 |
+    """
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def processor() -> str:
+    """Return the processor's name, as the kernel gives it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
