@@ -257,3 +257,24 @@ def test_cells_without_pages_have_a_plain_advantage():
     rest = found.advantage[2:]
     assert np.clip(-found.price, -COST, COST) == pytest.approx(rest[0])
     assert 1 == len(set(rest.tolist()))
+
+
+def test_a_slot_of_a_tier_with_room_is_worth_nothing():
+    """While many slots are free the price falls to zero, whoever bids."""
+    boundary = Boundary()
+    gain = columns({1: 20_000.0}, np.float64)
+    price = []
+    for _ in range(40):
+        boundary.settle(
+            gain,
+            COST,
+            columns({0: 100}),
+            columns({1: 400}),
+            np.arange(2),
+            np.eye(2, dtype=np.float32),
+            30_000.0,
+            free=200,
+        )
+        price.append(boundary.price)
+    assert sorted(price, reverse=True) == price
+    assert 0.0 == pytest.approx(price[-1], abs=1e-6)

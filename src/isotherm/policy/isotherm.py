@@ -50,10 +50,10 @@ class Isotherm:
         self._setup = setup
         self._epoch_s = setup.epoch_ns / NS_PER_S
         tiers = setup.topology.tiers
-        self._tier = np.zeros(256, np.uint8)
+        self._tiers = len(tiers)
+        self._tier = np.full(256, self._tiers, np.uint8)  # last: in no tier
         for rank, tier in enumerate(tiers):
             self._tier[list(tier.nodes)] = rank
-        self._tiers = len(tiers)
         self._cell: Cells = np.zeros(setup.pages, np.uint16)
         self._population: NDArray[np.int64] | None = None
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
@@ -141,7 +141,7 @@ class Isotherm:
     def _assign(
         self, view: EvidenceView, epoch: Epoch, relative: float
     ) -> NDArray[np.int64]:
-        population = np.zeros((CELLS, self._tiers), np.int32)
+        population = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._transitions.forget()
         first = self._population is None
         cell_module.assign(
@@ -159,20 +159,20 @@ class Isotherm:
             0.0 if first else self._transitions.weight,
             self._stride,
         )
-        self._population = population.astype(np.int64)
+        self._population = population[:, : self._tiers].astype(np.int64)
         return self._population
 
     # ---- what is worth what
 
     def _reach(self, epoch: Epoch) -> NDArray[np.int64]:
         """Return capacity of each tier and all above it, in pages."""
-        capacity = np.zeros(self._tiers, np.int64)
+        capacity = np.zeros(self._tiers + 1, np.int64)
         np.add.at(
             capacity,
             self._tier[: len(epoch.usage.capacity_pages)],
             epoch.usage.capacity_pages,
         )
-        return np.cumsum(capacity)
+        return np.cumsum(capacity[: self._tiers])
 
     def _tier_latency(self, epoch: Epoch) -> Floats:
         """Return the loaded latency of each tier, the mean over its nodes."""
@@ -230,6 +230,7 @@ class Isotherm:
                 cells,
                 chance,
                 saved_ns * threshold,
+                int(free[b]),
             )
             up, down = trades(advantage, upper, lower, int(free[b]), cost_ns, limit)
             notes[f"price_ns_{b}"] = boundary.price or 0.0
@@ -241,7 +242,7 @@ class Isotherm:
         return (Moves.concat(*parts) if parts else Moves.none()), notes
 
     def _free(self, epoch: Epoch) -> NDArray[np.int64]:
-        free = np.zeros(self._tiers, np.int64)
+        free = np.zeros(self._tiers + 1, np.int64)
         room = np.maximum(0, epoch.usage.free_pages)
         np.add.at(free, self._tier[: len(room)], room)
         return free

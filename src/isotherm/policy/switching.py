@@ -69,6 +69,7 @@ class Boundary:
         cells: NDArray[np.int64],
         chance: NDArray[np.float32],
         first_price: float,
+        free: int = 0,
     ) -> Floats:
         """Return D of every cell after a few sweeps and steps of the price.
 
@@ -80,6 +81,8 @@ class Boundary:
             cells: Cells that matter, int64[k].
             chance: P among them, float32[k, k].
             first_price: Price to begin with.
+            free: Free slots of the upper tier: while there are many, a slot is
+                worth nothing.
         """
         if self.price is None:
             self.price = first_price
@@ -93,6 +96,8 @@ class Boundary:
             for _ in range(SWEEPS):
                 advantage = net + np.clip(chance @ advantage, -bound, bound)
             middle = _middle(advantage, up, down, depth)
+            if free >= depth:
+                middle = min(middle, -self.price)
             step = PRICE_STEP * middle
             if abs(middle) >= cost_ns:
                 step = middle - np.sign(middle) * cost_ns * (1 - PRICE_STEP)
