@@ -12,5 +12,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("xyz", ["isotherm", "tpp"])
     ''
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
