@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from isotherm.core.kernels import compiled
 
+Int = int | np.integer  #: what a kernel may hand to a helper
+
 RATE_BITS = 10  #: 5 of exponent, 5 of mantissa
 EXPOSURE_BITS = 6  #: 4 of exponent, 2 of mantissa
 RATE_SHIFT = 23 - 5
@@ -31,7 +33,7 @@ _S32 = np.uint64(32)
 
 
 @compiled
-def mix(page: int, salt: int) -> np.uint64:
+def mix(page: Int, salt: Int) -> np.uint64:
     """Return 64 well-mixed bits of a page and a salt (two rounds of mum-less mix)."""
     x = (np.uint64(page) + np.uint64(salt) * _MIX_2) * _MIX_1
     x = (x ^ (x >> _S32)) * _MIX_2
@@ -47,7 +49,7 @@ def mix_array(page: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
 
 
 @compiled
-def encode(value: float, shift: int, offset: int, codes: int, noise: int) -> int:
+def encode(value: float, shift: int, offset: int, codes: int, noise: Int) -> int:
     """Return the minifloat code of a positive value, rounded by ``noise``.
 
     Args:
@@ -58,7 +60,7 @@ def encode(value: float, shift: int, offset: int, codes: int, noise: int) -> int
         noise: Uniform in [0, 2^shift): rounds up with the right probability.
     """
     bits = np.int64(np.float32(value).view(np.int32))
-    code = ((bits + noise) >> shift) - offset
+    code = int(((bits + noise) >> shift) - offset)
     return min(max(code, 0), codes - 1)
 
 
@@ -71,11 +73,12 @@ def encode_array(
 ) -> NDArray[np.int64]:
     """Return `encode` of every value."""
     bits = value.astype(np.float32).view(np.int32).astype(np.int64)
-    return np.clip(((bits + noise) >> shift) - offset, 0, codes - 1)
+    code: NDArray[np.int64] = np.clip(((bits + noise) >> shift) - offset, 0, codes - 1)
+    return code
 
 
 @compiled
-def decode(code: int, shift: int, offset: int) -> float:
+def decode(code: Int, shift: int, offset: int) -> float:
     """Return the value of a minifloat code."""
     return np.float64(np.int32((np.int64(code) + offset) << shift).view(np.float32))
 
@@ -135,7 +138,8 @@ def exp2(x: float) -> float:
         * t
         + 1.0
     ) * t + 1.0
-    return p * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    scale = np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return float(p * scale)
 
 
 def exp2_array(x: NDArray[np.float64]) -> NDArray[np.float64]:

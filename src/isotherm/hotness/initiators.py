@@ -60,4 +60,7 @@ class InitiatorShares:
         }
 
     def _column(self, initiator: NDArray[np.integer]) -> NDArray[np.int64]:
-        return np.minimum(initiator, MAX_INITIATORS).astype(np.int64)
+        column: NDArray[np.int64] = np.minimum(initiator, MAX_INITIATORS).astype(
+            np.int64
+        )
+        return column

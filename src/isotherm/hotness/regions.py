@@ -289,7 +289,7 @@ def region_rates(
         sum_m = 0.0
         for i in range(blocks):
             j = i if backward else blocks - 1 - i
-            age = (now - np.int64(stamp[j])) & 0xFFFF
+            age = int((now - np.int64(stamp[j])) & 0xFFFF)
             code = np.int64(looked[j])
             w = 0.0
             if code != NO_LOOK:
@@ -331,9 +331,7 @@ def region_rates(
             rate[j] = half(mean, np.uint64(0x8000))
 
 
-def bonds(
-    unlike: Floats, looks: float, reach: float, scale: float
-) -> Floats:
+def bonds(unlike: Floats, looks: float, reach: float, scale: float) -> Floats:
     """Return the share of a neighbour's evidence that counts, [CLASSES, 256].
 
     An edge is believed in as far as its own history or that of all edges at the
@@ -354,7 +352,9 @@ def bonds(
     mean = np.where(known, np.nan_to_num(mean, nan=base), base)
     noise = SPREAD * base
     step = max(scale * base, float(mean.max()) - base)
-    share = EDGE_SHARE + (1.0 - 2.0 * EDGE_SHARE) * np.clip((mean - base) / step, 0.0, 1.0)
+    share = EDGE_SHARE + (1.0 - 2.0 * EDGE_SHARE) * np.clip(
+        (mean - base) / step, 0.0, 1.0
+    )
     sure = np.sqrt(np.maximum(n, 1.0)) * np.maximum(0.0, mean - base) / noise
     share = np.where(sure > CLASS_SIGMA, share, EDGE_SHARE)
     inside = (sure <= CLASS_SIGMA) & (sure.max() > 2 * CLASS_SIGMA)
@@ -364,5 +364,7 @@ def bonds(
     gathered = 1.0 - (1.0 - EDGE_GAIN) ** looks
     own = np.arange(256.0) / EDGE_UNIT / max(gathered, 1e-3)
     odds = held * step * (own - base - step / 2.0) / noise**2
-    out: Floats = reach / (1.0 + np.exp(np.clip(prior[:, None] + odds[None, :], -30, 30)))
+    out: Floats = reach / (
+        1.0 + np.exp(np.clip(prior[:, None] + odds[None, :], -30, 30))
+    )
     return out

@@ -211,7 +211,7 @@ class GammaTracker:
         rho_samples = np.exp2(-age * self.epoch_s / self._sample_half_life())
         sampled = np.zeros(len(block))
         if self._sampling_period is not None:
-            sampled = age * (self.epoch_s / self._sampling_period * self._unit())
+            sampled += age * (self.epoch_s / self._sampling_period * self._unit())
         kind = evidence.NO_BITS
         if bits is None or interval is None:
             bits, interval = np.zeros(len(block), np.uint8), np.zeros(len(block))
@@ -283,9 +283,9 @@ class GammaTracker:
         k = 8.0 * (1.0 - np.power(1.0 - q, seen.checks))
         noise = ar.mix_array(block.astype(np.uint64), self._next_salt(1))
         draw = (noise >> np.uint64(40)).astype(np.float64) / (1 << 24)
-        k = np.floor(k + draw).astype(np.int64)
+        found = np.floor(k + draw).astype(np.int64)
         interval = np.full(len(block), whole_s * self._unit())
-        self.looked[block] = regions.look_code_array(k, interval)
+        self.looked[block] = regions.look_code_array(found, interval)
         self.stamp[block] = self._epoch & 0xFFFF
 
     def _region_rates(self) -> None:

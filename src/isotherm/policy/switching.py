@@ -50,7 +50,10 @@ class Transitions:
         """Return P(c'|c) among some cells; what left them counts as staying."""
         part = self.count[np.ix_(cells, cells)] * np.float32(1.0 / self.weight)
         part[np.diag_indices(len(cells))] += np.float32(SELF_TRANSITIONS)
-        return part / part.sum(1, keepdims=True, dtype=np.float32)
+        chance: NDArray[np.float32] = part / part.sum(
+            1, keepdims=True, dtype=np.float32
+        )
+        return chance
 
 
 class Boundary:
