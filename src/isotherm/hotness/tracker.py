@@ -1,7 +1,8 @@
-"""The tracker: one Gamma filter a page, one recent rate a region, four bytes in all.
+"""The tracker: one Gamma filter a page, one recent rate a region, 4 1/8 bytes in all.
 
 State a page: 2 bytes of filter, 1 byte of look history; a block of eight pages:
-2 of its last look, 2 of decayed samples, 2 of region rate, 2 of time stamp.
+2 of its last look, 2 of decayed samples, 2 of region rate, 2 of time stamp, 1 of
+how unlike it is to its left neighbour.
 """
 
 import numpy as np
@@ -85,7 +86,7 @@ class GammaTracker:
     def bytes_per_page(self) -> float:
         """State kept for a page, all of it."""
         columns = (self.code, self.history, self.looked, self.samples, self.region)
-        total = sum(c.nbytes for c in columns) + self.stamp.nbytes
+        total = sum(c.nbytes for c in columns) + self.stamp.nbytes + self.edge.nbytes
         return (total + self.initiators.nbytes) / self.pages
 
     def update(
@@ -104,7 +105,7 @@ class GammaTracker:
             elif isinstance(batch.seen, FaultDelays):
                 self._add_faults(batch.seen)
             elif isinstance(batch.seen, RegionCounts):
-                self._add_regions(batch.seen)
+                self._add_regions(batch.seen, b0)
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
                 self._look_at_bits(batch.seen, b0)
@@ -269,8 +270,11 @@ class GammaTracker:
                     self.code, self.history, page, count, exposure, salt
                 )
 
-    def _add_regions(self, seen: RegionCounts) -> None:
-        """Spread a region's checks over its blocks as that much exposure."""
+    def _add_regions(self, seen: RegionCounts, b0: float) -> None:
+        """Spread a region's checks over its blocks as that much exposure.
+
+        Their pages decay first, and get the exposure of sampling, as at any look.
+        """
         first = seen.start.astype(np.int64) // BLOCK_PAGES
         last = np.maximum(first + 1, seen.end.astype(np.int64) // BLOCK_PAGES)
         size = last - first
@@ -285,8 +289,12 @@ class GammaTracker:
         draw = (noise >> np.uint64(40)).astype(np.float64) / (1 << 24)
         found = np.floor(k + draw).astype(np.int64)
         interval = np.full(len(block), whole_s * self._unit())
+        once = np.unique(block).astype(np.uint32)
+        revisit_epochs = self._revisit_epochs
+        nothing = np.zeros(len(once), np.uint8)
+        self._look(once, b0, nothing, np.zeros(len(once)), opening=True)
+        self._revisit_epochs = revisit_epochs
         self.looked[block] = regions.look_code_array(found, interval)
-        self.stamp[block] = self._epoch & 0xFFFF
 
     def _region_rates(self) -> None:
         ages = np.arange(min(1024, 4 * self._revisit_epochs + 64))
