@@ -1,4 +1,4 @@
-"""Who accesses a region: decayed sample counts per region and initiator."""
+"""Who accesses a region: sample counts per region and initiator."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -106,6 +106,6 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
-    def region(self) -> NDArray[np.uint16]:
-        """Region rate of every block of eight pages: upper half of a single."""
+    def region(self) -> NDArray[np.uint8]:
+        """Region rate code of every block of eight pages."""
         ...

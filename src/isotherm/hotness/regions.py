@@ -1,13 +1,14 @@
 """The region level: what a page's neighbourhood does now.
 
 Each block of eight pages keeps its last look (how many bits were set, over what
-interval) and a decaying count of samples. A block's region is not an aligned
-chunk: of the windows of ``window`` blocks that hold the block (centre, left,
-right), the one that looks most like a single rate is taken, so that an edge
-between hot and cold stays sharp wherever it runs (the idea of an edge-preserving
-mean, Kuwahara 1976).
+interval), a decaying count of samples, and how unlike its looks are to those of
+its left neighbour. A block's region is not an aligned chunk: a neighbour's
+evidence counts by its bond, the product over the edges between the two, so that
+it fades with distance and stops where looks have kept differing (an
+edge-preserving recursive mean). An edge is believed in by its own history and by
+that of all edges at the same alignment within 512 pages.
 
-A window's rate pools its bits first and inverts then, ``x = -ln(1 - q)``: of a
+A region's rate pools its bits first and inverts then, ``x = -ln(1 - q)``: of a
 saturated region the likelihood still says how hot it is at least, where an
 average of page estimates says little. Bits weigh what they tell: their Fisher
 information, ``x e^-x / (1 - e^-x)`` of the exposure that counting would have had.
@@ -21,6 +22,10 @@ from isotherm.hotness import arithmetic as ar
 
 HALF_SHIFT = 16  #: block state is the upper half of an IEEE single
 _HALF_CODES = 1 << 16
+REGION_SHIFT = 20  #: a region's rate: 5 bits of exponent, 3 of mantissa
+REGION_OFFSET = (127 - 12) << 3  #: smallest rate 2^-12 of the reference
+REGION_CODES = 1 << 8
+_REGION_ROUND = 1 << 19
 _TINY = 1e-30
 _LN2 = 0.6931471805599453
 INTERVAL_SHIFT = 19  #: a look's interval: 8 bits of exponent, 4 of mantissa
@@ -199,6 +204,23 @@ def add_to_blocks(
         samples[j] = half(a, ar.mix(j, salt + k))
 
 
+def region_code_array(rate: Floats) -> Bytes:
+    """Return the region codes of rates, rounded to nearest."""
+    code = ar.encode_array(
+        np.maximum(rate, _TINY),
+        REGION_SHIFT,
+        REGION_OFFSET,
+        REGION_CODES,
+        np.full(len(rate), _REGION_ROUND, np.int64),
+    )
+    return code.astype(np.uint8)
+
+
+def region_rate_array(code: Bytes) -> Floats:
+    """Return the rates of region codes, in reference units."""
+    return ar.decode_array(code, REGION_SHIFT, REGION_OFFSET)
+
+
 def region_rates_twin(
     looked: Half,
     samples: Half,
@@ -211,7 +233,7 @@ def region_rates_twin(
     bond: Floats,
     prior: float,
     prior_rate: float,
-    rate: Half,
+    rate: Bytes,
 ) -> None:
     """Plain twin of `region_rates`."""
     blocks = len(looked)
@@ -241,7 +263,7 @@ def region_rates_twin(
     exposure = t * (x * (1.0 - q) / q)
     accesses = x / (t / n) * exposure
     mean = (accesses + s + prior * prior_rate) / (exposure + m * sampled + prior)
-    rate[:] = half_array(mean, np.full(blocks, 0x8000, np.uint64))
+    rate[:] = region_code_array(mean)
 
 
 @kernel(twin=region_rates_twin)
@@ -257,7 +279,7 @@ def region_rates(
     bond: Floats,
     prior: float,
     prior_rate: float,
-    rate: Half,
+    rate: Bytes,
 ) -> None:
     """Write the region rate of every block: two recursive passes.
 
@@ -274,7 +296,7 @@ def region_rates(
             and ``edge``, float64[CLASSES, 256].
         prior: Page-periods of the prior.
         prior_rate: Rate of the prior.
-        rate: Filled, uint16[blocks].
+        rate: Filled: codes, uint8[blocks].
     """
     blocks = looked.size
     right = np.empty((blocks + 1, 5))
@@ -328,7 +350,9 @@ def region_rates(
             mean = (accesses + (sum_s + right[j + 1, 3]) + prior * prior_rate) / (
                 exposure + (sum_m + right[j + 1, 4]) * sampled + prior
             )
-            rate[j] = half(mean, np.uint64(0x8000))
+            rate[j] = ar.encode(
+                max(mean, _TINY), REGION_SHIFT, REGION_OFFSET, REGION_CODES, _REGION_ROUND
+            )
 
 
 def bonds(unlike: Floats, looks: float, reach: float, scale: float) -> Floats:

@@ -1,7 +1,7 @@
-"""The tracker: one Gamma filter a page, one recent rate a region, 4 1/8 bytes in all.
+"""The tracker: one Gamma filter a page, one recent rate a region, four bytes in all.
 
 State a page: 2 bytes of filter, 1 byte of look history; a block of eight pages:
-2 of its last look, 2 of decayed samples, 2 of region rate, 2 of time stamp, 1 of
+2 of its last look, 2 of decayed samples, 1 of region rate, 2 of time stamp, 1 of
 how unlike it is to its left neighbour.
 """
 
@@ -72,7 +72,7 @@ class GammaTracker:
         self.history = np.zeros(pages, np.uint8)
         self.looked = np.zeros(self.blocks, np.uint16)
         self.samples = np.zeros(self.blocks, np.uint16)
-        self.region = np.zeros(self.blocks, np.uint16)
+        self.region = np.zeros(self.blocks, np.uint8)
         self.stamp = np.zeros(self.blocks, np.uint16)
         self.edge = np.zeros(self.blocks, np.uint8)
         self._unlike = np.zeros((2, regions.CLASSES))
@@ -140,8 +140,7 @@ class GammaTracker:
         middle = np.array([(1 << 17) | (1 << 52)], np.uint64)
         prior = evidence.pack_array(mean, mean * PRIOR_SHAPE, middle)
         self.code[:] = prior[0]
-        unit = regions.half_array(mean, np.array([0x8000], np.uint64))
-        self.region[:] = unit[0]
+        self.region[:] = regions.region_code_array(mean)[0]
 
     def _guess(self, batches: tuple[HintBatch, ...]) -> float | None:
         """Return a mean rate from the first bits or samples alone."""

@@ -47,8 +47,8 @@ class TrackerView:
         return self._tracker.history
 
     @property
-    def region(self) -> NDArray[np.uint16]:
-        """Region rate codes per block, uint16[blocks] (a view: do not write)."""
+    def region(self) -> NDArray[np.uint8]:
+        """Region rate codes per block, uint8[blocks] (a view: do not write)."""
         return self._tracker.region
 
     def rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ class TrackerView:
 
     def region_rate(self) -> NDArray[np.float32]:
         """Return the recent rate around every block of eight pages."""
-        rate = regions.whole_array(self._tracker.region) * self.reference
+        rate = regions.region_rate_array(self._tracker.region) * self.reference
         return rate.astype(np.float32)
 
     def huge_page_rate(self) -> NDArray[np.float32]:

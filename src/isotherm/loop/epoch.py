@@ -62,6 +62,7 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
             hotness=hotness,
             hints=hints,
             access_rate=rate,
+            parallelism=machine.parallelism,
             outcome=loop.outcome,
             move_limit_pages=engine.move_limit_pages(),
         )

@@ -109,6 +109,11 @@ class Machine(Protocol):
         """
         ...
 
+    @property
+    def parallelism(self) -> float:
+        """Memory-level parallelism: accesses in flight that share a latency."""
+        ...
+
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Move pages, each to its node; a page that cannot move is an errno."""
         ...

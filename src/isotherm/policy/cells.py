@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from isotherm.core.kernels import kernel
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness.evidence import HISTORY_MASK
+from isotherm.hotness.regions import REGION_CODES, region_rate_array
 
 OWN_STEPS = 2.0  # per octave of a page's own rate
 REGION_STEPS = 2.0  # per octave of a region's rate
@@ -19,7 +20,6 @@ HISTORY_LEVELS = 4
 OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
 REGION_LEVELS = 11
 CELLS = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS
-REGION_INDEX_SHIFT = 5  #: 2048 region classes of 16 steps an octave
 
 Bytes = NDArray[np.uint8]
 Cells = NDArray[np.uint16]
@@ -50,12 +50,8 @@ def own_table(relative: float) -> Table:
 
 
 def region_table(relative: float) -> Table:
-    """Return the region part of the cell for each region class."""
-    code = (np.arange(1 << 11) << REGION_INDEX_SHIFT) | (1 << (REGION_INDEX_SHIFT - 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        rate = ar.decode_array(code, 16, 0) * relative
-    rate = np.where(np.isfinite(rate) & (rate > 0), rate, 1e30)
-    rate[:8] = 1e-30  # subnormal singles: nothing was seen
+    """Return the region part of the cell for each region code."""
+    rate = region_rate_array(np.arange(REGION_CODES, dtype=np.uint8)) * relative
     step = np.floor(np.log2(rate) * REGION_STEPS + REGION_LEVELS / 2 + 0.5)
     return np.clip(step, 0, REGION_LEVELS - 1).astype(np.int32)
 
@@ -81,7 +77,7 @@ def features() -> NDArray[np.float64]:
 def assign_twin(
     code: NDArray[np.uint16],
     history: Bytes,
-    region: NDArray[np.uint16],
+    region: Bytes,
     node: Bytes,
     tier: Bytes,
     by_history: Table,
@@ -94,7 +90,7 @@ def assign_twin(
     stride: int,
 ) -> None:
     """Numpy twin of `assign`."""
-    part = by_region[region >> REGION_INDEX_SHIFT].repeat(8)[: len(code)]
+    part = by_region[region].repeat(8)[: len(code)]
     new = part + by_history[history & HISTORY_MASK] + by_own[code >> ar.EXPOSURE_BITS]
     np.add.at(population, (new, tier[node]), 1)
     if weight > 0:
@@ -110,7 +106,7 @@ def assign_twin(
 def assign(
     code: NDArray[np.uint16],
     history: Bytes,
-    region: NDArray[np.uint16],
+    region: Bytes,
     node: Bytes,
     tier: Bytes,
     by_history: Table,
@@ -127,7 +123,7 @@ def assign(
     Args:
         code: Filters, uint16[pages].
         history: Look histories, uint8[pages].
-        region: Region rates, uint16[blocks].
+        region: Region rate codes, uint8[blocks].
         node: Placement, uint8[pages].
         tier: Tier rank of every node, uint8[256].
         by_history: `history_table`.
@@ -141,7 +137,7 @@ def assign(
     """
     pages = code.size
     for j in range(region.size):
-        part = by_region[region[j] >> REGION_INDEX_SHIFT]
+        part = by_region[region[j]]
         follow = weight > 0 and j % stride == 0
         for p in range(8 * j, min(8 * j + 8, pages)):
             new = (

@@ -177,7 +177,7 @@ class Isotherm:
     def _tier_latency(self, epoch: Epoch) -> Floats:
         """Return the loaded latency of each tier, the mean over its nodes."""
         out = np.zeros(self._tiers)
-        by_node = epoch.latency_ns.mean(0)
+        by_node = epoch.latency_ns.mean(0) / epoch.parallelism
         for rank, tier in enumerate(self._setup.topology.tiers):
             out[rank] = by_node[list(tier.nodes)].mean()
         return out

@@ -133,6 +133,7 @@ class Epoch:
         hotness: The tracker's view; None for a policy that does not use it.
         hints: The raw batches, for policies that are defined on them.
         access_rate: Accesses per page per second by counting PMU; None if none.
+        parallelism: Accesses in flight that share a latency.
         outcome: The moves of the last epoch.
         move_limit_pages: At most so many moves will be carried out.
     """
@@ -148,6 +149,7 @@ class Epoch:
     hotness: HotnessView | None = None
     hints: tuple[HintBatch, ...] = ()
     access_rate: float | None = None
+    parallelism: float = 1.0
     outcome: Outcome = field(default_factory=Outcome.none)
     move_limit_pages: int = 1 << 31
 

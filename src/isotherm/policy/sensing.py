@@ -80,11 +80,11 @@ class ScanPlanner:
         """
         share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
         budget = BUDGET * share * max(mean_rate, 1e-9) * fast_ns  # ns per page per s
-        period_s = max(self._epoch_s, entry_ns / budget)
+        period_s = entry_ns / budget
         depth_s = self._depth_s or BEST_DEPTH / max(mean_rate, 1e-9)
         if not self._has_samples and self._round % 2:
             depth_s /= HOT_END
-        windowed = depth_s < period_s / WINDOW_GAIN
+        windowed = depth_s < max(self._epoch_s, period_s) / WINDOW_GAIN
         if windowed:
             period_s *= 2
         stripes = max(1, round(period_s / self._epoch_s))

@@ -47,7 +47,7 @@ class Transitions:
             self.weight = 1.0
 
     def among(self, cells: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return P(c'|c) among some cells; what left them counts as staying."""
+        """Return P(c'|c) among some cells; what left them is not counted."""
         part = self.count[np.ix_(cells, cells)] * np.float32(1.0 / self.weight)
         part[np.diag_indices(len(cells))] += np.float32(SELF_TRANSITIONS)
         chance: NDArray[np.float32] = part / part.sum(

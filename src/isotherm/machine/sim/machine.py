@@ -220,6 +220,11 @@ class SimMachine:
         """Return accesses per page per second of the last epoch."""
         return self._rate
 
+    @property
+    def parallelism(self) -> float:
+        """The spec's parallelism."""
+        return self.spec.parallelism
+
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Move pages in order; see the protocol.
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-#: Share of the unloaded latency that queues at half load; with it latency is
-#: 3 times the unloaded one at 90 % load and 5.5 times at 95 %: Colloid measured
-#: up to 5 times on a loaded DRAM tier (SOSP'24, section 2).
+#: ``k`` of `latency_factor`: latency is 1.125 times the unloaded one at half load,
+#: 3 times at 90 % and 5.5 times at 95 %: Colloid measured up to 5 times on a loaded
+#: DRAM tier (SOSP'24, section 2).
 QUEUE_SHARE = 0.25
 #: The open loop may ask for more than there is: load is capped here, where the
 #: latency is 12 times the unloaded one.
