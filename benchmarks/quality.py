@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from isotherm.core.errors import IsothermError, UsageError
+from isotherm.data import trace_path
 from isotherm.lab.compare import Answer, compare, usable_cores
 from isotherm.lab.simulate import (
     DEFAULT_PAGES,
@@ -30,6 +31,8 @@ from isotherm.policy.registry import NEEDS_FUTURE
 from isotherm.trace.stream import Pace, Workload
 from isotherm.workloads.registry import make_workload
 from quality_grid import (
+    BOUNDS,
+    OURS,
     PEERS,
     PERIODS,
     QUICK_PERIOD,
@@ -37,13 +40,16 @@ from quality_grid import (
     RATIOS,
     REGIMES,
     SEEDS,
+    TRACE,
     TUNING_WORKLOADS,
     Planned,
     Selection,
     choose,
     code_of,
+    forget_code,
     in_order,
     is_flat,
+    newest_change,
     plan,
     tuning_specs,
     workloads_of,
@@ -66,12 +72,15 @@ def work(spec: SimulationSpec, keep_timeline: bool) -> Answer:
     stream: Stream = (spec.workload, spec.pages, spec.seed, options)
     future = _future(stream, spec.pace) if spec.policy in NEEDS_FUTURE else None
     result = simulate(spec, workload=_workload(stream), future=future)
+    result["workload"] = spec.workload
     return result, None
 
 
 @functools.lru_cache(maxsize=1)
 def _workload(stream: Stream) -> Workload:
     name, pages, seed, options = stream
+    if name.startswith(TRACE):
+        return make_workload(str(trace_path(name.removeprefix(TRACE))))
     return make_workload(name, pages or DEFAULT_PAGES, seed, dict(options) or None)
 
 
@@ -93,6 +102,10 @@ class Runs(ResultStore):
 
     def __init__(self, path: Path, *, keep_stale: bool = False) -> None:
         super().__init__(path)
+        forget_code()
+        self._changed_at = newest_change()
+        self._code = {p: code_of(p, "zipf") for p in (OURS, *PEERS, *BOUNDS)}
+        self.mixed = 0
         stale = [key for key, row in self.done.items() if not _is_current(row)]
         self.stale = len(stale)
         if not keep_stale:
@@ -100,8 +113,16 @@ class Runs(ResultStore):
                 del self.done[key]
 
     def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep a result, at once."""
-        result["code"] = code_of(result["policy"], result["workload"])
+        """Keep a result, at once; one whose code changed under it is marked."""
+        changed_at = newest_change()
+        if changed_at != self._changed_at:
+            self._changed_at = changed_at
+            forget_code()
+        policy = result["policy"]
+        result["code"] = code_of(policy, result["workload"])
+        if not result["code"].startswith(self._code[policy]):
+            result["code"] = "changed while it ran"
+            self.mixed += 1
         super().add(key, result)
 
 
@@ -157,6 +178,12 @@ def run(
                 progress=Progress(title),
                 work=work,
             )
+        if store.mixed:
+            print(
+                f"{store.mixed} runs: the code changed while they ran;"
+                " the next start makes them again",
+                file=sys.stderr,
+            )
         return dict(store.done)
 
 
@@ -180,7 +207,7 @@ def cell_rows(
         rows.append(
             {
                 "regime": entry.regime,
-                "workload": spec.workload,
+                "workload": spec.workload.removeprefix(TRACE),
                 "tuning": spec.workload in TUNING_WORKLOADS,
                 "flat": is_flat(spec.workload),
                 "fast_ratio": spec.fast_ratio,

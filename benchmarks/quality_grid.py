@@ -40,6 +40,9 @@ SAMPLED: Final = frozenset({"isotherm", "hemem", "memtis"})
 #: On these, and on no others, the best entry of a peer's tuning grid is chosen.
 TUNING_WORKLOADS: Final = ("zipf", "gups", "drift", "scan-zipf")
 
+#: Before the name of a recorded program: "graph" is a generator as well.
+TRACE: Final = "trace:"
+
 
 @dataclass(frozen=True, slots=True)
 class Regime:
@@ -127,7 +130,9 @@ class Planned:
 
 def workloads_of(regime: Regime, wanted: Sequence[str] | None) -> list[str]:
     """Return the workloads of a regime, in the order of the documentation."""
-    names = list_traces() if regime.traces else list(WORKLOADS)
+    names = list(WORKLOADS)
+    if regime.traces:
+        names = [f"{TRACE}{name}" for name in list_traces()]
     if regime.ragged:
         names = [n for n in names if "contiguity" in SCHEMAS[n].__struct_fields__]
     return [n for n in names if wanted is None or n in wanted]
@@ -279,9 +284,22 @@ def code_of(policy: str, workload: str) -> str:
     policy that uses it.
     """
     own = _code_of_policy(policy)
-    if workload in WORKLOADS:
+    if not workload.startswith(TRACE):
         return own
-    return f"{own}-{_digest_of_file(trace_path(workload))}"
+    path = trace_path(workload.removeprefix(TRACE))
+    return f"{own}-{_digest_of_file(path)}"
+
+
+def newest_change() -> int:
+    """Return when a file of isotherm was last changed, in nanoseconds."""
+    root = Path(str(isotherm.__file__)).parent
+    return max(path.stat().st_mtime_ns for path in root.rglob("*.py"))
+
+
+def forget_code() -> None:
+    """Read the code anew the next time that `code_of` is asked."""
+    for kept in (_code_of_policy, _tree_of, _imports_of, _is_module, _digest_of_module):
+        kept.cache_clear()
 
 
 @functools.cache
@@ -305,7 +323,11 @@ def _tree_of(module: str) -> ast.Module:
     found = find_spec(module)
     if found is None or found.origin is None:
         return ast.Module([], [])
-    return ast.parse(Path(found.origin).read_text())
+    text = Path(found.origin).read_text()
+    try:
+        return ast.parse(text)
+    except SyntaxError:  # somebody is writing it just now
+        return ast.Module([ast.Expr(ast.Constant(text.encode()))], [])
 
 
 @functools.cache

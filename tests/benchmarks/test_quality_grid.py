@@ -55,6 +55,12 @@ def test_traces_keep_their_own_times_and_footprint():
     assert {(None, None)} == {(e.spec.rate, e.spec.pages) for e in planned}
 
 
+def test_recorded_graph_is_not_the_generated_one():
+    """Two workloads of one name are told apart."""
+    names = grid.workloads_of(grid.REGIMES["traces"], None)
+    assert set() == set(names) & set(grid.workloads_of(grid.REGIMES["main"], None))
+
+
 def test_what_sees_no_samples_runs_once_for_all_periods():
     """Three periods are three runs of memtis and one of tpp and of a bound."""
     part = grid.Selection(workloads=("zipf",), ratios=(0.2,), seeds=(1,))
@@ -135,6 +141,6 @@ def test_code_of_a_policy_is_its_own():
     """A peer's code is not isotherm's; a trace's content counts too."""
     assert grid.code_of("isotherm", "zipf") != grid.code_of("lru", "zipf")
     assert grid.code_of("lru", "zipf") == grid.code_of("lru", "gups")
-    if traces := grid.list_traces():
-        assert grid.code_of("lru", traces[0]).startswith(grid.code_of("lru", "zipf"))
-        assert grid.code_of("lru", traces[0]) != grid.code_of("lru", "zipf")
+    for trace in grid.workloads_of(grid.REGIMES["traces"], None):
+        own, whole = grid.code_of("lru", "zipf"), grid.code_of("lru", trace)
+        assert whole.startswith(f"{own}-")

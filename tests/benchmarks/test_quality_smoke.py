@@ -56,5 +56,9 @@ def test_runs_of_other_code_are_made_again(
     with quality.Runs(store) as runs:
         kept = sorted(row["policy"] for row in runs.done.values())
         assert ["clairvoyant", "first-touch", "static-oracle"] == kept
+        key, row = next(iter(runs.done.items()))
+        runs._code[row["policy"]] = "what it was when the benchmark began"
+        runs.add(key, row)
+        assert (1, "changed while it ran") == (runs.mixed, runs.done[key]["code"])
     with quality.Runs(store, keep_stale=True) as runs:
-        assert (4, 1) == (len(runs.done), runs.stale)
+        assert (4, 2) == (len(runs.done), runs.stale)
