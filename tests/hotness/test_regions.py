@@ -140,7 +140,7 @@ def test_region_rates_equals_its_twin(blocks, seed):
     )
     found = []
     for run in both("region_rates"):
-        rate = np.zeros(blocks, np.uint16)
+        rate = np.zeros(blocks, np.uint8)
         run(*args, rate)
         found.append(rate.tolist())
     assert found[1] == found[0]
@@ -154,6 +154,14 @@ def test_half_of_a_number_is_that_of_the_array(values, seed):
     pairs = zip(values, noise, strict=True)
     expected = [int(rg.half(v, n)) for v, n in pairs]
     assert expected == rg.half_array(np.array(values), noise).tolist()
+
+
+def test_region_codes_survive_a_round_trip():
+    """Every code stands for a rate that has that code; larger code, larger rate."""
+    code = np.arange(rg.REGION_CODES, dtype=np.uint8)
+    rate = rg.region_rate_array(code)
+    assert (np.diff(rate) > 0).all()
+    assert code.tolist() == rg.region_code_array(rate).tolist()
 
 
 @settings(deadline=None)
@@ -181,7 +189,7 @@ def test_region_rates_are_those_of_their_definition(seed):
     edge = rng.integers(0, 256, blocks).astype(np.uint8)
     bit_weight, sample_weight = np.exp2(-np.arange(6) / 3.0), np.exp2(-np.arange(6))
     bond = rng.random((rg.CLASSES, 256))
-    rate = np.zeros(blocks, np.uint16)
+    rate = np.zeros(blocks, np.uint8)
     rg.region_rates(
         looked,
         samples,
@@ -209,8 +217,10 @@ def test_region_rates_are_those_of_their_definition(seed):
     )
     tie = bond[np.arange(blocks) % rg.CLASSES, edge]
     expected = brute_force(own, tie, 0.5, 1.5, 0.01)
-    # halves keep seven bits of mantissa: rounded to 1 in 256
-    assert expected == pytest.approx(rg.whole_array(rate), rel=1 / 250)
+    # codes keep three bits of mantissa, rounded to nearest, of what is in range
+    every = rg.region_rate_array(np.array([0, rg.REGION_CODES - 1], np.uint8))
+    expected = np.clip(expected, *every)
+    assert expected == pytest.approx(rg.region_rate_array(rate), rel=1 / 15)
 
 
 def look_often(share, looks_made, seed=1, interval=1.0):

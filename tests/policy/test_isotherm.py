@@ -60,6 +60,7 @@ class World:
     seed: int = 1
     limit: int = 1 << 31
     blind: bool = False
+    parallelism: float = 1.0  # latency is so much longer, and so many share it
     plans: list[Plan] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -126,11 +127,12 @@ class World:
                 self.topology,
                 self._usage(),
                 self.node.copy(),
-                np.array([latency]),
+                np.array([latency]) * self.parallelism,
                 np.full((nodes, nodes), MOVE_NS),
                 self.tracker.update(batches, now_ns, rate),
                 batches,
                 rate,
+                self.parallelism,
                 move_limit_pages=self.limit,
             )
         )
@@ -279,6 +281,15 @@ def test_same_evidence_same_plan():
         assert moved(a) == moved(b)
         assert a.look == b.look
         assert dict(a.notes) == dict(b.notes)
+
+
+def test_latency_counts_over_its_parallelism():
+    """Four times the latency, shared by four accesses, is the same time."""
+    one, four = machine(), machine(parallelism=4.0)
+    for _ in range(15):
+        a, b = one.step(), four.step()
+        assert moved(a) == moved(b)
+        assert a.look == b.look
 
 
 def test_evidence_is_what_decides():

@@ -1,0 +1,26 @@
+"""The reference pages name what the code has."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from isotherm.hotness import evidence, regions, tracker
+from isotherm.policy import cells, isotherm, rates, sensing, switching
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
+
+
+@pytest.mark.parametrize(
+    ("page", "modules"),
+    [
+        ("hotness.md", (tracker, evidence, regions)),
+        ("isotherm.md", (isotherm, cells, rates, sensing, switching)),
+    ],
+)
+def test_every_constant_that_a_page_names_is_there(page, modules):
+    """A constant that was renamed or dropped shows here."""
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", (DOCS / page).read_text()))
+    known = {name for module in modules for name in vars(module)}
+    assert len(named) > 10
+    assert set() == named - known
