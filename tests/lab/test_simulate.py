@@ -158,7 +158,7 @@ for policy in POLICIES:
 def test_without_numba_every_policy_gives_the_same_result() -> None:
     """The numpy backend's results are the compiled one's, to the bit.
 
-    But for the gains promised and realised, which agree to 1e-6.
+    But for the gains promised and realised, which agree to 1e-4.
     """
     lines = [
         subprocess.run(
@@ -173,9 +173,9 @@ def test_without_numba_every_policy_gives_the_same_result() -> None:
     assert 3 * len(POLICIES) == len(lines[0])
     for pair in zip(*lines, strict=True):
         compiled, plain = map(json.loads, pair)
-        # Gains are single precision, of sums that agree to 1e-12.
+        # Gains are differences of single-precision sums.
         for key in ("promised_ns", "realised_ns"):
-            assert compiled.pop(key) == pytest.approx(plain.pop(key), rel=1e-6)
+            assert compiled.pop(key) == pytest.approx(plain.pop(key), rel=1e-4)
         assert compiled == plain
 
 
