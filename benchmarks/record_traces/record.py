@@ -130,7 +130,7 @@ RECIPES = {
             folder / "redis.sock", 30_000, 1000, 40_000, 3
         ),
     ),
-    "graph": Recipe(
+    "pagerank": Recipe(
         prepare_graph,
         ["./graph", "run", "graph.bin", "2"],
         1024 * KIB,

@@ -22,7 +22,7 @@ _TRACES = {
     "redis": (
         "a key-value server is filled, then read by a skewed client; hot keys change"
     ),
-    "graph": ("breadth-first search and PageRank on a power-law graph"),
+    "pagerank": ("breadth-first search and PageRank on a power-law graph"),
     "hash-join": ("a hash table is built in order, then probed at random with skew"),
     "sort": ("GNU sort in memory: text read once, line pointers merged over and over"),
     "zstd": (

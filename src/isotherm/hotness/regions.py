@@ -351,7 +351,11 @@ def region_rates(
                 exposure + (sum_m + right[j + 1, 4]) * sampled + prior
             )
             rate[j] = ar.encode(
-                max(mean, _TINY), REGION_SHIFT, REGION_OFFSET, REGION_CODES, _REGION_ROUND
+                max(mean, _TINY),
+                REGION_SHIFT,
+                REGION_OFFSET,
+                REGION_CODES,
+                _REGION_ROUND,
             )
 
 

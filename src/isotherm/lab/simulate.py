@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from isotherm.hints.batch import HintSource, Mechanism
 from isotherm.hints.hint_fault import HintFaultSource
 from isotherm.hints.region import RegionSource
 from isotherm.hints.sampling import SamplingSource
+from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
 from isotherm.lab.placement import (
     check_placement,
@@ -26,7 +27,7 @@ from isotherm.lab.placement import (
 )
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.sim.demand_fill import DemandFillLru
-from isotherm.machine.sim.machine import EpochCosts, Faults, SimMachine
+from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
 from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSampling
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.engine import MigrationEngine
@@ -189,14 +190,15 @@ class _Run:
         machine = self.machine
         hints = frozenset(Mechanism(h) for h in spec.hints or ())
         setup = Setup(
-            pages,
-            machine.topology,
-            machine.capacity,
-            self.pace.epoch_ns,
-            spec.seed,
-            hints,
-            spec.sampling_period,
-            spec.options,
+            pages=pages,
+            topology=machine.topology,
+            capacity_pages=machine.capacity,
+            epoch_ns=self.pace.epoch_ns,
+            seed=spec.seed,
+            hints=hints,
+            sampling_period=spec.sampling_period,
+            parallelism=machine.parallelism,
+            options=spec.options,
         )
         if spec.policy in NEEDS_FUTURE and future is None:
             future = workload_future(workload, self.pace)
@@ -232,16 +234,7 @@ class _Run:
         """Make the policy; without --hints it gets every hint that it wants."""
         policy = make_policy(self.spec.policy, setup, future)
         if self.spec.hints is None and policy.wants != setup.hints:
-            every = Setup(
-                setup.pages,
-                setup.topology,
-                setup.capacity_pages,
-                setup.epoch_ns,
-                setup.seed,
-                policy.wants,
-                setup.sampling_period,
-                setup.options,
-            )
+            every = replace(setup, hints=policy.wants)
             policy = make_policy(self.spec.policy, every, future)
         return policy
 
@@ -298,6 +291,7 @@ class _Run:
         for source in self.loop.sources:
             source.look(())
         for chunk in self._chunks():
+            before, filled = replace(machine.bill), self._demand_filled()
             began = time.perf_counter()
             costs = machine.advance(chunk, dt_ns)
             step = run_epoch(self.loop, self.epochs, dt_ns)
@@ -305,7 +299,7 @@ class _Run:
                 machine.charge(batch.application_ns, batch.background_ns)
             self.wall_s += time.perf_counter() - began
             if self.recorder is not None:
-                self._record(chunk, costs, step)
+                self._record(chunk, costs, step, before, filled)
             self.epochs += 1
             if progress is not None:
                 progress(self.epochs * dt_ns / NS_PER_S)
@@ -313,10 +307,21 @@ class _Run:
     def _chunks(self) -> Iterator[AccessChunk]:
         return self.workload.epochs(self.pace)
 
-    def _record(self, chunk: AccessChunk, costs: EpochCosts, step: Step) -> None:
+    def _record(
+        self,
+        chunk: AccessChunk,
+        costs: EpochCosts,
+        step: Step,
+        before: Bill,
+        filled: tuple[int, int],
+    ) -> None:
         recorder, machine = self.recorder, self.machine
         if recorder is None:
             return
+        promoted = demoted = None
+        if machine.demand_fill is not None:
+            now = self._demand_filled()
+            promoted, demoted = now[0] - filled[0], now[1] - filled[1]
         size, rows = recorder.region_pages, recorder.regions
         heat = np.bincount(chunk.page // size, minlength=rows)
         fast = machine.tier_rank[machine.placement()] == 0
@@ -337,11 +342,33 @@ class _Run:
             costs={
                 "application_ns": sum(b.application_ns for b in step.hints),
                 "background_ns": sum(b.background_ns for b in step.hints),
-                "migration_ns": step.outcome.cost_ns,
+                "migration_ns": machine.bill.migration_ns - before.migration_ns,
                 "access_ns": costs.access_ns,
                 "all_fast_ns": costs.all_fast_ns,
             },
             usage=machine.usage(),
+            belief=self._belief(step.hotness, size, rows),
+            promoted_pages=promoted,
+            demoted_pages=demoted,
+        )
+
+    def _demand_filled(self) -> tuple[int, int]:
+        """Return pages that a demand-filled tier has taken in and put out so far."""
+        cache = self.machine.demand_fill
+        return (0, 0) if cache is None else (cache.promoted, cache.evicted)
+
+    def _belief(
+        self, hotness: HotnessView | None, size: int, rows: int
+    ) -> NDArray[np.float64] | None:
+        """Return the tracker's mean rate of every recorded region."""
+        if hotness is None:
+            return None
+        last = hotness.pages
+        return np.array(
+            [
+                hotness.range_rate(i * size, min(last, (i + 1) * size))[0]
+                for i in range(rows)
+            ]
         )
 
     def result(self, total_s: float) -> dict[str, Any]:

@@ -201,8 +201,8 @@ class Clairvoyant:
     """Greedy look-ahead with the best window of ``WINDOWS``.
 
     Args:
-        setup: Pages and topology. The option ``parallelism`` divides latency, as
-            the machine's memory-level parallelism does.
+        setup: Pages and topology. The option ``parallelism`` (default: the
+            machine's) divides latency.
         future: All accesses.
     """
 
@@ -211,7 +211,7 @@ class Clairvoyant:
     uses_tracker = False
 
     def __init__(self, setup: Setup, future: Future) -> None:
-        options = read_options(self.name, setup, {"parallelism": 1.0})
+        options = read_options(self.name, setup, {"parallelism": setup.parallelism})
         check_future(self.name, setup, future)
         self._parallelism = max(options["parallelism"], 1.0)
         self._paths = TierPaths(setup.topology)

@@ -187,6 +187,7 @@ class Setup:
         seed: For every random choice.
         hints: Mechanisms that are on; a policy must work with any subset.
         sampling_period: Accesses per sample, where sampling is on.
+        parallelism: Accesses in flight that share a latency.
         options: The policy's own parameters, by name.
     """
 
@@ -197,6 +198,7 @@ class Setup:
     seed: int
     hints: frozenset[Mechanism]
     sampling_period: int = 2000
+    parallelism: float = 1.0
     options: Mapping[str, float] = field(default_factory=dict)
 
 
