@@ -109,3 +109,8 @@ class EvidenceView(HotnessView, Protocol):
     def region(self) -> NDArray[np.uint8]:
         """Region rate code of every block of eight pages."""
         ...
+
+    @property
+    def fresh_blocks(self) -> tuple[int, int]:
+        """Blocks worked out anew in the last update, [first, last)."""
+        ...

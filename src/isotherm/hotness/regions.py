@@ -34,6 +34,7 @@ NO_LOOK = 0
 
 KAPPA = 0.1  # pseudo-counts of set and unset bits
 ALIKE_CODES = 6  # intervals at most 3/8 octave apart are compared
+MARGIN = 32  # blocks that a region may reach beyond a stretch: bonds fade faster
 CLASSES = 64  # alignments of an edge within 512 pages
 EDGE_UNIT = 16.0  # of unlikeness in a byte
 EDGE_GAIN = 1.0 / 16.0
@@ -233,27 +234,30 @@ def region_rates_twin(
     bond: Floats,
     prior: float,
     prior_rate: float,
+    first: int,
+    last: int,
     rate: Bytes,
 ) -> None:
     """Plain twin of `region_rates`."""
-    blocks = len(looked)
-    age = (now - stamp.astype(np.int64)) & 0xFFFF
-    code = looked.astype(np.int64)
+    low, high = max(0, first - MARGIN), min(len(looked), last + MARGIN)
+    size = high - low
+    age = (now - stamp[low:high].astype(np.int64)) & 0xFFFF
+    code = looked[low:high].astype(np.int64)
     w = np.where(code == NO_LOOK, 0.0, bit_weight[np.minimum(age, len(bit_weight) - 1)])
-    own = np.zeros((blocks, 5))
+    own = np.zeros((size, 5))
     own[:, 0] = w * (code >> 12).astype(np.float64)
     own[:, 1] = w * 8.0
     own[:, 2] = w * 8.0 * ar.decode_array(code & 0xFFF, INTERVAL_SHIFT, 0)
     ws = sample_weight[np.minimum(age, len(sample_weight) - 1)]
-    own[:, 3] = whole_array(samples) * ws
+    own[:, 3] = whole_array(samples[low:high]) * ws
     own[:, 4] = 8.0
-    tie = bond[np.arange(blocks) % CLASSES, edge]
-    ahead = np.zeros((blocks + 1, 5))
-    for j in range(blocks - 1, 0, -1):
+    tie = bond[np.arange(low, high) % CLASSES, edge[low:high]]
+    ahead = np.zeros((size + 1, 5))
+    for j in range(size - 1, 0, -1):
         ahead[j] = tie[j] * (own[j] + ahead[j + 1])
-    total = np.empty((blocks, 5))
+    total = np.empty((size, 5))
     behind = np.zeros(5)
-    for j in range(blocks):
+    for j in range(size):
         behind = own[j] + tie[j] * behind
         total[j] = behind + ahead[j + 1]
     k, n, t, s, m = total.T
@@ -263,7 +267,7 @@ def region_rates_twin(
     exposure = t * (x * (1.0 - q) / q)
     accesses = x / (t / n) * exposure
     mean = (accesses + s + prior * prior_rate) / (exposure + m * sampled + prior)
-    rate[:] = region_code_array(mean)
+    rate[first:last] = region_code_array(mean[first - low : last - low])
 
 
 @kernel(twin=region_rates_twin)
@@ -279,9 +283,11 @@ def region_rates(
     bond: Floats,
     prior: float,
     prior_rate: float,
+    first: int,
+    last: int,
     rate: Bytes,
 ) -> None:
-    """Write the region rate of every block: two recursive passes.
+    """Write the region rate of blocks ``[first, last)``: two recursive passes.
 
     Args:
         looked: Last look per block, uint16[blocks].
@@ -296,21 +302,22 @@ def region_rates(
             and ``edge``, float64[CLASSES, 256].
         prior: Page-periods of the prior.
         prior_rate: Rate of the prior.
+        first: First block to write; evidence reaches ``MARGIN`` blocks further.
+        last: One past the last.
         rate: Filled: codes, uint8[blocks].
     """
-    blocks = looked.size
-    right = np.empty((blocks + 1, 5))
-    right[blocks, :] = 0.0
-    own = np.zeros(5)
-    own[4] = 8.0
+    low = max(0, first - MARGIN)
+    high = min(looked.size, last + MARGIN)
+    right = np.empty((high - low + 1, 5))
+    right[high - low, :] = 0.0
     for backward in range(2):
         sum_k = 0.0
         sum_n = 0.0
         sum_t = 0.0
         sum_s = 0.0
         sum_m = 0.0
-        for i in range(blocks):
-            j = i if backward else blocks - 1 - i
+        for i in range(high - low):
+            j = low + i if backward else high - 1 - i
             age = int((now - np.int64(stamp[j])) & 0xFFFF)
             code = np.int64(looked[j])
             w = 0.0
@@ -323,32 +330,35 @@ def region_rates(
             s = s * sample_weight[min(age, sample_weight.size - 1)]
             tie = bond[j % CLASSES, edge[j]]
             if backward == 0:
-                if j == 0:
+                if j == low:
                     break
                 sum_k = tie * (k + sum_k)
                 sum_n = tie * (n + sum_n)
                 sum_t = tie * (t + sum_t)
                 sum_s = tie * (s + sum_s)
                 sum_m = tie * (8.0 + sum_m)
-                right[j, 0] = sum_k
-                right[j, 1] = sum_n
-                right[j, 2] = sum_t
-                right[j, 3] = sum_s
-                right[j, 4] = sum_m
+                right[j - low, 0] = sum_k
+                right[j - low, 1] = sum_n
+                right[j - low, 2] = sum_t
+                right[j - low, 3] = sum_s
+                right[j - low, 4] = sum_m
                 continue
             sum_k = k + tie * sum_k
             sum_n = n + tie * sum_n
             sum_t = t + tie * sum_t
             sum_s = s + tie * sum_s
             sum_m = 8.0 + tie * sum_m
-            all_n = max(sum_n + right[j + 1, 1], 1e-9)
-            all_t = max(sum_t + right[j + 1, 2], 1e-12)
-            q = (sum_k + right[j + 1, 0] + KAPPA) / (all_n + 2.0 * KAPPA)
+            if j < first or j >= last:
+                continue
+            after = right[j - low + 1]
+            all_n = max(sum_n + after[1], 1e-9)
+            all_t = max(sum_t + after[2], 1e-12)
+            q = (sum_k + after[0] + KAPPA) / (all_n + 2.0 * KAPPA)
             x = -ar.log2(1.0 - q) * _LN2
             exposure = all_t * (x * (1.0 - q) / q)
             accesses = x / (all_t / all_n) * exposure
-            mean = (accesses + (sum_s + right[j + 1, 3]) + prior * prior_rate) / (
-                exposure + (sum_m + right[j + 1, 4]) * sampled + prior
+            mean = (accesses + (sum_s + after[3]) + prior * prior_rate) / (
+                exposure + (sum_m + after[4]) * sampled + prior
             )
             rate[j] = ar.encode(
                 max(mean, _TINY),

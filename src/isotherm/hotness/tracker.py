@@ -23,6 +23,7 @@ from isotherm.hotness import evidence, regions
 from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.view import TrackerView
 
+TURN_BLOCKS = 1 << 18  # 2 Mi pages an epoch: some 10 ns a page, 4 % of a core
 PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5)
 HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
 LOOKS_KEPT = 6  # half-life in looks, at least: where looks are rare they last
@@ -32,6 +33,23 @@ REACH = 0.9  # bond of two blocks of one region: evidence reaches some 10 blocks
 EDGE_SCALE = 1.0  # excess unlikeness of a true edge, at least
 REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
+
+
+def stretch(blocks: int, epoch: int, revisit_epochs: int) -> tuple[int, int]:
+    """Return which blocks' regions and cells are worked out anew in an epoch.
+
+    All of them while that is cheap. Where a block is looked at once in many
+    epochs its region changes as rarely, and memory of many million pages is
+    worked through in turns: the cost of an epoch stays bounded at any size.
+
+    Args:
+        blocks: Blocks of eight pages.
+        epoch: Epochs so far.
+        revisit_epochs: Epochs between two looks at a block.
+    """
+    turns = max(1, revisit_epochs // BLOCK_PAGES, -(-blocks // TURN_BLOCKS))
+    turn = epoch % turns
+    return blocks * turn // turns, blocks * (turn + 1) // turns
 
 
 class GammaTracker:
@@ -78,9 +96,15 @@ class GammaTracker:
         self._unlike = np.zeros((2, regions.CLASSES))
         self.initiators = InitiatorShares(self.blocks)
         self._epoch = 0
+        self._fresh = (0, self.blocks)
         self._salt = seed << 20
         self._sampling_period: float | None = None
         self._revisit_epochs = max(1, round(REVISIT_S / self.epoch_s))
+
+    @property
+    def fresh_blocks(self) -> tuple[int, int]:
+        """Blocks whose region was worked out in the last update, [first, last)."""
+        return self._fresh
 
     @property
     def bytes_per_page(self) -> float:
@@ -306,6 +330,9 @@ class GammaTracker:
             sampled = seconds / self._sampling_period * self._unit()
         self._unlike *= 0.99
         compared = self._unlike[1].sum() / self.blocks
+        first, last = self._fresh = stretch(
+            self.blocks, self._epoch, self._revisit_epochs
+        )
         bond = regions.bonds(self._unlike, compared, REACH, EDGE_SCALE)
         regions.region_rates(
             self.looked,
@@ -319,5 +346,7 @@ class GammaTracker:
             bond,
             PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12),
             self.mean_rate / self._unit(),
+            first,
+            last,
             self.region,
         )

@@ -51,6 +51,11 @@ class TrackerView:
         """Region rate codes per block, uint8[blocks] (a view: do not write)."""
         return self._tracker.region
 
+    @property
+    def fresh_blocks(self) -> tuple[int, int]:
+        """Blocks whose region was worked out in the last update, [first, last)."""
+        return self._tracker.fresh_blocks
+
     def rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Return the posterior mean rate of pages."""
         mean, _ = evidence.unpack_array(self._tracker.code[page])

@@ -19,6 +19,7 @@ REGION_STEPS = 2.0  # per octave of a region's rate
 HISTORY_LEVELS = 4
 OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
 REGION_LEVELS = 11
+NOT_COUNTED = 255
 CELLS = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS
 
 Bytes = NDArray[np.uint8]
@@ -83,23 +84,33 @@ def assign_twin(
     by_history: Table,
     by_own: Table,
     by_region: Table,
+    first: int,
+    last: int,
     cell: Cells,
+    counted: Bytes,
     population: NDArray[np.int32],
     transitions: NDArray[np.float32],
     weight: float,
     stride: int,
 ) -> None:
     """Numpy twin of `assign`."""
-    part = by_region[region].repeat(8)[: len(code)]
-    new = part + by_history[history & HISTORY_MASK] + by_own[code >> ar.EXPOSURE_BITS]
-    np.add.at(population, (new, tier[node]), 1)
+    page = np.arange(8 * first, min(8 * last, len(code)))
+    if not len(page):
+        return
+    part = by_region[region[page // 8]]
+    new = part + by_history[history[page] & HISTORY_MASK]
+    new = new + by_own[code[page] >> ar.EXPOSURE_BITS]
+    before = counted[page] != NOT_COUNTED
+    old = cell[page].astype(np.int64)
+    np.subtract.at(population, (old[before], counted[page[before]]), 1)
+    now = tier[node[page]]
+    np.add.at(population, (new, now), 1)
     if weight > 0:
-        followed = (np.arange(len(code)) // 8) % stride == 0
-        pair = cell[followed].astype(np.int64) * CELLS + new[followed]
-        count = np.bincount(pair, minlength=CELLS * CELLS).astype(np.float32)
-        grown = count * np.float32(weight)
-        transitions += grown.reshape(CELLS, CELLS)
-    cell[:] = new
+        followed = (page // 8) % stride == 0
+        # One after the other, as the kernel adds: single floats are not associative.
+        np.add.at(transitions, (old[followed], new[followed]), np.float32(weight))
+    cell[page] = new
+    counted[page] = now
 
 
 @kernel(twin=assign_twin)
@@ -112,13 +123,16 @@ def assign(
     by_history: Table,
     by_own: Table,
     by_region: Table,
+    first: int,
+    last: int,
     cell: Cells,
+    counted: Bytes,
     population: NDArray[np.int32],
     transitions: NDArray[np.float32],
     weight: float,
     stride: int,
 ) -> None:
-    """Put every page into its cell; count pages, and moves between cells.
+    """Put the pages of blocks ``[first, last)`` into their cells; keep the counts.
 
     Args:
         code: Filters, uint16[pages].
@@ -129,14 +143,18 @@ def assign(
         by_history: `history_table`.
         by_own: `own_table`.
         by_region: `region_table`.
-        cell: In: cells of the last epoch; out: of this one, uint16[pages].
-        population: Pages per cell and tier, int32[CELLS, tiers], added to.
+        first: First block.
+        last: One past the last.
+        cell: In: cells so far; out: of this epoch, uint16[pages].
+        counted: The tier that a page is counted in, uint8[pages], changed;
+            ``NOT_COUNTED`` before its first time.
+        population: Pages per cell and tier, int32[CELLS, tiers], changed.
         transitions: Weight of pages that went from cell to cell, added to.
         weight: Weight of one page; 0: do not count.
         stride: Count one block in so many.
     """
     pages = code.size
-    for j in range(region.size):
+    for j in range(first, last):
         part = by_region[region[j]]
         follow = weight > 0 and j % stride == 0
         for p in range(8 * j, min(8 * j + 8, pages)):
@@ -145,10 +163,60 @@ def assign(
                 + by_history[history[p] & HISTORY_MASK]
                 + by_own[code[p] >> ar.EXPOSURE_BITS]
             )
+            old = cell[p]
             if follow:
-                transitions[cell[p], new] += np.float32(weight)
-            cell[p] = new
-            population[new, tier[node[p]]] += 1
+                transitions[old, new] += np.float32(weight)
+            now = tier[node[p]]
+            was = counted[p]
+            if new != old or now != was:
+                if was != NOT_COUNTED:
+                    population[old, was] -= 1
+                population[new, now] += 1
+                cell[p] = new
+                counted[p] = now
+
+
+def recount_twin(
+    page: NDArray[np.uint32],
+    node: Bytes,
+    tier: Bytes,
+    cell: Cells,
+    counted: Bytes,
+    population: NDArray[np.int32],
+) -> None:
+    """Numpy twin of `recount`."""
+    now = tier[node[page]]
+    np.subtract.at(population, (cell[page], counted[page]), 1)
+    np.add.at(population, (cell[page], now), 1)
+    counted[page] = now
+
+
+@kernel(twin=recount_twin)
+def recount(
+    page: NDArray[np.uint32],
+    node: Bytes,
+    tier: Bytes,
+    cell: Cells,
+    counted: Bytes,
+    population: NDArray[np.int32],
+) -> None:
+    """Count pages, each once in ``page``, in the tier where they are now.
+
+    Args:
+        page: Pages that moved and were counted before, uint32[n].
+        node: Placement, uint8[pages].
+        tier: Tier rank of every node, uint8[256].
+        cell: uint16[pages].
+        counted: The tier that a page is counted in, uint8[pages], changed.
+        population: Pages per cell and tier, int32[CELLS, tiers], changed.
+    """
+    for i in range(page.size):
+        p = page[i]
+        c = cell[p]
+        population[c, counted[p]] -= 1
+        now = tier[node[p]]
+        population[c, now] += 1
+        counted[p] = now
 
 
 def take_twin(
@@ -209,25 +277,33 @@ def take(
     """
     pages = cell.size
     left = up.sum() + down.sum()
+    wanted = np.zeros(up.size, np.uint8)  # one look rules out most pages
+    for c in range(up.size):
+        if up[c] > 0 or down[c] > 0:
+            wanted[c] = 1
     n_up = 0
     n_down = 0
     for i in range(pages):
-        if left == 0:
-            break
         p = start + i
         if p >= pages:
             p -= pages
         c = cell[p]
+        if wanted[c] == 0:
+            continue
         t = np.int64(tier[node[p]])
-        if t == upper + 1:
-            if up[c] > 0:
-                up[c] -= 1
-                up_page[n_up] = p
-                n_up += 1
-                left -= 1
+        if t == upper + 1 and up[c] > 0:
+            up[c] -= 1
+            up_page[n_up] = p
+            n_up += 1
         elif t == upper and down[c] > 0:
             down[c] -= 1
             down_page[n_down] = p
             n_down += 1
-            left -= 1
+        else:
+            continue
+        if up[c] == 0 and down[c] == 0:
+            wanted[c] = 0
+        left -= 1
+        if left == 0:
+            break
     return n_up, n_down

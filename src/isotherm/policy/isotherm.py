@@ -29,7 +29,9 @@ from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
+LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
+LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
 HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
@@ -55,6 +57,9 @@ class Isotherm:
         for rank, tier in enumerate(tiers):
             self._tier[list(tier.nodes)] = rank
         self._cell: Cells = np.zeros(setup.pages, np.uint16)
+        self._latency_ns: Floats | None = None
+        self._counted = np.full(setup.pages, cell_module.NOT_COUNTED, np.uint8)
+        self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._population: NDArray[np.int64] | None = None
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
@@ -82,7 +87,7 @@ class Isotherm:
         rate = self._rates.fit(mean_rate, total.astype(np.float64))
         reach = self._reach(epoch)
         threshold, share = self._threshold(rate, total, int(reach[0]))
-        tier_ns = self._tier_latency(epoch)
+        tier_ns = self._follow_latency(epoch)
         self._follow_gain(share, tier_ns, reach[0] / max(1, self._setup.pages))
         moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
         looks: tuple[Look, ...] = ()
@@ -124,11 +129,12 @@ class Isotherm:
     def _learn_bits(
         self, batch: HintBatch, seen: AccessedBits
     ) -> tuple[float, float] | None:
-        page = seen.block.astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
+        few = slice(None, None, max(1, len(seen.block) // LEARNT_BLOCKS))
+        page = seen.block[few].astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
         page = page.ravel()
-        bit = np.unpackbits(seen.bits, bitorder="little").astype(np.bool_)
-        interval_s = float(seen.interval_s.mean())
-        entry_ns = batch.background_ns / max(1, len(page))
+        bit = np.unpackbits(seen.bits[few], bitorder="little").astype(np.bool_)
+        interval_s = float(seen.interval_s[few].mean())
+        entry_ns = batch.background_ns / max(1, BLOCK_PAGES * len(seen.block))
         if 0 < entry_ns < 1.5 * self._entry_ns:  # the first walk of all bills for more
             self._entry_ns = entry_ns
         inside = page < self._setup.pages
@@ -141,9 +147,12 @@ class Isotherm:
     def _assign(
         self, view: EvidenceView, epoch: Epoch, relative: float
     ) -> NDArray[np.int64]:
-        population = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._transitions.forget()
-        first = self._population is None
+        first, last = view.fresh_blocks
+        weight = self._transitions.weight
+        if self._population is None:
+            first, last, weight = 0, len(view.region), 0.0
+        self._follow_moves(epoch)
         cell_module.assign(
             view.code,
             view.history,
@@ -153,14 +162,26 @@ class Isotherm:
             self._by_history,
             cell_module.own_table(relative),
             cell_module.region_table(relative),
+            first,
+            last,
             self._cell,
-            population,
+            self._counted,
+            self._count,
             self._transitions.count,
-            0.0 if first else self._transitions.weight,
+            weight,
             self._stride,
         )
-        self._population = population[:, : self._tiers].astype(np.int64)
+        self._population = self._count[:, : self._tiers].astype(np.int64)
         return self._population
+
+    def _follow_moves(self, epoch: Epoch) -> None:
+        """Count the pages that moved in the tier where they are now."""
+        page = epoch.outcome.page[epoch.outcome.errno == 0]
+        page = page[self._counted[page] != cell_module.NOT_COUNTED]
+        if len(page):
+            cell_module.recount(
+                page, epoch.node, self._tier, self._cell, self._counted, self._count
+            )
 
     # ---- what is worth what
 
@@ -181,6 +202,14 @@ class Isotherm:
         for rank, tier in enumerate(self._setup.topology.tiers):
             out[rank] = by_node[list(tier.nodes)].mean()
         return out
+
+    def _follow_latency(self, epoch: Epoch) -> Floats:
+        """Follow latencies slowly: our own moves load the tiers for an epoch."""
+        now = self._tier_latency(epoch)
+        if self._latency_ns is None:
+            self._latency_ns = now
+        self._latency_ns = self._latency_ns + LATENCY_GAIN * (now - self._latency_ns)
+        return self._latency_ns
 
     def _threshold(
         self, rate: Floats, total: NDArray[np.int64], slots: int
@@ -239,7 +268,11 @@ class Isotherm:
                 part = self._pick(epoch, b, up, down, advantage, cost_ns)
                 limit -= len(part)
                 parts.append(part)
-        return (Moves.concat(*parts) if parts else Moves.none()), notes
+        if len(parts) < 2:
+            return (parts[0] if parts else Moves.none()), notes
+        both = Moves.concat(*parts)  # a page may pay at two boundaries: the upper wins
+        _, first = np.unique(both.page, return_index=True)
+        return both.take(np.sort(first)), notes
 
     def _free(self, epoch: Epoch) -> NDArray[np.int64]:
         free = np.zeros(self._tiers + 1, np.int64)

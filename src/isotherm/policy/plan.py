@@ -45,6 +45,12 @@ class Moves:
     def __len__(self) -> int:
         return len(self.page)
 
+    def take(self, row: NDArray[np.integer]) -> "Moves":
+        """Return some rows."""
+        return Moves(
+            self.page[row], self.node[row], self.gain_ns[row], self.reason[row]
+        )
+
     @staticmethod
     def none() -> "Moves":
         """Return an empty table."""

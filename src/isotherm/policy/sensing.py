@@ -87,7 +87,7 @@ class ScanPlanner:
         windowed = depth_s < max(self._epoch_s, period_s) / WINDOW_GAIN
         if windowed:
             period_s *= 2
-        stripes = max(1, round(period_s / self._epoch_s))
+        stripes = max(1, math.ceil(period_s / self._epoch_s - 1e-9))
         self._stripe = (self._stripe + 1) % stripes
         if self._stripe == 0 or stripes == 1:
             self._round += 1
