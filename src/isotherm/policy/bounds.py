@@ -91,11 +91,11 @@ class AllFast:
 
     def __init__(self, setup: Setup) -> None:
         read_options(self.name, setup, {})
-        self._node = TierPaths(setup.topology).fast_nodes[0]
+        self._nodes = np.array(TierPaths(setup.topology).fast_nodes, np.uint8)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the fastest tier's first node for every page."""
-        return np.full_like(node, self._node)
+        """Return the fastest tier's nodes, page by page in turn."""
+        return np.resize(self._nodes, len(node))
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""

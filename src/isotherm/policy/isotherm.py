@@ -297,20 +297,33 @@ class Isotherm:
         advantage: Floats,
         cost_ns: float,
     ) -> Moves:
-        pages = self._setup.pages
+        # Pages are picked where cells are fresh; the rest has its turn later.
+        fresh = cast("EvidenceView", epoch.hotness).fresh_blocks
+        low = BLOCK_PAGES * fresh[0]
+        high = min(self._setup.pages, BLOCK_PAGES * fresh[1])
         up_page = np.empty(int(up.sum()), np.uint32)
         down_page = np.empty(int(down.sum()), np.uint32)
-        start = (epoch.index * 2654435761) % pages
+        filled = len(up_page) - len(down_page)
         n_up, n_down = cell_module.take(
-            self._cell, epoch.node, self._tier, b, start, up, down, up_page, down_page
+            self._cell[low:high],
+            epoch.node[low:high],
+            self._tier,
+            b,
+            (epoch.index * 2654435761) % max(1, high - low),
+            up,
+            down,
+            up_page,
+            down_page,
         )
-        up_page, down_page = up_page[:n_up], down_page[:n_down]
+        up_page, down_page = up_page[:n_up] + low, down_page[:n_down] + low
         worth = advantage[self._cell[up_page]]
         order = np.argsort(-worth, kind="stable")
         up_page, worth = up_page[order], worth[order]
         loss = advantage[self._cell[down_page]]
         order = np.argsort(loss, kind="stable")
-        down_page, loss = down_page[order], loss[order]
+        n_up, n_down = min(n_up, n_down + filled), min(n_up, n_down)
+        up_page, worth = up_page[:n_up], worth[:n_up]
+        down_page, loss = down_page[order][:n_down], loss[order][:n_down]
         tiers = self._setup.topology.tiers
         lower_node = self._roomiest(epoch, tiers[b + 1].nodes)
         vacated = epoch.node[down_page]
