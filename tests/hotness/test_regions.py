@@ -138,12 +138,14 @@ def test_region_rates_equals_its_twin(blocks, seed):
         0.5,
         1.0,
     )
+    first, last = sorted(rng.integers(0, blocks + 1, 2).tolist())
     found = []
     for run in both("region_rates"):
-        rate = np.zeros(blocks, np.uint8)
-        run(*args, rate)
+        rate = np.full(blocks, 77, np.uint8)
+        run(*args, first, last, rate)
         found.append(rate.tolist())
     assert found[1] == found[0]
+    assert [77] * (blocks - last + first) == found[0][:first] + found[0][last:]
 
 
 @settings(deadline=None)
@@ -202,6 +204,8 @@ def test_region_rates_are_those_of_their_definition(seed):
         bond,
         0.5,
         1.5,
+        0,
+        blocks,
         rate,
     )
     w = np.where(looked == rg.NO_LOOK, 0.0, bit_weight[np.minimum(age, 5)])
@@ -221,6 +225,34 @@ def test_region_rates_are_those_of_their_definition(seed):
     every = rg.region_rate_array(np.array([0, rg.REGION_CODES - 1], np.uint8))
     expected = np.clip(expected, *every)
     assert expected == pytest.approx(rg.region_rate_array(rate), rel=1 / 15)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 300), st.integers(1, 5), SEEDS)
+def test_stretches_give_what_one_pass_gives(blocks, turns, seed):
+    """Worked out piece by piece: within a step of the code, the margin is enough."""
+    rng = np.random.default_rng(seed)
+    args = (
+        looks(rng, blocks),
+        rg.half_array(rng.uniform(0, 5, blocks), np.zeros(blocks, np.uint64)),
+        rng.integers(0, 256, blocks).astype(np.uint8),
+        np.full(blocks, 100, np.uint16),
+        100,
+        np.ones(1),
+        np.ones(1),
+        0.02,
+        np.full((rg.CLASSES, 256), 0.7),
+        0.5,
+        1.0,
+    )
+    whole, pieces = np.zeros((2, blocks), np.uint8)
+    rg.region_rates(*args, 0, blocks, whole)
+    for turn in range(turns):
+        rg.region_rates(
+            *args, blocks * turn // turns, blocks * (turn + 1) // turns, pieces
+        )
+    apart = np.abs(whole.astype(int) - pieces.astype(int))
+    assert int(apart.max()) <= 1
 
 
 def look_often(share, looks_made, seed=1, interval=1.0):

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isotherm.hints.batch import Mechanism
+from isotherm.hints.batch import AccessedBits, FaultDelays, HintBatch, Mechanism
 from isotherm.hotness import evidence, regions
 from isotherm.hotness import tracker as tracker_module
-from isotherm.hotness.tracker import GammaTracker
+from isotherm.hotness.tracker import TURN_BLOCKS, GammaTracker, stretch
 
 EPOCH_NS = 500_000_000
 EPOCH_S = 0.5
@@ -292,3 +292,113 @@ def test_region_counts_leave_the_exposure_of_samples_alone(memory, checked):
             batches += (mem.regions(64, 20, 0.005),)
         view = tracker.update(batches, (epoch + 1) * EPOCH_NS, 10.0)
     assert 10.0 == pytest.approx(float(page_rates(view).mean()), rel=0.2)
+
+
+# ---- memory too large for one epoch
+
+
+@given(
+    blocks=st.integers(1, 5 * TURN_BLOCKS),
+    epoch=st.integers(0, 1 << 20),
+    revisit=st.integers(1, 100),
+)
+def test_stretches_cover_all_blocks_in_turns(blocks, epoch, revisit):
+    """One after the other they are all blocks, each once; none is too long."""
+    turns = max(1, revisit // 8, -(-blocks // TURN_BLOCKS))
+    begin = epoch // turns * turns
+    found = [stretch(blocks, begin + turn, revisit) for turn in range(turns)]
+    assert 0 == found[0][0]
+    assert blocks == found[-1][1]
+    assert [last for _, last in found[:-1]] == [first for first, _ in found[1:]]
+    longest = max(last - first for first, last in found)
+    assert longest <= min(TURN_BLOCKS, blocks // turns + 1)
+
+
+def test_small_memory_is_worked_out_whole(memory):
+    """While blocks are looked at often and are few, every epoch does all."""
+    tracker = GammaTracker(515, EPOCH_NS, BITS)
+    assert (0, 65) == tracker.fresh_blocks
+    view = run(tracker, memory(np.full(515, 4.0)), 3, from_bits)
+    assert (0, 65) == tracker.fresh_blocks == view.fresh_blocks
+
+
+def test_only_fresh_blocks_have_new_regions(memory):
+    """Looked at once in 32 epochs: a quarter of the regions changes an epoch."""
+    tracker = GammaTracker(1024, EPOCH_NS, BITS)
+    mem = memory(np.linspace(0.1, 20.0, 1024))
+    tracker.update((), EPOCH_NS, 10.0)
+    fresh = np.zeros(128, np.int64)
+    for epoch in range(1, 65):
+        before = tracker.region.copy()
+        tracker.update((mem.bits(1.0, 32, epoch % 32),), (epoch + 1) * EPOCH_NS, 10.0)
+        first, last = tracker.fresh_blocks
+        assert before[:first].tolist() == tracker.region[:first].tolist()
+        assert before[last:].tolist() == tracker.region[last:].tolist()
+        fresh[first:last] += 1
+    assert [16] * 128 == fresh.tolist()
+
+
+# ---- what was not seen
+
+
+def faults_of(delay_s, exposure_s, silent_s):
+    """Return one page's report: a silence, then a fault."""
+    one, none = np.zeros(1, np.uint32), np.zeros(0)
+    silent = one if silent_s else one[:0]
+    seen = FaultDelays(
+        one if delay_s else one[:0],
+        np.array([delay_s] if delay_s else none, np.float32),
+        np.zeros(1 if delay_s else 0, np.uint8),
+        np.zeros(1 if delay_s else 0, np.uint8),
+        silent,
+        np.array([silent_s] if silent_s else none, np.float32),
+        None if exposure_s is None else np.array([exposure_s], np.float32),
+    )
+    return HintBatch("hint-fault", 0, EPOCH_NS, seen)
+
+
+def test_a_fault_does_not_repeat_what_silences_told(memory):
+    """Silent for 2 s, then a fault 0.5 s later: 2.5 s, however it was reported."""
+    rates = []
+    for reports in (
+        [faults_of(None, None, 2.0), faults_of(2.5, 0.5, None)],
+        [faults_of(0.5, None, 2.0)],
+        [faults_of(2.5, 2.5, None)],
+    ):
+        tracker = GammaTracker(
+            8, EPOCH_NS, BITS | {Mechanism.HINT_FAULT}, half_life_s=1e9
+        )
+        for epoch, report in enumerate(reports):
+            view = tracker.update((report,), (epoch + 1) * EPOCH_NS, 1.0)
+        rates.append(float(view.rate(np.zeros(1, np.uint32))[0]))
+    assert [rates[2]] * 3 == pytest.approx(rates, rel=0.05)
+
+
+def test_pages_that_were_not_looked_at_are_not_cold():
+    """Of a block that is half on another node the bits say nothing."""
+    bits = AccessedBits(
+        np.array([0, 1, 2], np.uint32),
+        np.array([0, 0, 0], np.uint8),
+        np.full(3, 4.0, np.float32),
+        np.array([0xFF, 0x0F, 0x07], np.uint8),
+    )
+    tracker = GammaTracker(19, EPOCH_NS, BITS)
+    before = tracker.update((), EPOCH_NS, 2.0).rate(np.arange(19, dtype=np.uint32))
+    view = tracker.update((HintBatch("test", 0, EPOCH_NS, bits),), 2 * EPOCH_NS, 2.0)
+    after = page_rates(view)
+    assert (after[:8] < 0.5 * before[:8]).all()
+    assert before[8:16].tolist() == after[8:16].tolist()
+    assert (after[16:] < 0.5 * before[16:]).all()
+
+
+def test_a_first_guess_leaves_out_what_was_not_seen():
+    """The mean rate comes from whole blocks: half of their bits set in a second."""
+    bits = AccessedBits(
+        np.array([0, 1], np.uint32),
+        np.array([0x0F, 0x00], np.uint8),
+        np.ones(2, np.float32),
+        np.array([0xFF, 0x00], np.uint8),
+    )
+    tracker = GammaTracker(16, EPOCH_NS, BITS)
+    tracker.update((HintBatch("test", 0, EPOCH_NS, bits),), EPOCH_NS, None)
+    assert np.log(2.0) == pytest.approx(tracker.reference)

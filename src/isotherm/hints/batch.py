@@ -61,6 +61,26 @@ class AccessedBits:
     observed: NDArray[np.uint8] | None = None
     opening: bool = False
 
+    def whole_blocks(self, pages: int) -> "AccessedBits":
+        """Return the blocks of which every page was looked at.
+
+        The unset bit of a page that was not looked at says nothing.
+
+        Args:
+            pages: Length of the flat page index; the last block ends with it.
+        """
+        if self.observed is None:
+            return self
+        there = np.minimum(pages - self.block.astype(np.int64) * BLOCK_PAGES, 8)
+        whole = (1 << there) - 1
+        row = np.flatnonzero((self.observed & whole) == whole)
+        return AccessedBits(
+            self.block[row],
+            self.bits[row],
+            self.interval_s[row],
+            opening=self.opening,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FaultDelays:

@@ -170,7 +170,10 @@ class GammaTracker:
         """Return a mean rate from the first bits or samples alone."""
         for batch in batches:
             seen = batch.seen
-            if isinstance(seen, AccessedBits) and len(seen.block):
+            if isinstance(seen, AccessedBits):
+                seen = seen.whole_blocks(self.pages)
+                if not len(seen.block):
+                    continue
                 share = np.unpackbits(seen.bits).mean()
                 interval_s = float(seen.interval_s.mean())
                 if interval_s > 0 and share > 0:
@@ -213,6 +216,7 @@ class GammaTracker:
         return self._revisit_epochs * self.epoch_s
 
     def _look_at_bits(self, seen: AccessedBits, b0: float) -> None:
+        seen = seen.whole_blocks(self.pages)
         interval = seen.interval_s.astype(np.float64) * self._unit()
         self._look(seen.block, b0, seen.bits, interval, opening=seen.opening)
 
@@ -282,8 +286,10 @@ class GammaTracker:
             self.initiators.add(seen.page, seen.initiator)
 
     def _add_faults(self, seen: FaultDelays) -> None:
+        """Add faults and silences; what a silence has told a fault does not repeat."""
+        since_s = seen.delay_s if seen.exposure_s is None else seen.exposure_s
         for page, seconds, count in (
-            (seen.page, seen.delay_s, 1.0),
+            (seen.page, since_s, 1.0),
             (seen.silent, seen.silent_s, 0.0),
         ):
             if len(page):
