@@ -177,18 +177,7 @@ def test_name_and_wants(policy: str, held: list[Held]) -> None:
     assert held[-1].uses_tracker in (True, False)
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name == "isotherm", reason="it reads no options yet", strict=False
-            ),
-        )
-        for name in POLICIES
-    ],
-)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_unknown_options_are_refused(policy: str) -> None:
     """By name, before the first epoch."""
     with pytest.raises(UsageError, match="no_such_option"):

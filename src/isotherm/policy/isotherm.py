@@ -22,6 +22,7 @@ from isotherm.hints.batch import (
 from isotherm.hotness.protocol import EvidenceView
 from isotherm.policy import cells as cell_module
 from isotherm.policy.cells import CELLS, Cells
+from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 from isotherm.policy.rates import CellRates
 from isotherm.policy.sensing import SamplePlanner, ScanPlanner
@@ -42,6 +43,9 @@ class Isotherm:
 
     Args:
         setup: Pages, topology, capacities, hints.
+
+    Raises:
+        UsageError: The setup names an option; there are none.
     """
 
     name = "isotherm"
@@ -49,6 +53,7 @@ class Isotherm:
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
+        read_options(self.name, setup, {})
         self._setup = setup
         self._epoch_s = setup.epoch_ns / NS_PER_S
         tiers = setup.topology.tiers
@@ -129,12 +134,14 @@ class Isotherm:
     def _learn_bits(
         self, batch: HintBatch, seen: AccessedBits
     ) -> tuple[float, float] | None:
+        entries = BLOCK_PAGES * len(seen.block)
+        seen = seen.whole_blocks(self._setup.pages)
         few = slice(None, None, max(1, len(seen.block) // LEARNT_BLOCKS))
         page = seen.block[few].astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
         page = page.ravel()
         bit = np.unpackbits(seen.bits[few], bitorder="little").astype(np.bool_)
-        interval_s = float(seen.interval_s[few].mean())
-        entry_ns = batch.background_ns / max(1, BLOCK_PAGES * len(seen.block))
+        interval_s = float(seen.interval_s[few].mean()) if len(page) else 0.0
+        entry_ns = batch.background_ns / max(1, entries)
         if 0 < entry_ns < 1.5 * self._entry_ns:  # the first walk of all bills for more
             self._entry_ns = entry_ns
         inside = page < self._setup.pages
