@@ -31,6 +31,15 @@ def test_all_fast_ignores_capacity(bench):
     assert 0 == len(table.step(policy).moves)
 
 
+def test_all_fast_uses_every_node_of_its_tier(bench):
+    """Two sockets: page by page in turn, so that neither is the busy one."""
+    table = bench([2, 2, 2, 2, 2], [2, 2, 9], tiers=((0, 1), (2,)))
+    policy = AllFast(table.setup())
+    placed = policy.start(table.node)
+    assert [0, 1, 0, 1, 0] == placed.tolist()
+    assert np.uint8 == placed.dtype
+
+
 def test_all_slow_is_the_last_tier(bench):
     """With three tiers everything is in the third."""
     table = bench([0, 1, 2], [1, 1, 3], tiers=((0,), (1,), (2,)))

@@ -42,6 +42,14 @@ def random_pages(rng, pages, tiers):
     )
 
 
+def full_count(cell, counted, tiers):
+    """Return the population as counted from nothing, int32[CELLS, tiers]."""
+    known = counted != cm.NOT_COUNTED
+    population = np.zeros((cm.CELLS, tiers), np.int32)
+    np.add.at(population, (cell[known], counted[known]), 1)
+    return population
+
+
 # ---- twins
 
 
@@ -49,29 +57,53 @@ def random_pages(rng, pages, tiers):
 def test_every_kernel_here_is_compared():
     """A new kernel without a comparison is a failure."""
     mine = {n.rsplit(".", 1)[1] for n in TWINS if n.startswith(cm.__name__ + ".")}
-    assert {"assign", "take"} == mine
+    assert {"assign", "recount", "take"} == mine
 
 
 @numba_only
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 100), st.sampled_from([0.0, 1.0, 1.31]), SEEDS)
 def test_assign_equals_its_twin(pages, weight, seed):
-    """Cells and populations agree exactly, transitions to single precision."""
+    """Cells, counts and transitions agree bit by bit, over any stretch."""
     rng = np.random.default_rng(seed)
     columns = random_pages(rng, pages, 3)
     tables = cm.history_table(), cm.own_table(0.7), cm.region_table(0.7)
-    before = rng.integers(0, cm.CELLS, pages).astype(np.uint16)
+    # Few cells, so that many additions meet in one transition.
+    cell = rng.integers(0, 3, pages).astype(np.uint16)
+    counted = rng.choice([0, 1, 2, cm.NOT_COUNTED], pages).astype(np.uint8)
+    blocks = len(columns[2])
+    first, last = sorted(rng.integers(0, blocks + 1, 2).tolist())
     stride = int(rng.integers(1, 4))
     found = []
     for run in both("assign"):
-        cell = before.copy()
-        population = np.zeros((cm.CELLS, 3), np.int32)
-        transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
-        run(*columns, *tables, cell, population, transitions, weight, stride)
-        found.append((cell, population, transitions))
-    assert found[1][0].tolist() == found[0][0].tolist()
-    assert np.array_equal(found[1][1], found[0][1])
-    assert np.allclose(found[1][2], found[0][2], rtol=1e-5, atol=0)
+        state = (
+            cell.copy(),
+            counted.copy(),
+            full_count(cell, counted, 3),
+            np.zeros((cm.CELLS, cm.CELLS), np.float32),
+        )
+        run(*columns, *tables, first, last, *state, weight, stride)
+        found.append(state)
+    for compiled, plain in zip(*found, strict=True):
+        assert np.array_equal(plain, compiled)
+
+
+@numba_only
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 100), SEEDS)
+def test_recount_equals_its_twin(pages, seed):
+    """Counts agree exactly, whichever pages moved."""
+    rng = np.random.default_rng(seed)
+    _, _, _, node, tier = random_pages(rng, pages, 3)
+    cell = rng.integers(0, 5, pages).astype(np.uint16)
+    counted = rng.integers(0, 3, pages).astype(np.uint8)
+    page = rng.permutation(pages)[: rng.integers(0, pages + 1)].astype(np.uint32)
+    found = []
+    for run in both("recount"):
+        mine, population = counted.copy(), full_count(cell, counted, 3)
+        run(page, node, tier, cell, mine, population)
+        found.append((mine.tolist(), population[:5].tolist(), population.sum()))
+    assert found[1] == found[0]
 
 
 @numba_only
@@ -102,20 +134,78 @@ def test_every_page_is_in_one_cell_of_its_tier():
     rng = np.random.default_rng(1)
     columns = random_pages(rng, 999, 3)
     cell, population = np.zeros(999, np.uint16), np.zeros((cm.CELLS, 3), np.int32)
+    counted = np.full(999, cm.NOT_COUNTED, np.uint8)
     cm.assign(
         *columns,
         cm.history_table(),
         cm.own_table(1.0),
         cm.region_table(1.0),
+        0,
+        125,
         cell,
+        counted,
         population,
-        np.zeros((cm.CELLS, cm.CELLS), np.float32),
+        np.zeros((1, 1), np.float32),
         0.0,
         1,
     )
-    expected = np.zeros((cm.CELLS, 3), np.int64)
-    np.add.at(expected, (cell, columns[4][columns[3]]), 1)
-    assert np.array_equal(expected, population)
+    tier = columns[4][columns[3]]
+    assert tier.tolist() == counted.tolist()
+    assert np.array_equal(full_count(cell, tier, 3), population)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 100), st.integers(1, 5), SEEDS)
+def test_population_stays_a_full_count(pages, epochs, seed):
+    """After moves and partial passes, the counts are those from nothing.
+
+    Evidence changes everywhere; cells only where a pass came by. Pages that are
+    reported moved are recounted at once, others when a pass meets them.
+    """
+    rng = np.random.default_rng(seed)
+    _, _, _, node, tier = random_pages(rng, pages, 3)
+    blocks = -(-pages // 8)
+    tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
+    cell, counted = np.zeros(pages, np.uint16), np.full(pages, cm.NOT_COUNTED, np.uint8)
+    population = np.zeros((cm.CELLS, 3), np.int32)
+    transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
+    followed = 0
+    for epoch in range(epochs):
+        code, history, region, _, _ = random_pages(rng, pages, 3)
+        moved = rng.permutation(pages)[: rng.integers(0, pages + 1)].astype(np.uint32)
+        node[moved] = rng.integers(0, 5, len(moved))
+        reported = moved[(counted[moved] != cm.NOT_COUNTED) & (moved % 3 > 0)]
+        cm.recount(reported, node, tier, cell, counted, population)
+        assert tier[node[reported]].tolist() == counted[reported].tolist()
+        assert np.array_equal(full_count(cell, counted, 3), population)
+        first, last = sorted(rng.integers(0, blocks + 1, 2).tolist())
+        if epoch == 0:
+            first, last = 0, blocks
+        before = cell.copy()
+        cm.assign(
+            code,
+            history,
+            region,
+            node,
+            tier,
+            *tables,
+            first,
+            last,
+            cell,
+            counted,
+            population,
+            transitions,
+            float(epoch > 0),
+            1,
+        )
+        inside = slice(min(pages, 8 * first), min(pages, 8 * last))
+        followed += (inside.stop - inside.start) * (epoch > 0)
+        assert tier[node[inside]].tolist() == counted[inside].tolist()
+        assert before[: inside.start].tolist() == cell[: inside.start].tolist()
+        assert before[8 * last :].tolist() == cell[8 * last :].tolist()
+        assert np.array_equal(full_count(cell, counted, 3), population)
+        assert pages == int(population.sum())
+    assert followed == transitions.sum()
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -127,11 +217,23 @@ def test_transitions_count_where_pages_went(stride):
     tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
     before = rng.integers(0, cm.CELLS, pages).astype(np.uint16)
     cell = before.copy()
-    population = np.zeros((cm.CELLS, 2), np.int32)
+    counted = np.zeros(pages, np.uint8)
+    population = full_count(cell, counted, 2)
     transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
-    cm.assign(*columns, *tables, cell, population, transitions, 2.0, stride)
+    cm.assign(
+        *columns,
+        *tables,
+        10,
+        40,
+        cell,
+        counted,
+        population,
+        transitions,
+        2.0,
+        stride,
+    )
     expected = np.zeros((cm.CELLS, cm.CELLS), np.float32)
-    for p in range(pages):
+    for p in range(80, 320):
         if p // 8 % stride == 0:
             expected[before[p], cell[p]] += 2.0
     assert np.array_equal(expected, transitions)
