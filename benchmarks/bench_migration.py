@@ -34,6 +34,7 @@ class TableMachine:
         )
         self.spaces = (Space(0, len(node), "bench"),)
         self.pages = len(node)
+        self.parallelism = 1.0
         self.own_ns = 0
         self._node = node
 
