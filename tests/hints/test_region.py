@@ -46,3 +46,20 @@ def test_nothing_armed_nothing_seen() -> None:
     source = RegionSource(SimRegions(machine, 1, DT_NS), 30.0)
     machine.advance(AccessChunk(np.arange(100, dtype=np.uint32)), DT_NS)
     assert () == source.drain()
+
+
+def test_looks_are_paid_for_by_the_aggregation_that_comes_of_them() -> None:
+    """Epochs of 30 ms end without an aggregation: the next batch pays for them."""
+    dt_ns = 30_000_000
+    machine = SimMachine(load_machine("dram-cxl"), 4099, 0.5)
+    source = RegionSource(SimRegions(machine, 1, dt_ns), 30.0)
+    batches = []
+    for _ in range(4):
+        source.look(())
+        machine.advance(AccessChunk(np.arange(4099, dtype=np.uint32)), dt_ns)
+        batches.append(source.drain())
+    assert [0, 0, 0, 1] == [len(b) for b in batches]
+    ((batch,),) = batches[3:]
+    # 24 checks of at least ten regions, two entries each, in 120 ms.
+    assert batch.background_ns >= 24 * 10 * 2 * 30.0
+    assert (0, 4 * dt_ns) == (batch.start_ns, batch.end_ns)

@@ -56,14 +56,23 @@ class RegionSource:
         self._machine = machine
         self._entry_ns = entry_ns
         self._start_ns = machine.now_ns()
+        self._entries = 0  # looked at, and not yet charged to a batch
 
     def look(self, looks: tuple[Look, ...]) -> None:
         """Keep monitoring; DAMON chooses where to look by itself."""
         self._machine.arm_regions()
 
     def drain(self) -> tuple[HintBatch, ...]:
-        """Return one batch per aggregation; the first carries the cost."""
+        """Return one batch per aggregation; the first carries the cost.
+
+        Without an aggregation there is no batch: the next one carries the cost,
+        and begins where the last one ended.
+        """
         snapshots, entries = self._machine.drain_regions()
+        self._entries += entries
+        if not snapshots:
+            return ()
+        cost_ns, self._entries = self._entries * self._entry_ns, 0
         start_ns, self._start_ns = self._start_ns, self._machine.now_ns()
         return tuple(
             HintBatch(
@@ -73,7 +82,7 @@ class RegionSource:
                 RegionCounts(
                     *columns, self._machine.checks, self._machine.check_ns / 1e9
                 ),
-                background_ns=entries * self._entry_ns if i == 0 else 0.0,
+                background_ns=cost_ns if i == 0 else 0.0,
             )
             for i, columns in enumerate(snapshots)
         )
