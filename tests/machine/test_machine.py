@@ -213,12 +213,25 @@ def test_looking_and_moving_are_billed_apart() -> None:
 
 
 def test_a_move_costs_fixed_page_and_bytes() -> None:
-    """Fixed once a call, the rest for every page that moved, and only for those."""
+    """Fixed once a call, the rest for every page that moved."""
     machine = machine_of(name="dram-cxl-fast")
     result = machine.move(uint(0, 1, 99), nodes(1, 1, 1))
     assert [0, 0, 0] == result.errno.tolist()
     assert 5000 + 2 * (700 + 0.1 * 4096) == pytest.approx(result.cost_ns)
     assert 0.0 == machine.move(uint(), nodes()).cost_ns
+
+
+def test_a_page_that_cannot_move_costs_half() -> None:
+    """Busy, pinned, no room: half of 700 ns each; a page that is gone costs none."""
+    busy = machine_of(name="dram-cxl-fast", faults=Faults(busy=1.0))
+    assert 5000 + 2 * 350 == busy.move(uint(0, 1), nodes(1, 1)).cost_ns
+    pinned = machine_of(name="dram-cxl-fast", faults=Faults(pinned=1.0))
+    assert 5000 + 350 == pinned.move(uint(0), nodes(1)).cost_ns
+    full = machine_of(name="dram-cxl-fast")
+    assert 5000 + 350 == full.move(uint(99), nodes(0)).cost_ns
+    assert 5000 + 350 == full.bill.migration_ns
+    gone = machine_of(name="dram-cxl-fast", faults=Faults(vanished=1.0))
+    assert 5000 == gone.move(uint(0, 1), nodes(1, 1)).cost_ns
 
 
 def test_expected_cost_is_that_of_a_large_batch() -> None:

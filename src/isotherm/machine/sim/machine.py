@@ -19,6 +19,10 @@ from isotherm.topology.model import Topology
 from isotherm.trace.stream import AccessChunk
 
 EBUSY, ENOMEM, ENOENT, EFAULT, ENODEV = 16, 12, 2, 14, 19
+#: Of ``move_page_ns``: what a page costs that is busy, pinned or finds no room.
+#: The kernel has isolated it, asked for the other page or unmapped this one, and
+#: puts it back (migrate_folio_unmap() and its undo, mm/migrate.c); assumed half.
+FAILED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +234,8 @@ class SimMachine:
 
         errno as of move_pages(2): EFAULT for a page that no space holds, ENODEV
         for a node that the machine lacks, ENOMEM for one without room, EBUSY and
-        ENOENT as injected.
+        ENOENT as injected. A page that answers EBUSY or ENOMEM costs half of
+        ``move_page_ns``.
         """
         errno = np.zeros(len(page), np.int16)
         if self._faults.busy or self._faults.no_memory:
@@ -247,6 +252,8 @@ class SimMachine:
         count = int(moved.sum())
         costs = self.spec.costs
         cost_ns = count * (costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES)
+        failed = int(((errno == EBUSY) | (errno == ENOMEM)).sum())
+        cost_ns += failed * FAILED_SHARE * costs.move_page_ns
         if len(page):
             cost_ns += costs.move_fixed_ns
         self._migrated_bytes[0] += moved.sum(1) * PAGE_BYTES
