@@ -73,6 +73,8 @@ class FakeMachine:
         """Return the live column."""
         return self.node
 
+    parallelism = 1.0
+
     def latency_ns(self) -> NDArray[np.float64]:
         """Return one initiator's latencies."""
         return np.array([self.latency[: len(self.capacity)]])

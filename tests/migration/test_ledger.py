@@ -45,6 +45,16 @@ def test_gain_is_saved_latency_less_cost():
     assert 0 == len(ledger)
 
 
+def test_accesses_in_flight_together_share_what_is_saved():
+    """At a parallelism of 4 the same 3400 ns of latency save 850 ns of time."""
+    ledger = GainLedger(horizon_ns=2 * S)
+    open_moves(ledger, [3])
+    node = np.zeros(8, np.uint8)
+    for now_ns in (S, 2 * S):
+        ledger.account_epoch(now_ns, S, ten_a_second, node, LATENCY, 4.0)
+    assert 850.0 - 2500.0 == ledger.account("promotion").realised_ns
+
+
 def test_entry_closes_when_the_page_is_elsewhere():
     """A page that left after one epoch earned one epoch: 1700 - 2500."""
     ledger = GainLedger()

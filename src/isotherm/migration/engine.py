@@ -193,6 +193,7 @@ class MigrationEngine:
                 view.rate,
                 machine.placement(),
                 machine.latency_ns(),
+                machine.parallelism,
             )
 
     # -- what the loop and reports read -----------------------------------

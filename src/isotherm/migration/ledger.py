@@ -46,9 +46,9 @@ class GainLedger:
 
     An entry closes when its page is found elsewhere, is moved again, or after
     ``horizon_ns``. Gain is what the page's accesses save against its old node:
-    rate * time * (latency there - latency here); for a demotion it is a loss,
-    and what the freed slot earned is in the promotion that took it. Moves whose
-    policy promises nothing (NaN) are not followed.
+    rate * time * (latency there - latency here) / parallelism; for a demotion it
+    is a loss, and what the freed slot earned is in the promotion that took it.
+    Moves whose policy promises nothing (NaN) are not followed.
 
     Args:
         limit: Most live entries.
@@ -145,6 +145,7 @@ class GainLedger:
         rate: Callable[[NDArray[np.uint32]], NDArray[np.float32]],
         node: NDArray[np.uint8],
         latency_ns: NDArray[np.float64],
+        parallelism: float = 1.0,
     ) -> None:
         """Credit one epoch to the pages that are followed, close what is over.
 
@@ -155,12 +156,14 @@ class GainLedger:
             node: Placement of all flat pages, uint8[pages].
             latency_ns: float64[initiators, nodes]; the mean over initiators
                 counts, since most sources cannot name who accesses.
+            parallelism: Accesses in flight that share a latency, >= 1: what an
+                access saves is the difference of latencies over it.
         """
         if len(self._page) == 0:
             return
         stays = node[self._page] == self._node
         latency = latency_ns.mean(axis=0)
-        saved_ns = latency[self._src] - latency[self._node]
+        saved_ns = (latency[self._src] - latency[self._node]) / parallelism
         accesses = rate(self._page).astype(np.float64) * (dt_ns / NS_PER_S)
         self._realised_ns += np.where(stays, saved_ns * accesses, 0.0)
         over = now_ns - self._opened_ns >= self._horizon_ns

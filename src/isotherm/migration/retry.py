@@ -62,10 +62,6 @@ class RetryTable:
         self.out[due] = True
         return due
 
-    def return_all(self) -> None:
-        """Take back every row that is out but was not started."""
-        self.out[:] = False
-
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Drop the rows outside ``mask``."""
         self.page = self.page[mask]
