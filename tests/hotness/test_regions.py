@@ -109,10 +109,11 @@ def test_add_to_blocks_equals_its_twin(pages, count, seed):
     rng = np.random.default_rng(seed)
     samples = halves(rng, -(-pages // 8))
     page = rng.integers(0, pages, count).astype(np.uint32)
+    rng_counts = rng.uniform(0.5, 4.0, count)
     found = []
     for run in both("add_to_blocks"):
         mine = samples.copy()
-        run(mine, page, 1.0, seed)
+        run(mine, page, rng_counts, seed)
         found.append(mine.tolist())
     assert found[1] == found[0]
 

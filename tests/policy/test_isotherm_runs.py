@@ -62,6 +62,16 @@ def test_one_source_is_enough_to_gain(hints):
     assert moved["slowdown"] - 1 < 0.8 * (still["slowdown"] - 1)
 
 
+@pytest.mark.parametrize("hint", ["hint-fault", "region"])
+def test_a_weak_source_alone_is_heard(hint):
+    """Hint faults or regions alone move pages, and to some gain."""
+    still = run("first-touch", "gups", epochs=240)
+    moved = run("isotherm", "gups", epochs=240, hints=(hint,))
+    assert moved["promoted_pages"] > 0
+    assert moved["hint_overhead_ns"] > 0
+    assert moved["slowdown"] < still["slowdown"]
+
+
 def test_the_tracker_says_what_it_holds():
     """About four bytes a page."""
     assert 3.9 < run("isotherm", "gups", epochs=4)["tracker_bytes_per_page"] <= 4.2

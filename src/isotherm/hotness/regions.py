@@ -185,23 +185,23 @@ def look_blocks(
 
 
 def add_to_blocks_twin(
-    samples: Half, page: NDArray[np.uint32], count: float, salt: int
+    samples: Half, page: NDArray[np.uint32], count: Floats, salt: int
 ) -> None:
     """Plain twin of `add_to_blocks`."""
     for k in range(len(page)):
         j = page[k : k + 1].astype(np.int64) >> 3
         noise = ar.mix_array(j.astype(np.uint64), salt + k)
-        samples[j] = half_array(whole_array(samples[j]) + count, noise)
+        samples[j] = half_array(whole_array(samples[j]) + count[k], noise)
 
 
 @kernel(twin=add_to_blocks_twin)
 def add_to_blocks(
-    samples: Half, page: NDArray[np.uint32], count: float, salt: int
+    samples: Half, page: NDArray[np.uint32], count: Floats, salt: int
 ) -> None:
-    """Add ``count`` accesses to the block of every page, in order."""
+    """Add ``count[k]`` accesses to the block of page k, in order."""
     for k in range(page.size):
         j = np.int64(page[k]) >> 3
-        a = ar.decode(np.int64(samples[j]), HALF_SHIFT, 0) + count
+        a = ar.decode(np.int64(samples[j]), HALF_SHIFT, 0) + count[k]
         samples[j] = half(a, ar.mix(j, salt + k))
 
 

@@ -281,7 +281,12 @@ class GammaTracker:
         none = np.zeros(len(seen.page))
         salt = self._next_salt(len(seen.page))
         evidence.add_events(self.code, self.history, seen.page, 1.0, none, salt)
-        regions.add_to_blocks(self.samples, seen.page, 1.0, salt)
+        # A block's samples decay by the age of its last look: those that came since
+        # are counted up by that, so that a sample weighs 1 when it comes.
+        stamp = self.stamp[seen.page >> 3].astype(np.int64)
+        age_s = ((self._epoch - stamp) & 0xFFFF) * self.epoch_s
+        grown = np.exp2(np.minimum(age_s / self._sample_half_life(), 16.0))
+        regions.add_to_blocks(self.samples, seen.page, grown, salt)
         if seen.initiator is not None:
             self.initiators.add(seen.page, seen.initiator)
 

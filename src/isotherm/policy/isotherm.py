@@ -14,9 +14,11 @@ from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import (
     BLOCK_PAGES,
     AccessedBits,
+    FaultDelays,
     HintBatch,
     Look,
     Mechanism,
+    RegionCounts,
     Samples,
 )
 from isotherm.hotness.protocol import EvidenceView
@@ -25,7 +27,7 @@ from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 from isotherm.policy.rates import CellRates
-from isotherm.policy.sensing import SamplePlanner, ScanPlanner
+from isotherm.policy.sensing import PoisonPlanner, SamplePlanner, ScanPlanner
 from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
@@ -50,6 +52,7 @@ class Isotherm:
 
     name = "isotherm"
     wants = frozenset({Mechanism.SAMPLING, Mechanism.ACCESSED_BIT})
+    accepts = frozenset(Mechanism)  # beyond what it wants, when it is asked for
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
@@ -68,13 +71,16 @@ class Isotherm:
         self._population: NDArray[np.int64] | None = None
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
-        self._rates = CellRates(has_samples=Mechanism.SAMPLING in setup.hints)
+        self._rates = CellRates(
+            has_samples=bool(setup.hints & {Mechanism.SAMPLING, Mechanism.HINT_FAULT})
+        )
         self._transitions = Transitions()
         self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
         self._scan = ScanPlanner(
             setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
         )
         self._sampling = SamplePlanner(setup.sampling_period)
+        self._poison = PoisonPlanner(setup.pages, self._epoch_s)
         self._entry_ns = ENTRY_NS
         self._recoverable = FIRST_HOPE
 
@@ -98,6 +104,8 @@ class Isotherm:
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
             looks = self._sampling.plan(self._setup.pages, self._recoverable)
+        if Mechanism.HINT_FAULT in self._setup.hints:
+            looks += self._poison.plan(mean_rate, float(tier_ns[0]), self._recoverable)
         if Mechanism.ACCESSED_BIT in self._setup.hints:
             if seen is not None:
                 self._scan.learn(threshold, *seen)
@@ -127,9 +135,32 @@ class Isotherm:
                 page = batch.seen.page
                 exposure_s = self._epoch_s / batch.seen.period
                 rates.add_samples(self._cell[page], before, exposure_s)
+            elif isinstance(batch.seen, FaultDelays):
+                late = batch.seen
+                rates.add_faults(
+                    self._cell[late.page],
+                    late.delay_s if late.exposure_s is None else late.exposure_s,
+                    self._cell[late.silent],
+                    late.silent_s,
+                )
+            elif isinstance(batch.seen, RegionCounts):
+                self._learn_regions(batch.seen)
             elif isinstance(batch.seen, AccessedBits) and not batch.seen.opening:
                 found = self._learn_bits(batch, batch.seen) or found
         return found
+
+    def _learn_regions(self, seen: RegionCounts) -> None:
+        """Spread a region's checks over its blocks, a page of each standing for it."""
+        first = seen.start.astype(np.int64) // BLOCK_PAGES
+        size = np.maximum(1, seen.end.astype(np.int64) // BLOCK_PAGES - first)
+        begin = np.repeat(first - np.cumsum(size) + size, size)
+        page = BLOCK_PAGES * (begin + np.arange(int(size.sum())))
+        inside = page < self._setup.pages
+        share = 1.0 / np.repeat(size, size)[inside]
+        found = np.repeat(seen.nr_accesses, size)[inside] * share
+        self._rates.add_regions(
+            self._cell[page[inside]], seen.checks * share, found, seen.interval_s
+        )
 
     def _learn_bits(
         self, batch: HintBatch, seen: AccessedBits
@@ -236,7 +267,9 @@ class Isotherm:
         gap = float(tier_ns[-1] - tier_ns[0])
         blind = float(tier_ns[0]) + gap * (1 - ratio)
         gain = gap * max(0.0, share - ratio) / max(blind, 1e-9)
-        self._recoverable += HOPE_GAIN * (gain - self._recoverable)
+        self._recoverable += (
+            HOPE_GAIN * self._rates.informed * (gain - self._recoverable)
+        )
 
     def _trade(
         self,

@@ -21,6 +21,7 @@ CAUTION = 1.0  # variances of a promise that are held against it
 GOOD_SLOPE = 0.2  # of what bits show on what was promised: promises hold
 PRIOR_SPREAD = 0.1  # of promises, squared
 BITS_WEIGHT = 0.25  # of a bit in the regression where there are no samples
+BIT_NEWS = 0.05  # of a counted access in a bit, where hope is given up
 BIT_DECAY = 0.95  # per epoch
 STEP_LIMIT = 0.3  # of a weight in one Newton step
 NEWTON_STEPS = 2
@@ -69,13 +70,37 @@ class CellRates:
             population: Pages per cell in that epoch.
             exposure_s: Seconds of exposure per page: epoch over period.
         """
-        self._accesses += np.bincount(cell, minlength=CELLS)
-        self._exposure += population * exposure_s
-        self._fresh += len(cell)
-        share = population / max(float(population.sum()), 1.0)
-        middle = float(share @ self._promise)
-        self._kept += float((self._promise[cell] - middle).sum())
-        self._given += len(cell) * float(share @ (self._promise - middle) ** 2)
+        self._add(np.bincount(cell, minlength=CELLS), population * exposure_s)
+
+    def add_faults(
+        self,
+        cell: NDArray[np.uint16],
+        seconds: NDArray[np.float32],
+        silent: NDArray[np.uint16],
+        silent_s: NDArray[np.float32],
+    ) -> None:
+        """Add hint faults: one access each, after so long; silence is exposure.
+
+        Args:
+            cell: Cell of every page that faulted.
+            seconds: How long it had been silent before.
+            silent: Cell of every page that stayed silent.
+            silent_s: For how long.
+        """
+        exposure: Floats = np.bincount(cell, seconds, CELLS).astype(np.float64)
+        exposure += np.bincount(silent, silent_s, CELLS)
+        self._add(np.bincount(cell, minlength=CELLS), exposure)
+
+    def _add(self, count: NDArray[np.int64], exposure: Floats) -> None:
+        """Add counted accesses, and what they say of the promises made before."""
+        self._accesses += count
+        self._exposure += exposure
+        total = float(count.sum())
+        self._fresh += total
+        share = exposure / max(float(exposure.sum()), 1e-12)
+        apart = self._promise - float(share @ self._promise)
+        self._kept += float(count @ apart)
+        self._given += total * float(share @ apart**2)
 
     def add_bits(
         self, cell: NDArray[np.uint16], bit: NDArray[np.bool_], interval_s: float
@@ -86,8 +111,30 @@ class CellRates:
         information about x is that of ``x e^-x / (1 - e^-x)`` counted ones.
         """
         looked = np.bincount(cell, minlength=CELLS).astype(np.float64)
-        found = np.bincount(cell, weights=bit, minlength=CELLS)
-        q = np.minimum(found / np.maximum(looked, 1.0), 0.98)
+        found: Floats = np.bincount(cell, bit, CELLS).astype(np.float64)
+        self._add_shares(looked, found, interval_s)
+
+    def add_regions(
+        self,
+        cell: NDArray[np.uint16],
+        checks: NDArray[np.float64],
+        nr_accesses: NDArray[np.float64],
+        interval_s: float,
+    ) -> None:
+        """Add checks of regions, by the cell of a page of each region's blocks.
+
+        Args:
+            cell: Cell of one page a block.
+            checks: Checks that fall on the block.
+            nr_accesses: Those of them that found a bit.
+            interval_s: What one check covers.
+        """
+        looked: Floats = np.bincount(cell, checks, CELLS).astype(np.float64)
+        found: Floats = np.bincount(cell, nr_accesses, CELLS).astype(np.float64)
+        self._add_shares(looked, found, interval_s)
+
+    def _add_shares(self, looked: Floats, found: Floats, interval_s: float) -> None:
+        q = np.minimum(found / np.maximum(looked, 1e-9), 0.98)
         x = -np.log1p(-q)
         seen = np.where(x > 1e-3, x * np.exp(-x) / np.maximum(q, 1e-9), 1.0)
         self._bit_accesses += x * looked * seen
@@ -131,6 +178,12 @@ class CellRates:
         rate *= mean_rate / max(float(share @ rate), 1e-12)
         return rate
 
+    @property
+    def informed(self) -> float:
+        """Return how much has been seen, in [0, 1]: 1 is enough to give up hope."""
+        seen = float(self._accesses.sum() + BIT_NEWS * self._bit_accesses.sum())
+        return min(1.0, seen / DOUBT)
+
     def _believe(self, promise: Floats, mean_rate: float) -> float:
         """Return how far promises are believed, in [0, 1].
 
@@ -145,7 +198,7 @@ class CellRates:
         total = float(self._bit_accesses[seen].sum())
         if total > 0:
             first = self._bit_slope(promise, mean_rate, seen, total)
-        elif not self._given:
+        elif not self._accesses.any():
             first = 0.0
         slope = (self._kept + hope * first) / (self._given + hope)
         return min(1.0, max(0.0, slope))

@@ -2,7 +2,7 @@
 
 import math
 
-from isotherm.hints.batch import Look, Mechanism
+from isotherm.hints.batch import BLOCK_PAGES, Look, Mechanism
 
 BUDGET = 0.04  # of the time that memory accesses take on the fast tier
 PAYBACK_GAIN = 0.05  # full budget once so much of the time is recoverable
@@ -11,7 +11,40 @@ LEAST_BUDGET = 0.05  # of the budget, however little is recoverable
 #: 1.6; shallower looks tell the hot end apart, which decides who moves first.
 BEST_DEPTH = 0.7
 WINDOW_GAIN = 2.3  # a window costs two walks; worth it when bits else saturate so far
+FAULT_NS = 1030.0  # a poisoned entry and, sooner or later, its fault
 HOT_END = 6.0  # without samples, every second round looks at the hot end
+
+
+class PoisonPlanner:
+    """Poisons a stretch of memory an epoch, as long as the faults stay in budget.
+
+    Args:
+        pages: Length of the flat page index.
+        epoch_s: Length of an epoch.
+    """
+
+    def __init__(self, pages: int, epoch_s: float) -> None:
+        self._pages = pages
+        self._epoch_s = epoch_s
+        self._next = 0
+
+    def plan(
+        self, mean_rate: float, fast_ns: float, recoverable: float
+    ) -> tuple[Look, ...]:
+        """Return the stretch to poison next.
+
+        Args:
+            mean_rate: Accesses per page per second.
+            fast_ns: Latency of the fast tier.
+            recoverable: Share of the memory time that known heat could save.
+        """
+        share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
+        budget_ns = BUDGET * share * mean_rate * fast_ns * self._pages * self._epoch_s
+        count = max(BLOCK_PAGES, int(budget_ns / FAULT_NS))
+        start = self._next
+        end = min(self._pages, start + -(-count // BLOCK_PAGES) * BLOCK_PAGES)
+        self._next = 0 if end >= self._pages else end
+        return (Look(Mechanism.HINT_FAULT, start, end),)
 
 
 class SamplePlanner:

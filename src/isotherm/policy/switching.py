@@ -48,7 +48,8 @@ class Transitions:
 
     def among(self, cells: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return P(c'|c) among some cells; what left them is not counted."""
-        part = self.count[np.ix_(cells, cells)] * np.float32(1.0 / self.weight)
+        part = self.count.take(cells, 0).take(cells, 1)
+        part *= np.float32(1.0 / self.weight)
         part[np.diag_indices(len(cells))] += np.float32(SELF_TRANSITIONS)
         chance: NDArray[np.float32] = part / part.sum(
             1, keepdims=True, dtype=np.float32
