@@ -19,8 +19,9 @@ BITS = Mechanism.ACCESSED_BIT
 class Bench:
     """A machine with a page-table scanner."""
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, start_ns: int = 0) -> None:
         self.machine = SimMachine(load_machine("dram-cxl"), pages, 0.5)
+        self.machine.clock.advance(start_ns)
         node = np.ones(pages, np.uint8)
         node[: pages // 2] = 0
         self.machine.place(node)
@@ -178,3 +179,23 @@ def test_looks_of_other_mechanisms_are_ignored() -> None:
     """A look with another mechanism reads nothing."""
     bench = Bench(64)
     assert () == bench.epoch([1], Look(Mechanism.SAMPLING, 0, 64))
+
+
+@pytest.mark.parametrize("days", [0, 100])
+def test_long_uptimes_keep_their_precision(days: int) -> None:
+    """A window of 5 ms is 5 ms, whatever the clock stood at when it all began."""
+    bench = Bench(64, start_ns=days * 86_400 * 1_000_000_000)
+    bench.epoch([], bench.all())
+    opening, window = bench.epoch([3], bench.all(window_s=0.005))
+    assert [np.float32(0.495)] * 8 == seen_in(opening).interval_s.tolist()
+    assert [np.float32(0.005)] * 8 == seen_in(window).interval_s.tolist()
+
+
+def test_intervals_outlive_the_wrap() -> None:
+    """Ticks of 32 bits wrap after 119 hours; differences do not notice."""
+    bench = Bench(64)
+    bench.epoch([], bench.all())
+    for _ in range(3):
+        bench.machine.clock.advance(118 * 3600 * 1_000_000_000)
+        (batch,) = bench.epoch([3], bench.all())
+        assert [np.float32(118 * 3600 + 0.5)] * 8 == seen_in(batch).interval_s.tolist()

@@ -17,8 +17,9 @@ FAULT = Mechanism.HINT_FAULT
 class Bench:
     """A machine whose first half is fast, with a driver of hint faults."""
 
-    def __init__(self, pages: int = 64) -> None:
+    def __init__(self, pages: int = 64, start_ns: int = 0) -> None:
         self.machine = SimMachine(load_machine("dram-cxl"), pages, 0.5)
+        self.machine.clock.advance(start_ns)
         node = np.ones(pages, np.uint8)
         node[: pages // 2] = 0
         self.machine.place(node)
@@ -151,3 +152,17 @@ def test_looks_of_other_mechanisms_are_ignored() -> None:
     bench = Bench()
     bench.source.look((Look(Mechanism.ACCESSED_BIT, 0, 64),))
     assert 0 == len(bench.epoch(1, 2, 3).page)
+
+
+@pytest.mark.parametrize("days", [0, 100])
+def test_long_uptimes_keep_their_precision(days: int) -> None:
+    """Delays and silences are those of a clock that starts at 0."""
+    bench = Bench(start_ns=days * 86_400 * 1_000_000_000)
+    bench.poison(0, 8)
+    bench.epoch()
+    bench.poison(0, 8)
+    seen = bench.epoch(*[1] + [40] * 499)
+    assert [np.float32(0.5)] * 8 == seen.silent_s.tolist()
+    assert [0.5005] == pytest.approx(seen.delay_s.tolist(), abs=1e-6)
+    assert seen.exposure_s is not None
+    assert [0.0005] == pytest.approx(seen.exposure_s.tolist(), abs=1e-7)

@@ -179,21 +179,21 @@ def test_place(seed: int, pages: int, n: int, nodes: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(SEEDS, PAGES, st.integers(-1, 7), st.floats(0, 1e4))
-def test_poison_range(seed: int, pages: int, node: int, now_s: float) -> None:
+@given(SEEDS, PAGES, st.integers(-1, 7), st.integers(0, 2**32 - 1))
+def test_poison_range(seed: int, pages: int, node: int, now: int) -> None:
     """Poisoned pages, silent ones and their times agree."""
     results = []
     for function in both(poison.poison_range):
         rng = np.random.default_rng(seed)
         flags = flags_of(rng, pages)
-        since_s = rng.random(pages).astype(np.float32)
-        told_s = since_s + rng.random(pages).astype(np.float32)
+        since = rng.integers(0, 2**32, pages).astype(np.uint32)
+        told = since + rng.integers(0, 2**32, pages).astype(np.uint32)
         start, end = sorted(rng.integers(0, pages + 1, 2).tolist())
         silent = np.zeros(end - start, np.uint32)
-        silent_s = np.zeros(end - start, np.float32)
+        waited = np.zeros(end - start, np.uint32)
         out = np.array([5, 0, 7], np.int64)
-        function(flags, since_s, told_s, start, end, node, now_s, silent, silent_s, out)
-        columns = (flags, since_s, told_s, silent, silent_s)
+        function(flags, since, told, start, end, node, now, silent, waited, out)
+        columns = (flags, since, told, silent, waited)
         results.append((out.tolist(), *(c.tobytes() for c in columns)))
         walked, old, fresh = (out - [5, 0, 7]).tolist()
         assert walked == old + fresh

@@ -12,6 +12,11 @@ from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Look, Mec
 
 Bits = NDArray[np.uint8]
 
+#: Times are kept as 32 bits of 100 µs since the source was opened. An interval is
+#: a difference modulo 2^32: right up to 119 hours without a look at a block.
+TICK_NS = 100_000
+TICKS_PER_S = NS_PER_S // TICK_NS
+
 
 class PageTable(Protocol):
     """What a scan needs of a machine."""
@@ -62,19 +67,24 @@ class AccessedBitSource:
         self._entry_ns = entry_ns
         self._epoch_ns = epoch_ns
         self._blocks = -(-machine.pages // BLOCK_PAGES)
-        self._cleared_s: NDArray[np.float32] | None = None
+        self._cleared: NDArray[np.uint32] | None = None  # ticks
         self._looks: list[Look] = []
         self._extra = 0  # entries of the very first walk, still to be charged
         self._done: list[HintBatch] = []
         self._start_ns = machine.now_ns()
+        self._opened_ns = self._start_ns
+
+    def _tick(self, now_ns: int) -> np.uint32:
+        """Return a time as ticks since the source was opened, modulo 2^32."""
+        return np.uint32((now_ns - self._opened_ns) // TICK_NS & 0xFFFFFFFF)
 
     def look(self, looks: tuple[Look, ...]) -> None:
         """Arm the next epoch's looks; open windows at their time."""
         self._looks = [k for k in looks if k.mechanism is Mechanism.ACCESSED_BIT]
-        if self._looks and self._cleared_s is None:
+        if self._looks and self._cleared is None:
             _, _, self._extra = self._machine.read_accessed(0, self._blocks, 1, None)
-            now_s = np.float32(self._machine.now_ns() / NS_PER_S)
-            self._cleared_s = np.full(self._blocks, now_s, np.float32)
+            tick = self._tick(self._machine.now_ns())
+            self._cleared = np.full(self._blocks, tick, np.uint32)
         for look in self._looks:
             if look.window_s is not None:
                 wait_ns = min(self._epoch_ns, int(look.window_s * NS_PER_S))
@@ -98,14 +108,14 @@ class AccessedBitSource:
         last = min(self._blocks, -(-look.end_page // BLOCK_PAGES))
         first += (look.stripe - first) % look.stripes
         step = look.stripes
-        if first >= last or self._cleared_s is None:
+        if first >= last or self._cleared is None:
             return
         bits, observed, entries = self._machine.read_accessed(
             first, last, step, look.node
         )
-        cleared_s = self._cleared_s[first:last:step]
-        interval_s = np.float32(now_ns / NS_PER_S) - cleared_s
-        cleared_s[:] = np.float32(now_ns / NS_PER_S)
+        cleared, tick = self._cleared[first:last:step], self._tick(now_ns)
+        interval_s = ((tick - cleared) / TICKS_PER_S).astype(np.float32)
+        cleared[:] = tick
         seen = AccessedBits(
             np.arange(first, last, step, dtype=np.uint32),
             bits,

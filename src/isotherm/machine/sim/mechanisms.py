@@ -8,11 +8,26 @@ from numpy.typing import NDArray
 from isotherm.core.units import NS_PER_S
 from isotherm.machine.sim import play
 from isotherm.machine.sim.machine import SimMachine
-from isotherm.machine.sim.poison import FaultsTaken, poison_range
+from isotherm.machine.sim.poison import TICK_NS, FaultsTaken, poison_range
 from isotherm.machine.sim.regions import CHECKS, SAMPLE_NS, Aggregation, RegionSampler
 from isotherm.machine.sim.sampler import Sampled, Sampler
 
 Bits = NDArray[np.uint8]
+_WRAP_TICKS = 1 << 32
+
+
+def _seconds_since(
+    tick: NDArray[np.uint32], at_ns: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the seconds from ticks to times, both since the table was opened.
+
+    Times in the second half of the 119 hours that ticks tell apart are taken to
+    lie before the tick, and give 0.
+    """
+    half = np.int64(_WRAP_TICKS // 2 * TICK_NS)
+    gap_ns = (at_ns - tick.astype(np.int64) * TICK_NS + half) % (2 * half) - half
+    gap_s: NDArray[np.float32] = (np.maximum(gap_ns, 0) / NS_PER_S).astype(np.float32)
+    return gap_s
 
 
 class SimSampling:
@@ -45,8 +60,9 @@ class SimPageTable:
         self._machine = machine
         if bits:
             machine.bits_wanted |= play.ACCESSED
-        self._since_s = np.zeros(machine.pages if faults else 0, np.float32)
-        self._told_s = np.zeros_like(self._since_s)
+        self._opened_ns = machine.clock.now_ns()
+        self._since = np.zeros(machine.pages if faults else 0, np.uint32)  # ticks
+        self._told = np.zeros_like(self._since)
         self._faults: list[FaultsTaken] = []
         if faults:
             machine.on_faults = self._take
@@ -90,23 +106,24 @@ class SimPageTable:
         end_page = min(end_page, self.pages)
         span = max(0, end_page - start_page)
         silent = np.empty(span, np.uint32)
-        silent_s = np.empty(span, np.float32)
+        waited = np.empty(span, np.uint32)
         out = np.zeros(3, np.int64)
         poison_range(
             self._machine.flags,
-            self._since_s,
-            self._told_s,
+            self._since,
+            self._told,
             start_page,
             end_page,
             -1 if node is None else node,
-            self.now_ns() / NS_PER_S,
+            ((self.now_ns() - self._opened_ns) // TICK_NS) % _WRAP_TICKS,
             silent,
-            silent_s,
+            waited,
             out,
         )
         self._machine.nr_poisoned += int(out[2])
         k = int(out[1])
-        return int(out[0]), silent[:k], silent_s[:k]
+        silent_s = waited[:k] / (NS_PER_S // TICK_NS)
+        return int(out[0]), silent[:k], silent_s.astype(np.float32)
 
     def drain_faults(self) -> FaultsTaken:
         """Return the faults taken since the last call."""
@@ -126,9 +143,10 @@ class SimPageTable:
         write: NDArray[np.uint8],
         initiator: NDArray[np.uint8],
     ) -> None:
-        when_s = when_ns / NS_PER_S
-        delay_s = np.maximum(when_s - self._since_s[page], 0).astype(np.float32)
-        exposure_s = np.maximum(when_s - self._told_s[page], 0).astype(np.float32)
+        at_ns = when_ns.astype(np.int64) - self._opened_ns
+        delay_s, exposure_s = (
+            _seconds_since(ticks[page], at_ns) for ticks in (self._since, self._told)
+        )
         self._faults.append(FaultsTaken(page, delay_s, exposure_s, write, initiator))
 
 

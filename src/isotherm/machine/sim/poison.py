@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 from isotherm.core.kernels import kernel
 from isotherm.machine.sim.play import NODE_MASK, POISONED
 
+#: Times of poisoning are 32 bits of 100 µs since the page table was opened; a
+#: difference modulo 2^32 is right up to 119 hours.
+TICK_NS = 100_000
+_WRAP = 0xFFFFFFFF
+
 
 class FaultsTaken(NamedTuple):
     """Hint faults in order, as columns."""
@@ -21,14 +26,14 @@ class FaultsTaken(NamedTuple):
 
 def poison_range_twin(
     flags: NDArray[np.uint8],
-    since_s: NDArray[np.float32],
-    told_s: NDArray[np.float32],
+    since: NDArray[np.uint32],
+    told: NDArray[np.uint32],
     start: int,
     end: int,
     node: int,
-    now_s: float,
+    now: int,
     silent: NDArray[np.uint32],
-    silent_s: NDArray[np.float32],
+    waited: NDArray[np.uint32],
     out: NDArray[np.int64],
 ) -> None:
     """Numpy twin of `poison_range`."""
@@ -37,9 +42,9 @@ def poison_range_twin(
     was = (f & POISONED) != 0
     old = np.flatnonzero(mine & was)
     silent[: len(old)] = start + old
-    silent_s[: len(old)] = np.float32(now_s) - told_s[start + old]
-    since_s[start:end][mine & ~was] = np.float32(now_s)
-    told_s[start:end][mine] = np.float32(now_s)
+    waited[: len(old)] = (now - told[start + old].astype(np.int64)) & _WRAP
+    since[start:end][mine & ~was] = now
+    told[start:end][mine] = now
     f[mine] |= np.uint8(POISONED)
     out[0] += int(mine.sum())
     out[1] = len(old)
@@ -49,14 +54,14 @@ def poison_range_twin(
 @kernel(twin=poison_range_twin)
 def poison_range(
     flags: NDArray[np.uint8],
-    since_s: NDArray[np.float32],
-    told_s: NDArray[np.float32],
+    since: NDArray[np.uint32],
+    told: NDArray[np.uint32],
     start: int,
     end: int,
     node: int,
-    now_s: float,
+    now: int,
     silent: NDArray[np.uint32],
-    silent_s: NDArray[np.float32],
+    waited: NDArray[np.uint32],
     out: NDArray[np.int64],
 ) -> None:
     """Poison pages ``[start, end)`` on a node (-1: any).
@@ -66,14 +71,14 @@ def poison_range(
 
     Args:
         flags: Page flags, changed.
-        since_s: When each page was poisoned, changed.
-        told_s: When each page was poisoned or last reported, changed.
+        since: Tick at which each page was poisoned, uint32[pages], changed.
+        told: Tick of its poisoning or last report, uint32[pages], changed.
         start: First page.
         end: One past the last.
         node: Only pages on it; -1 for all.
-        now_s: Time.
+        now: Tick, below 2^32.
         silent: Filled with pages that were poisoned already.
-        silent_s: Filled with the seconds since their last report.
+        waited: Filled with the ticks since their last report.
         out: int64[3]: entries walked (added to), silent pages (set), newly
             poisoned (added to).
     """
@@ -84,11 +89,11 @@ def poison_range(
             out[0] += 1
             if f & np.uint8(POISONED):
                 silent[k] = p
-                silent_s[k] = np.float32(now_s) - told_s[p]
+                waited[k] = (np.int64(now) - np.int64(told[p])) & np.int64(_WRAP)
                 k += 1
             else:
                 flags[p] = f | np.uint8(POISONED)
-                since_s[p] = np.float32(now_s)
+                since[p] = now
                 out[2] += 1
-            told_s[p] = np.float32(now_s)
+            told[p] = now
     out[1] = k
