@@ -82,6 +82,7 @@ class Isotherm:
         self._sampling = SamplePlanner(setup.sampling_period)
         self._poison = PoisonPlanner(setup.pages, self._epoch_s)
         self._entry_ns = ENTRY_NS
+        self._rate: Floats = np.zeros(CELLS)
         self._recoverable = FIRST_HOPE
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -95,7 +96,7 @@ class Isotherm:
         seen = self._learn(epoch.hints)
         population = self._assign(view, epoch, view.reference / mean_rate)
         total = population.sum(1)
-        rate = self._rates.fit(mean_rate, total.astype(np.float64))
+        rate = self._rate = self._rates.fit(mean_rate, total.astype(np.float64))
         reach = self._reach(epoch)
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
@@ -119,6 +120,14 @@ class Isotherm:
             "belief": self._rates.belief,
         }
         return Plan(moves, looks, notes=notes)
+
+    def expected_rate(self, start_page: int, end_page: int) -> float:
+        """Return the mean rate of pages ``[start, end)`` that decides, for explain.
+
+        The tracker's estimate of a page is one part of it; the page's region and
+        its last looks are others.
+        """
+        return float(self._rate[self._cell[start_page:end_page]].mean())
 
     # ---- learning
 
@@ -370,17 +379,20 @@ class Isotherm:
         here = np.full(n_up, self._roomiest(epoch, tiers[b].nodes), np.uint8)
         swapped = min(n_up, n_down)
         here[n_up - swapped :] = vacated[:swapped]
+        # The gain of a swap is promised with its promotion; its demotion makes room.
+        gain = worth - cost_ns
+        gain[n_up - swapped :] -= loss[:swapped] + cost_ns
         return Moves.concat(
             Moves(
                 down_page,
                 np.full(n_down, lower_node, np.uint8),
-                (-loss - cost_ns).astype(np.float32),
+                np.zeros(n_down, np.float32),
                 np.full(n_down, int(Reason.MAKES_ROOM), np.uint8),
             ),
             Moves(
                 up_page,
                 here,
-                (worth - cost_ns).astype(np.float32),
+                gain.astype(np.float32),
                 np.full(n_up, int(Reason.PAYS), np.uint8),
             ),
         )
