@@ -239,3 +239,37 @@ def test_scheduler_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
     words = ["compare", "--scheduler", "nonsense://x", *SMALL]
     assert main(words) in (1, 3)
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_trouble_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    """Faults and lost samples reach the machine, from simulate and from compare."""
+    words = ("--workload", "gups", "--fault", "busy=0.3", "--fault", "vanished=0.2")
+    words += ("--sampling-loss", "0.25", *SMALL)
+    result = run_json(capsys, "simulate", "--policy", "clairvoyant", *words)
+    assert {"busy": 0.3, "vanished": 0.2} == result["faults"]
+    assert 0.25 == result["sampling_loss"]
+    assert {"2", "16"} == set(result["failed_moves"])
+    rows = run_json(capsys, "compare", "--policies", "hemem", *words)["results"]
+    assert all(row["faults"] == result["faults"] for row in rows)
+    assert all(row["regret"] is not None for row in rows)
+    losses = {row["policy"]: row["sampling_loss"] for row in rows}
+    assert (0.25, 0.0) == (losses["hemem"], losses["clairvoyant"])
+
+
+@pytest.mark.parametrize("verb", ["simulate", "compare"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fault", "busi=0.1"), "did you mean 'busy'"),
+        (("--fault", "busy=2"), "expected a share in [0, 1], got 2"),
+        (("--fault", "busy"), "expected name="),
+        (("--sampling-loss", "1"), "expected a share in [0, 1)"),
+    ],
+)
+def test_wrong_trouble(
+    capsys: pytest.CaptureFixture[str], verb: str, words: tuple[str, str], said: str
+) -> None:
+    """A kind that nobody knows, and a share that is none, are refused."""
+    assert main([verb, *words]) == 2
+    assert said in capsys.readouterr().err

@@ -4,17 +4,24 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from isotherm.core.errors import IsothermError, UnsupportedError
+from isotherm.lab.catalogue import FAULTS, WITHOUT_HINTS
 from isotherm.lab.compare import compare
 from isotherm.lab.grid import Grid, default_rate, spec_key
 from isotherm.lab.report import timeline_wanted
 from isotherm.lab.simulate import SimulationSpec
+from isotherm.machine.sim.machine import Faults
+from isotherm.machine.sim.spec import load_machine
+from isotherm.policy import registry
+from isotherm.policy.bounds import count_future
+from isotherm.policy.plan import Setup
 
 SPEC = SimulationSpec(policy="isotherm", workload="gups", pages=512, accesses=20480)
 
@@ -35,9 +42,26 @@ def test_grid_adds_first_touch_and_bounds() -> None:
 
 def test_bounds_run_once_for_all_periods() -> None:
     """Sampling periods multiply policies, not what needs no samples."""
-    specs = Grid(["isotherm"], ["gups"], sampling_periods=(200, 2000, 20000)).specs()
+    specs = Grid(
+        ["isotherm", "lru"], ["gups"], sampling_periods=(200, 2000, 20000)
+    ).specs()
     assert sum(spec.policy == "isotherm" for spec in specs) == 3
-    assert len(specs) == 8
+    assert len(specs) == 9
+
+
+@pytest.mark.parametrize("name", registry.POLICIES)
+def test_policies_without_hints_are_those_that_want_none(name: str) -> None:
+    """The catalogue's list is what the policies themselves say."""
+    make = registry.make_policy
+    topology = load_machine("dram-cxl").topology([2, 8])
+    setup = Setup(8, topology, np.array([2, 8]), 500_000_000, 1, frozenset())
+    future = count_future([np.zeros(1, np.uint32)], 8)
+    assert (name in WITHOUT_HINTS) == (not make(name, setup, future).wants)
+
+
+def test_faults_have_one_list() -> None:
+    """What options name is what the machine knows."""
+    assert list(FAULTS) == [field.name for field in fields(Faults)]
 
 
 def test_traces_keep_their_own_times() -> None:
@@ -123,6 +147,7 @@ SCRIPT = """
 import json, sys
 import helper
 from isotherm.core.errors import IsothermError
+from isotherm.lab.catalogue import FAULTS, WITHOUT_HINTS
 from isotherm.lab.compare import compare
 from isotherm.lab.simulate import SimulationSpec
 
@@ -218,6 +243,49 @@ def test_dask_cluster_gives_the_same(tmp_path: Path) -> None:
     spec = Grid(["isotherm"], ["gups"], common=SPEC).specs()
     here = compare(spec, jobs=1).results
     assert [row["slowdown"] for row in here] == [row["slowdown"] for row in rows]
+
+
+KILLED_CLUSTER = """
+import json
+import dask
+from distributed import LocalCluster
+import helper
+from isotherm.core.errors import IsothermError
+from isotherm.lab.compare import compare
+from isotherm.lab.simulate import SimulationSpec
+
+if __name__ == "__main__":
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    workers = {"n_workers": 1, "threads_per_worker": 1}
+    with LocalCluster(**workers, dashboard_address=None) as cluster:
+        specs = [SimulationSpec("isotherm", "gups", seed=2)]
+        try:
+            compare(
+                specs, scheduler=cluster.scheduler_address, work=helper.killed_always
+            )
+        except IsothermError as error:
+            print(json.dumps(error.message))
+"""
+
+
+@pytest.mark.slow
+def test_run_that_kills_dask_workers_is_named(tmp_path: Path) -> None:
+    """The run is named, as it is where the processes are this host's."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "script.py").write_text(KILLED_CLUSTER)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "MARK": str(tmp_path / "m")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+    )
+    message = json.loads(run.stdout.splitlines()[-1])
+    assert message.startswith("isotherm on gups")
+    assert message.endswith("its process was killed 2 times")
 
 
 def test_failing_run_ends_the_comparison() -> None:

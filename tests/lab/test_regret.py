@@ -80,3 +80,17 @@ def test_hint_settings_share_their_bounds(samples: ModuleType) -> None:
         samples.result("clairvoyant", 1.2),
     ]
     assert regret_of(rows)["isotherm"] == pytest.approx(0.4)
+
+
+def test_trouble_and_options_tell_cells_apart(samples: ModuleType) -> None:
+    """A run with faults is not judged by bounds without; no table is an empty one."""
+    rows = [
+        samples.result("isotherm", 1.6, faults={"busy": 0.1}),
+        samples.result("isotherm", 1.7, workload_options={"skew": 2.0}),
+        samples.result("isotherm", 1.8, faults={}, workload_options={}),
+        samples.result("first-touch", 2.2),
+        samples.result("clairvoyant", 1.2),
+    ]
+    found = [row["regret"] for row in judge(rows)]
+    assert [None, None] == found[:2]
+    assert found[2] == pytest.approx(0.6)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.errors import IsothermError, UnsupportedError, UsageError
 from isotherm.hints.batch import Mechanism
 from isotherm.lab.simulate import SimulationSpec, simulate
 from isotherm.policy.registry import POLICIES
@@ -227,6 +227,41 @@ def test_a_policy_gets_the_hints_that_it_wants() -> None:
     assert ["accessed-bit", "hint-fault"] == run("numab2")["hints"]
 
 
+@pytest.mark.parametrize("policy", ["tpp", "hemem", "first-touch", "lru"])
+def test_hints_that_a_policy_cannot_use_cost_it_nothing(policy: str) -> None:
+    """Offered all four mechanisms, a policy pays for those that it reads."""
+    every = tuple(h.value for h in Mechanism)
+    assert without_wall(run(policy)) == without_wall(run(policy, hints=every))
+
+
+def test_lost_samples_are_not_seen_and_yet_paid_for() -> None:
+    """Half of the samples lost: the same cost, another result; reported."""
+    kept = run("hemem", sampling_period=50)
+    lossy = run("hemem", sampling_period=50, sampling_loss=0.5)
+    assert (0.0, 0.5) == (kept["sampling_loss"], lossy["sampling_loss"])
+    assert kept["hint_overhead_ns"] == pytest.approx(
+        lossy["hint_overhead_ns"], rel=0.05
+    )
+    assert kept["slowdown"] != lossy["slowdown"]
+
+
+def test_what_was_asked_for_is_in_the_result() -> None:
+    """Everything that tells two runs apart can be read from their results."""
+    result = run(
+        "first-touch",
+        epoch_s=0.25,
+        memory_bound=0.5,
+        faults={"pinned": 0.1},
+        workload_options={"hot_share": 0.2},
+    )
+    assert (0.25, 0.5, {"pinned": 0.1}, {"hot_share": 0.2}) == (
+        result["epoch_s"],
+        result["memory_bound"],
+        result["faults"],
+        result["workload_options"],
+    )
+
+
 # ---- moving
 
 
@@ -236,6 +271,12 @@ def test_demand_fill_is_charged_page_by_page() -> None:
     assert result["promoted_pages"] - result["demoted_pages"] == 200
     moved = result["promoted_pages"] + result["demoted_pages"]
     assert 2500.0 * moved == result["migration_time_ns"]
+
+
+def test_a_machine_that_cannot_fill_on_demand_refuses_lru() -> None:
+    """Two fast nodes: the machine is named."""
+    with pytest.raises(UnsupportedError, match="two-socket-cxl"):
+        run("lru", machine="two-socket-cxl")
 
 
 def test_moves_keep_to_the_quota() -> None:

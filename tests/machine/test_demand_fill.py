@@ -26,7 +26,9 @@ def in_chunks(cache: DemandFillLru, pages: list[int], size: int) -> list[int]:
 def test_hits_promotions_evictions() -> None:
     """Two slots, five accesses: one hit, four pages in, two pages out."""
     cache = DemandFillLru(4, 2)
-    assert (1, 4, 2) == cache.access(np.array([0, 1, 0, 2, 1], np.uint32))
+    hit = np.full(5, 2, np.uint8)
+    assert (1, 4, 2) == cache.access(np.array([0, 1, 0, 2, 1], np.uint32), hit)
+    assert [0, 0, 1, 0, 0] == hit.tolist()
     assert [0, 1, 1, 0] == cache.resident.tolist()
     assert 2 == cache.nr_resident
 
@@ -87,8 +89,12 @@ def test_kernel_equals_twin(first: list[int], second: list[int], capacity: int) 
     rings = DemandFillLru(PAGES, capacity)._ring, DemandFillLru(PAGES, capacity)._ring
     states = np.zeros(4, np.int64), np.zeros(4, np.int64)
     for pages in (first, second):
-        for function, ring, state in zip((fast, plain), rings, states, strict=True):
-            function(ring, np.array(pages, np.uint32), capacity, state)
+        hits = np.full(len(pages), 2, np.uint8), np.full(len(pages), 2, np.uint8)
+        for function, ring, state, hit in zip(
+            (fast, plain), rings, states, hits, strict=True
+        ):
+            function(ring, np.array(pages, np.uint32), capacity, state, hit)
+        assert hits[1].tolist() == hits[0].tolist()
     assert states[1].tolist() == states[0].tolist()
     linked = rings[1][0::2] != 0xFFFFFFFF  # what an absent page keeps is no matter
     assert (rings[1][0::2]).tolist() == (rings[0][0::2]).tolist()

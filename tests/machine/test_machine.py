@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.machine.sim import play
-from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.machine import Faults, SimMachine
 from isotherm.machine.sim.spec import load_machine
 from isotherm.trace.stream import AccessChunk
@@ -427,15 +426,47 @@ def test_the_same_seed_gives_the_same_trouble() -> None:
 def test_demand_fill_charges_what_it_moves() -> None:
     """A miss is served slowly and brings the page in; an eviction is a move too."""
     machine = machine_of(10, 0.2)
-    machine.demand_fill = DemandFillLru(10, 2)
+    machine.fill_on_demand()
     costs = machine.advance(chunk_of(7, 8, 7, 9), DT_NS)
     assert [1, 3] == costs.accesses.sum((0, 1))[:2].tolist()
     assert 80 + 3 * 250 == costs.access_ns
     assert 4 * 2500.0 == machine.bill.migration_ns  # three in, one out
     cache = machine.demand_fill
+    assert cache is not None
     assert (3, 1) == (cache.promoted, cache.evicted)
     assert [7, 9] == np.flatnonzero(machine.placement() == 0).tolist()
     assert [2, 8] == machine.usage().used_pages.tolist()
+
+
+def test_a_miss_is_a_call_of_its_own() -> None:
+    """Three in, one out, three calls: each page and each call is charged."""
+    machine = machine_of(10, 0.2, "dram-cxl-fast")
+    machine.fill_on_demand()
+    machine.advance(chunk_of(7, 8, 7, 9), DT_NS)
+    one = 700 + 0.1 * 4096
+    assert 4 * one + 3 * 5000 == pytest.approx(machine.bill.migration_ns)
+
+
+def test_demand_fill_tells_writes_and_initiators_apart() -> None:
+    """A hit is the fast node's, a miss the slow one's, each by who and how."""
+    spec = load_machine("dram-cxl")
+    both = [
+        msgspec.structs.replace(n, read_latency_ns=[r, 2 * r], write_latency_ns=[w, w])
+        for n, r, w in zip(spec.nodes, (80.0, 250.0), (90.0, 900.0), strict=True)
+    ]
+    machine = machine_of(10, 0.2, nodes=both, initiators=[*spec.initiators] * 2)
+    machine.fill_on_demand()
+    chunk = chunk_of(7, 8, 7, 7, write=[1, 0, 1, 0], initiator=[0, 1, 0, 255])
+    costs = machine.advance(chunk, DT_NS)
+    assert [[1, 0], [1, 1]] == costs.accesses[0, :, :2].tolist()
+    assert [[0, 1], [0, 0]] == costs.accesses[1, :, :2].tolist()
+    assert 900 + 500 + 90 + 80 == costs.access_ns
+
+
+def test_a_fast_tier_of_several_nodes_is_not_filled_on_demand() -> None:
+    """The machine is named."""
+    with pytest.raises(UnsupportedError, match="two-socket-cxl"):
+        machine_of(name="two-socket-cxl").fill_on_demand()
 
 
 def test_columns_of_costs_are_plain_numbers() -> None:

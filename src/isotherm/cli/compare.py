@@ -10,6 +10,8 @@ from cyclopts import App, Parameter
 from isotherm.cli.options import (
     at_least,
     check_all,
+    check_loss,
+    parse_faults,
     parse_hints,
     parse_list,
     parse_pairs,
@@ -71,10 +73,12 @@ def compare(
     pages: int | None = None,
     accesses: int | None = None,
     hints: str | None = None,
+    sampling_loss: float = 0.0,
     epoch: float = 0.5,
     memory_bound: float | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    fault: Annotated[list[str] | None, Parameter(negative=())] = None,
     jobs: int | None = None,
     scheduler: str | None = None,
     report: Path | None = None,
@@ -108,7 +112,9 @@ def compare(
         Stop after so many (default: 120 simulated seconds, a trace's end).
     hints
         Comma list of sampling, accessed-bit, hint-fault, region, or none
-        (default: all of the machine that the policy uses).
+        (default: all that the policy wants); what it cannot use stays off.
+    sampling_loss
+        Share of samples that the hardware drops, in [0, 1).
     epoch
         Simulated seconds between decisions.
     memory_bound
@@ -117,6 +123,9 @@ def compare(
         A parameter of the policies, name=value; may be repeated.
     workload_option
         A parameter of the generators, name=value; may be repeated.
+    fault
+        Trouble for moves, name=share: busy, no_memory (of tries), vanished,
+        pinned (of pages); may be repeated.
     jobs
         Processes (default: one per core); results do not depend on it.
     scheduler
@@ -147,6 +156,8 @@ def compare(
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
     workload_options = parse_settings(workload_option or (), "workload option")
+    faults = parse_faults(fault or ())
+    check_loss(sampling_loss)
     for path in (report, out):
         check_writable(path)
 
@@ -166,6 +177,8 @@ def compare(
         memory_bound=memory_bound,
         options=options,
         workload_options=workload_options,
+        sampling_loss=sampling_loss,
+        faults=faults,
     )
     grid = Grid(
         policies=chosen["policies"],

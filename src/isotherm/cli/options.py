@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from isotherm.core.errors import UsageError
-from isotherm.lab.catalogue import check_hint
+from isotherm.lab.catalogue import check_fault, check_hint
 
 T = TypeVar("T")
 
@@ -91,6 +91,34 @@ def parse_hints(text: str | None) -> tuple[str, ...] | None:
     if text == "none":
         return ()
     return tuple(parse_list(text, check_hint, "hints"))
+
+
+def parse_faults(words: Iterable[str]) -> dict[str, float]:
+    """Return injected trouble, ``name=share`` words, as a mapping.
+
+    Raises:
+        UsageError: A kind is not known, or its share is none in [0, 1].
+
+    >>> parse_faults(["busy=0.01", "pinned=0.1"])
+    {'busy': 0.01, 'pinned': 0.1}
+    """
+    faults = parse_pairs(words, "fault")
+    for name, share in faults.items():
+        check_fault(name)
+        if not 0 <= share <= 1:
+            raise UsageError(f"fault {name}: expected a share in [0, 1], got {share}")
+    return faults
+
+
+def check_loss(share: float) -> float:
+    """Return a share of samples to lose.
+
+    Raises:
+        UsageError: It is outside [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"sampling loss: expected a share in [0, 1), got {share}")
+    return share
 
 
 def parse_pairs(words: Iterable[str], what: str) -> dict[str, float]:

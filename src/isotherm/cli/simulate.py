@@ -9,6 +9,8 @@ from cyclopts import App, Parameter
 
 from isotherm.cli.options import (
     at_least,
+    check_loss,
+    parse_faults,
     parse_hints,
     parse_pairs,
     parse_rate,
@@ -55,10 +57,12 @@ def simulate(
     placement: str = "random",
     hints: str | None = None,
     sampling_period: int = 2000,
+    sampling_loss: float = 0.0,
     epoch: float = 0.5,
     memory_bound: float | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    fault: Annotated[list[str] | None, Parameter(negative=())] = None,
     record: Path | None = None,
     list_: Annotated[
         bool, Parameter(name="--list", negative=(), show_default=False)
@@ -89,9 +93,11 @@ def simulate(
         Where pages are at the start: random or first-access.
     hints
         Comma list of sampling, accessed-bit, hint-fault, region, or none
-        (default: all of the machine that the policy uses).
+        (default: all that the policy wants); what it cannot use stays off.
     sampling_period
         Accesses per sample.
+    sampling_loss
+        Share of samples that the hardware drops, in [0, 1).
     epoch
         Simulated seconds between decisions.
     memory_bound
@@ -101,6 +107,9 @@ def simulate(
         A parameter of the policy, name=value; may be repeated.
     workload_option
         A parameter of the generator, name=value; may be repeated.
+    fault
+        Trouble for moves, name=share: busy, no_memory (of tries), vanished,
+        pinned (of pages); may be repeated.
     record
         Keep what isotherm explain reads in this directory.
     list_
@@ -124,6 +133,8 @@ def simulate(
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
     workload_options = parse_settings(workload_option or (), "workload option")
+    faults = parse_faults(fault or ())
+    check_loss(sampling_loss)
     pace = None if rate is None else parse_rate(rate)
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.
@@ -148,6 +159,8 @@ def simulate(
         memory_bound=memory_bound,
         options=options,
         workload_options=workload_options,
+        sampling_loss=sampling_loss,
+        faults=faults,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
     with progress_bar(f"{policy} on {Path(workload).name}") as bar:

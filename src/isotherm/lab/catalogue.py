@@ -24,6 +24,9 @@ BOUNDS: Final[Mapping[str, str]] = {
     name: line for name, line in registry.POLICIES.items() if name in registry.BOUNDS
 }
 
+#: Those that look at nothing: no setting of hints makes a difference to them.
+WITHOUT_HINTS: Final = frozenset({"first-touch", "lru", *BOUNDS})
+
 WORKLOADS: Final[Mapping[str, str]] = workload_registry.WORKLOADS
 
 #: Judged by moves and by slowdown against first-touch: there is nothing to gain.
@@ -39,6 +42,14 @@ HINTS: Final[Mapping[str, str]] = {
     Mechanism.ACCESSED_BIT: "accessed bits of page-table entries, read by scan",
     Mechanism.HINT_FAULT: "poisoned entries: how soon a page is touched",
     Mechanism.REGION: "region sampling as DAMON does it",
+}
+
+
+FAULTS: Final[Mapping[str, str]] = {
+    "busy": "share of tries that fail with EBUSY",
+    "no_memory": "share of tries that fail with ENOMEM although there is room",
+    "vanished": "share of pages whose owner unmapped them: ENOENT for good",
+    "pinned": "share of pages that can never move: EBUSY for good",
 }
 
 
@@ -122,6 +133,19 @@ def check_hint(name: str) -> str:
         known = [str(hint) for hint in HINTS]
         raise UsageError(
             f"hint {name!r}: expected {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    return name
+
+
+def check_fault(name: str) -> str:
+    """Return the name of a kind of trouble that a machine can be given.
+
+    Raises:
+        UsageError: Nobody knows it.
+    """
+    if name not in FAULTS:
+        raise UsageError(
+            f"fault {name!r}: expected {', '.join(FAULTS)}{did_you_mean(name, FAULTS)}"
         )
     return name
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from isotherm.core.units import PAGE_BYTES
 from isotherm.lab.catalogue import BOUNDS
 from isotherm.lab.summary import mean, name_of
 from isotherm.observability.timeline import Timeline
@@ -346,7 +347,7 @@ def time_series(line: Timeline, parallelism: float = 1.0) -> dict[str, list[floa
     last = np.maximum.accumulate(np.where(some, np.arange(len(some)), 0))
     access = (spent / np.maximum(total["accesses"], 1))[last]
     pages = total["promoted_pages"] + total["demoted_pages"]
-    moved = pages * 4096 / 2**20 / np.maximum(total["dt_ns"] / 1e9, 1e-9)
+    moved = pages * PAGE_BYTES / 2**20 / np.maximum(total["dt_ns"] / 1e9, 1e-9)
     return {
         "time_s": [round(float(value), 4) for value in time_s],
         "access_ns": [round(float(value), 3) for value in access],

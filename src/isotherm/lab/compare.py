@@ -12,10 +12,9 @@ from typing import Any, Final
 import structlog
 
 from isotherm.core.errors import IsothermError, UnsupportedError
-from isotherm.lab.cell import run_cell
 from isotherm.lab.grid import spec_key, spec_values
 from isotherm.lab.regret import judge
-from isotherm.lab.simulate import SimulationSpec
+from isotherm.lab.simulate import SimulationSpec, simulate
 from isotherm.lab.store import ResultStore
 from isotherm.observability.recorder import Recorder
 from isotherm.observability.timeline import Timeline
@@ -49,7 +48,7 @@ class Comparison:
 def work(spec: SimulationSpec, keep_timeline: bool) -> Answer:
     """Make one run; this is what a worker does."""
     recorder = Recorder() if keep_timeline else None
-    result = run_cell(spec, recorder=recorder)
+    result = simulate(spec, recorder=recorder)
     return result, None if recorder is None else recorder.timeline()
 
 
@@ -204,10 +203,8 @@ def _in_processes(tasks: Tasks, jobs: int, work: Work) -> Stream:
                 pool.shutdown(wait=True, cancel_futures=True)
                 for index in waiting:
                     if attempts[index] >= ATTEMPTS:
-                        raise IsothermError(
-                            f"{_describe(tasks[index][0])}: its process was killed"
-                            f" {ATTEMPTS} times",
-                            hint="fewer --jobs need less memory",
+                        raise _killed(
+                            tasks[index][0], ATTEMPTS, "fewer --jobs need less memory"
                         )
                 log.warning("worker killed, trying again", runs=len(waiting))
                 pool = ProcessPoolExecutor(
@@ -222,7 +219,7 @@ def _in_processes(tasks: Tasks, jobs: int, work: Work) -> Stream:
 
 def _on_dask(address: str, tasks: Tasks, work: Work) -> Stream:
     try:
-        from distributed import Client, as_completed  # noqa: PLC0415  # optional
+        from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415  # optional
     except ImportError:
         raise UnsupportedError(
             "--scheduler: dask.distributed is not installed",
@@ -245,6 +242,22 @@ def _on_dask(address: str, tasks: Tasks, work: Work) -> Stream:
                 yield futures[future], future.result()
             except IsothermError as error:
                 yield futures[future], error
+            except KilledWorker as error:
+                index = futures[future]
+                yield (
+                    index,
+                    _killed(
+                        tasks[index][0],
+                        error.allowed_failures + 1,
+                        "fewer threads a worker need less memory",
+                    ),
+                )
+
+
+def _killed(spec: SimulationSpec, times: int, hint: str) -> IsothermError:
+    return IsothermError(
+        f"{_describe(spec)}: its process was killed {times} times", hint=hint
+    )
 
 
 def _describe(spec: SimulationSpec) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from isotherm import __version__
-from isotherm.lab.catalogue import BOUNDS, is_bound, is_generator
+from isotherm.lab.catalogue import BOUNDS, WITHOUT_HINTS, is_generator
 from isotherm.lab.simulate import SimulationSpec
 
 #: Run beside every comparison: without them a slowdown says little.
@@ -77,12 +77,14 @@ def default_rate(workload: str) -> float | None:
 
 def _needs_none(policy: str) -> bool:
     """Return whether hints and their period make no difference to a policy."""
-    return is_bound(policy) or policy == "first-touch"
+    return policy in WITHOUT_HINTS
 
 
 def _without_hints(spec: SimulationSpec) -> SimulationSpec:
     """Return the same run for every hint setting, so that it is made once."""
-    return replace(spec, hints=None, sampling_period=2000, options={})
+    return replace(
+        spec, hints=None, sampling_period=2000, sampling_loss=0.0, options={}
+    )
 
 
 def spec_values(spec: SimulationSpec) -> dict[str, Any]:

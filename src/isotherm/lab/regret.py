@@ -25,8 +25,11 @@ CELL_KEYS: Final = (
     "rate",
     "placement",
     "pages",
+    "accesses",
     "epoch_s",
     "memory_bound",
+    "workload_options",
+    "faults",
 )
 
 Result = Mapping[str, Any]
@@ -35,7 +38,12 @@ Cell = tuple[object, ...]
 
 def cell_of(result: Result) -> Cell:
     """Return what a result must share with another one to be compared with it."""
-    return tuple(result.get(key) for key in CELL_KEYS)
+    return tuple(_plain(result.get(key)) for key in CELL_KEYS)
+
+
+def _plain(value: object) -> object:
+    """Return a table as something that can be a key; none and an empty one alike."""
+    return tuple(sorted(value.items())) or None if isinstance(value, dict) else value
 
 
 def judge(results: Iterable[Result]) -> list[dict[str, Any]]:

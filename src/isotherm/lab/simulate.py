@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.suggest import did_you_mean
-from isotherm.core.units import NS_PER_S
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.hints.accessed_bit import AccessedBitSource
 from isotherm.hints.batch import HintSource, Mechanism
 from isotherm.hints.hint_fault import HintFaultSource
@@ -26,10 +26,10 @@ from isotherm.lab.placement import (
     random_order,
 )
 from isotherm.loop.epoch import Loop, Step, run_epoch
-from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
 from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSampling
 from isotherm.machine.sim.spec import load_machine
+from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
 from isotherm.observability.recorder import Recorder
 from isotherm.policy.bounds import Future, KnownFuture, count_future
@@ -40,7 +40,6 @@ from isotherm.workloads.registry import make_workload
 
 DEFAULT_PAGES = 32768
 MOVE_QUOTA = 0.2  # of the pages per second, the same for every policy
-DEMAND_FILLED = "lru"  # the policy that runs the fast tier as a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,10 @@ class SimulationSpec:
         seed: For everything random.
         rate: Accesses per page per second; None: the trace's own times.
         placement: "random" or "first-access".
-        hints: Mechanisms that are on; None: what the policy wants.
+        hints: Mechanisms that the machine offers; those that the policy can
+            use are on. None: what the policy wants.
         sampling_period: Accesses per sample.
+        sampling_loss: Share of samples that the hardware drops, in [0, 1).
         epoch_s: Length of an epoch.
         memory_bound: Share of the run time that is memory latency; adds
             ``app_slowdown``.
@@ -78,6 +79,7 @@ class SimulationSpec:
     placement: str = "random"
     hints: tuple[str, ...] | None = None
     sampling_period: int = 2000
+    sampling_loss: float = 0.0
     epoch_s: float = 0.5
     memory_bound: float | None = None
     options: Mapping[str, float] = field(default_factory=dict)
@@ -99,6 +101,10 @@ class SimulationSpec:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name}: expected > 0, got {value}")
+        if not 0 <= self.sampling_loss < 1:
+            raise UsageError(
+                f"sampling_loss: expected in [0, 1), got {self.sampling_loss}"
+            )
         if round(self.epoch_s * NS_PER_S) < 1:
             raise UsageError(f"epoch_s: expected >= 1e-9, got {self.epoch_s}")
         if self.seed < 0:
@@ -164,6 +170,23 @@ def workload_future(workload: Workload, pace: Pace) -> KnownFuture:
     return count_future((c.page for c in workload.epochs(pace)), workload.pages)
 
 
+def _accepted(policy: Policy) -> frozenset[Mechanism]:
+    """Return the mechanisms that a policy can use, wanted or not.
+
+    A policy may say so (``accepts``); to the tracker any of them is evidence.
+    """
+    used = frozenset(Mechanism) if policy.uses_tracker else policy.wants
+    accepted: frozenset[Mechanism] = getattr(policy, "accepts", used)
+    return accepted
+
+
+def _demand_fill(policy: Policy) -> str | None:
+    """Return the replacement by which the fastest tier is to be a cache, if it is."""
+    default = "lru" if policy.name == "lru" else None
+    fill: str | None = getattr(policy, "demand_fill", default)
+    return fill
+
+
 class _Run:
     """One simulation under way."""
 
@@ -188,31 +211,30 @@ class _Run:
             Faults(**spec.faults),
         )
         machine = self.machine
-        hints = frozenset(Mechanism(h) for h in spec.hints or ())
         setup = Setup(
             pages=pages,
             topology=machine.topology,
             capacity_pages=machine.capacity,
             epoch_ns=self.pace.epoch_ns,
             seed=spec.seed,
-            hints=hints,
+            hints=frozenset(Mechanism(h) for h in spec.hints or ()),
             sampling_period=spec.sampling_period,
             parallelism=machine.parallelism,
             options=spec.options,
         )
         if spec.policy in NEEDS_FUTURE and future is None:
             future = workload_future(workload, self.pace)
-        self.policy = self._make_policy(setup, future)
-        self.hints = self.policy.wants if spec.hints is None else hints
+        self.policy, self.hints = self._make_policy(setup, future)
         machine.place(self.policy.start(self._placement()))
         self.tracker = None
         if self.policy.uses_tracker:
             self.tracker = GammaTracker(
                 pages, self.pace.epoch_ns, self.hints, spec.seed
             )
-        if spec.policy == DEMAND_FILLED:
-            fast = int(machine.capacity[machine.tier_rank == 0].sum())
-            machine.demand_fill = DemandFillLru(pages, fast)
+        if fill := _demand_fill(self.policy):
+            if fill != "lru":
+                raise UnsupportedError(f"machine {machine.spec.name}: no {fill} cache")
+            machine.fill_on_demand()
         self.engine = MigrationEngine(
             machine,
             quota_pages_per_s=max(2.0, MOVE_QUOTA * pages),
@@ -230,20 +252,26 @@ class _Run:
         self.epochs = 0
         self.wall_s = 0.0
 
-    def _make_policy(self, setup: Setup, future: Future | None) -> Policy:
-        """Make the policy; without --hints it gets every hint that it wants."""
+    def _make_policy(
+        self, setup: Setup, future: Future | None
+    ) -> tuple[Policy, frozenset[Mechanism]]:
+        """Return the policy and the mechanisms that are on for it.
+
+        Without --hints those are all that it wants; with it, those of them that
+        it can use: nobody pays for what is not read.
+        """
         policy = make_policy(self.spec.policy, setup, future)
-        if self.spec.hints is None and policy.wants != setup.hints:
-            every = replace(setup, hints=policy.wants)
-            policy = make_policy(self.spec.policy, every, future)
-        return policy
+        on = policy.wants
+        if self.spec.hints is not None:
+            on = setup.hints & _accepted(policy)
+        if on != setup.hints:
+            policy = make_policy(self.spec.policy, replace(setup, hints=on), future)
+        return policy, on
 
-    def _prior_cost(self) -> Any:
-        from isotherm.migration.cost import CostPrior  # noqa: PLC0415  # only here
-
+    def _prior_cost(self) -> CostPrior:
         costs = self.machine.spec.costs
         return CostPrior(
-            page_ns=costs.move_page_ns + costs.move_byte_ns * 4096,
+            page_ns=costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES,
             fixed_ns=costs.move_fixed_ns,
         )
 
@@ -265,7 +293,10 @@ class _Run:
         )
         sources: list[HintSource] = []
         if Mechanism.SAMPLING in self.hints:
-            pmu = SimSampling(machine, self.spec.sampling_period, self.spec.seed, 0.0)
+            spec = self.spec
+            pmu = SimSampling(
+                machine, spec.sampling_period, spec.seed, spec.sampling_loss
+            )
             sources.append(SamplingSource(pmu, costs.sample_ns))
         if Mechanism.ACCESSED_BIT in self.hints:
             sources.append(AccessedBitSource(table, costs.entry_ns, self.pace.epoch_ns))
@@ -393,6 +424,10 @@ class _Run:
             "placement": spec.placement,
             "hints": sorted(h.value for h in self.hints),
             "sampling_period": spec.sampling_period,
+            "sampling_loss": spec.sampling_loss,
+            "epoch_s": spec.epoch_s,
+            "memory_bound": spec.memory_bound,
+            "faults": dict(spec.faults),
             "accesses": bill.accesses,
             "pages": self.workload.pages,
             "simulated_s": self.epochs * self.pace.epoch_ns / NS_PER_S,
@@ -401,7 +436,7 @@ class _Run:
             "mean_latency_ns": bill.access_ns
             * self.machine.spec.parallelism
             / bill.accesses,
-            "migrated_bytes": (promoted + demoted) * 4096,
+            "migrated_bytes": (promoted + demoted) * PAGE_BYTES,
             "promoted_pages": promoted,
             "demoted_pages": demoted,
             "ping_pong_pages": engine.ping_pong_pages,
@@ -416,6 +451,7 @@ class _Run:
             "realised_ns": engine.ledger.both.realised_ns,
             "failed_moves": {str(k): v for k, v in engine.failures.items()},
             "options": dict(spec.options),
+            "workload_options": dict(spec.workload_options),
             "epochs": self.epochs,
             "wall_s": self.wall_s,
             "setup_s": max(0.0, total_s - self.wall_s),

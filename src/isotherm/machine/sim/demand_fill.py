@@ -25,7 +25,11 @@ Ring = NDArray[np.uint32]
 
 
 def access_lru_twin(
-    ring: Ring, page: NDArray[np.uint32], capacity: int, state: NDArray[np.int64]
+    ring: Ring,
+    page: NDArray[np.uint32],
+    capacity: int,
+    state: NDArray[np.int64],
+    hit: NDArray[np.uint8],
 ) -> None:
     """Twin of `access_lru`: the same ring, walked as an ordered dictionary."""
     sentinel = len(ring) // 2 - 1
@@ -34,7 +38,9 @@ def access_lru_twin(
     while at != sentinel:
         lru[at] = None
         at = int(ring[2 * at])
-    for p in page.tolist():
+    for i, p in enumerate(page.tolist()):
+        if len(hit):
+            hit[i] = p in lru
         if p in lru:
             lru.move_to_end(p)
             state[0] += 1
@@ -53,7 +59,11 @@ def access_lru_twin(
 
 @kernel(twin=access_lru_twin)
 def access_lru(
-    ring: Ring, page: NDArray[np.uint32], capacity: int, state: NDArray[np.int64]
+    ring: Ring,
+    page: NDArray[np.uint32],
+    capacity: int,
+    state: NDArray[np.int64],
+    hit: NDArray[np.uint8],
 ) -> None:
     """Access pages in order; a miss promotes, and evicts when the tier is full.
 
@@ -64,6 +74,7 @@ def access_lru(
         page: Pages, uint32[n], each below ``pages``.
         capacity: Pages that the tier holds, >= 0; with 0 every access misses.
         state: int64[4]: hits, promotions, evictions (added to), residents (set).
+        hit: Filled with 1 for a hit, 0 for a miss, uint8[n]; empty: not told.
     """
     absent = np.uint32(ABSENT)
     sentinel = np.uint32(ring.size // 2 - 1)
@@ -75,6 +86,7 @@ def access_lru(
     promoted = 0
     evicted = 0
     n = page.size
+    told = hit.size > 0
     for i in range(n):
         if i + AHEAD < n:
             prefetch(ring, 2 * np.int64(page[i + AHEAD]))
@@ -86,6 +98,8 @@ def access_lru(
         p = page[i]
         at = 2 * np.int64(p)
         after = ring[at]
+        if told:
+            hit[i] = after != absent
         if after != absent:
             hits += 1
             if p == newest:
@@ -158,14 +172,18 @@ class DemandFillLru:
         self.promoted = 0
         self.evicted = 0
 
-    def access(self, page: NDArray[np.uint32]) -> tuple[int, int, int]:
+    def access(
+        self, page: NDArray[np.uint32], hit: NDArray[np.uint8] | None = None
+    ) -> tuple[int, int, int]:
         """Access pages in order; return hits, pages promoted, pages evicted.
 
         Args:
             page: uint32[n], each below ``pages`` (not checked).
+            hit: Filled with 1 for a hit, 0 for a miss, uint8[n]; None: not told.
         """
         self._state[:3] = 0
-        access_lru(self._ring, page, self._capacity, self._state)
+        told = np.empty(0, np.uint8) if hit is None else hit
+        access_lru(self._ring, page, self._capacity, self._state, told)
         return int(self._state[0]), int(self._state[1]), int(self._state[2])
 
     @property

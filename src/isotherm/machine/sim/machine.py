@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, Usage
 from isotherm.machine.sim import play
@@ -269,6 +269,23 @@ class SimMachine:
 
     # ---- the simulator's side
 
+    def fill_on_demand(self) -> DemandFillLru:
+        """Run the fastest tier as an LRU cache of the slowest one, from now on.
+
+        Raises:
+            UnsupportedError: The fastest tier has several nodes: which of them a
+                miss would fill is nobody's to say.
+        """
+        fast = self.tier_rank == 0
+        if fast.sum() > 1:
+            raise UnsupportedError(
+                f"machine {self.spec.name}: its fastest tier has {fast.sum()} nodes,"
+                " and a tier filled on demand has one",
+                hint="leave lru out, or take a machine with one fast node",
+            )
+        self.demand_fill = DemandFillLru(self.pages, int(self.capacity[fast].sum()))
+        return self.demand_fill
+
     def place(self, node: NDArray[np.uint8]) -> None:
         """Put every page on its node, free of cost and regardless of capacity."""
         self.flags[: self.pages] &= np.uint8(0xFF ^ play.NODE_MASK)
@@ -327,7 +344,7 @@ class SimMachine:
             return
         page = chunk.page[start:stop]
         if self.demand_fill is not None:
-            self._play_demand_fill(page, counts)
+            self._play_demand_fill(chunk, start, stop, counts)
             return
         if self.nr_poisoned:
             fault_page = np.empty(min(self.nr_poisoned, len(page)), np.uint32)
@@ -362,17 +379,34 @@ class SimMachine:
         )
 
     def _play_demand_fill(
-        self, page: NDArray[np.uint32], counts: NDArray[np.int64]
+        self, chunk: AccessChunk, start: int, stop: int, counts: NDArray[np.int64]
     ) -> None:
         cache = self.demand_fill
         if cache is None:
             return
-        hits, promoted, evicted = cache.access(page)
+        page = chunk.page[start:stop]
         fast = int(np.flatnonzero(self.tier_rank == 0)[0])
-        counts[0, 0, fast] += hits
-        counts[0, 0, self._spill] += len(page) - hits
-        one = self.spec.costs.move_page_ns + self.spec.costs.move_byte_ns * PAGE_BYTES
+        if self._plain or (chunk.write is None and chunk.initiator is None):
+            hits, promoted, evicted = cache.access(page)
+            counts[0, 0, fast] += hits
+            counts[0, 0, self._spill] += len(page) - hits
+        else:
+            hit = np.empty(len(page), np.uint8)
+            _, promoted, evicted = cache.access(page, hit)
+            row = np.where(hit, fast, self._spill)
+            if chunk.write is not None:
+                row += (chunk.write[start:stop] > 0) * play.MAX_NODES
+            if chunk.initiator is not None:
+                who = chunk.initiator[start:stop]
+                who = np.where(who < len(counts), who, 0).astype(np.int64)
+                row += who * (2 * play.MAX_NODES)
+            found = np.bincount(row, minlength=counts.size)
+            counts += found.reshape(counts.shape)
+        costs = self.spec.costs
+        one = costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES
+        # A miss is a call of its own; the page that it puts out goes with it.
         self.bill.migration_ns += (promoted + evicted) * one
+        self.bill.migration_ns += promoted * costs.move_fixed_ns
         cache.promoted += promoted
         cache.evicted += evicted
         self._migrated_bytes[0, self._spill] += promoted * PAGE_BYTES

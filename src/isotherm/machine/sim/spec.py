@@ -16,6 +16,7 @@ import msgspec
 
 from isotherm.core.errors import ConfigError, UsageError
 from isotherm.core.suggest import did_you_mean
+from isotherm.core.units import PAGE_BYTES
 from isotherm.topology.model import (
     AccessPerformance,
     Figure,
@@ -173,7 +174,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None if value is None else Figure(value * 1e9 / MIB, said)
 
         nodes = tuple(
-            Node(i, n.kind, said, capacities[i] * 4096, tuple(n.initiators))
+            Node(i, n.kind, said, capacities[i] * PAGE_BYTES, tuple(n.initiators))
             for i, n in enumerate(self.nodes)
         )
         tiers = tuple(
