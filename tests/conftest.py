@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Deadlines time the machine, not the code: a busy one would fail good tests.
+settings.register_profile("isotherm", deadline=None)
+settings.load_profile("isotherm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -80,15 +80,18 @@ def test_a_bit_is_set_iff_touched_since_cleared(epochs: list[list[int]]) -> None
             assert () == batches
 
 
-def test_history_before_the_first_look_is_not_evidence() -> None:
-    """What was touched before anybody looked is cleared away, and paid for."""
+def test_history_before_the_first_look_is_of_unknown_length() -> None:
+    """The first look says what was touched ever, over nobody knows how long."""
     bench = Bench(64)
     bench.epoch([1, 2, 3])
     (batch,) = bench.epoch([4], bench.all())
-    assert [4] == pages_of(batch)
+    assert [1, 2, 3, 4] == pages_of(batch)
+    assert [0.0] * 8 == seen_in(batch).interval_s.tolist()
+    assert 0 == len(seen_in(batch).whole_blocks(64).block)
+    assert 64 * 30.0 == batch.background_ns
+    (batch,) = bench.epoch([5], bench.all())
+    assert [5] == pages_of(batch)
     assert [0.5] * 8 == seen_in(batch).interval_s.tolist()
-    assert 2 * 64 * 30.0 == batch.background_ns
-    (batch,) = bench.epoch([], bench.all())
     assert 64 * 30.0 == batch.background_ns
     assert 0.0 == batch.application_ns
 

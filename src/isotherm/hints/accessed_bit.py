@@ -15,6 +15,7 @@ Bits = NDArray[np.uint8]
 #: Times are kept as 32 bits of 100 µs since the source was opened. An interval is
 #: a difference modulo 2^32: right up to 119 hours without a look at a block.
 TICK_NS = 100_000
+NEVER = np.uint32(0xFFFFFFFF)  #: ticks of a block that was never cleared
 TICKS_PER_S = NS_PER_S // TICK_NS
 
 
@@ -51,8 +52,8 @@ class AccessedBitSource:
 
     A look without a window reads what gathered since the bits were last
     cleared: one walk. A look with one does that, waits and reads again: two walks,
-    and two observations of different depth. The bits start out with an unknown
-    history, so the first look of all clears everything, and pays for that.
+    and two observations of different depth. Bits that were never cleared have
+    gathered for nobody knows how long: their interval is given as 0.
 
     Args:
         machine: The page table.
@@ -67,24 +68,20 @@ class AccessedBitSource:
         self._entry_ns = entry_ns
         self._epoch_ns = epoch_ns
         self._blocks = -(-machine.pages // BLOCK_PAGES)
-        self._cleared: NDArray[np.uint32] | None = None  # ticks
+        self._cleared = np.full(self._blocks, NEVER, np.uint32)  # ticks
         self._looks: list[Look] = []
-        self._extra = 0  # entries of the very first walk, still to be charged
         self._done: list[HintBatch] = []
         self._start_ns = machine.now_ns()
         self._opened_ns = self._start_ns
 
     def _tick(self, now_ns: int) -> np.uint32:
         """Return a time as ticks since the source was opened, modulo 2^32."""
-        return np.uint32((now_ns - self._opened_ns) // TICK_NS & 0xFFFFFFFF)
+        ticks = (now_ns - self._opened_ns) // TICK_NS & 0xFFFFFFFF
+        return np.uint32(min(ticks, 0xFFFFFFFE))  # NEVER is taken
 
     def look(self, looks: tuple[Look, ...]) -> None:
         """Arm the next epoch's looks; open windows at their time."""
         self._looks = [k for k in looks if k.mechanism is Mechanism.ACCESSED_BIT]
-        if self._looks and self._cleared is None:
-            _, _, self._extra = self._machine.read_accessed(0, self._blocks, 1, None)
-            tick = self._tick(self._machine.now_ns())
-            self._cleared = np.full(self._blocks, tick, np.uint32)
         for look in self._looks:
             if look.window_s is not None:
                 wait_ns = min(self._epoch_ns, int(look.window_s * NS_PER_S))
@@ -108,13 +105,14 @@ class AccessedBitSource:
         last = min(self._blocks, -(-look.end_page // BLOCK_PAGES))
         first += (look.stripe - first) % look.stripes
         step = look.stripes
-        if first >= last or self._cleared is None:
+        if first >= last:
             return
         bits, observed, entries = self._machine.read_accessed(
             first, last, step, look.node
         )
         cleared, tick = self._cleared[first:last:step], self._tick(now_ns)
-        interval_s = ((tick - cleared) / TICKS_PER_S).astype(np.float32)
+        gathered = np.where(cleared == NEVER, np.uint32(0), tick - cleared)
+        interval_s = (gathered / TICKS_PER_S).astype(np.float32)
         cleared[:] = tick
         seen = AccessedBits(
             np.arange(first, last, step, dtype=np.uint32),
@@ -123,8 +121,7 @@ class AccessedBitSource:
             None if look.node is None else observed,
             opening,
         )
-        cost_ns = (entries + self._extra) * self._entry_ns
-        self._extra = 0
+        cost_ns = entries * self._entry_ns
         self._done.append(
             HintBatch(
                 "accessed-bit", self._start_ns, now_ns, seen, background_ns=cost_ns

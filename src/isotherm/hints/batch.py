@@ -49,7 +49,8 @@ class AccessedBits:
     Attributes:
         block: Flat page // 8, uint32[n], ascending.
         bits: Bit i is page ``8 block + i``, uint8[n].
-        interval_s: Seconds over which the bits were gathered, float32[n].
+        interval_s: Seconds over which the bits were gathered, float32[n]; 0: unknown,
+            the bits were never cleared before.
         observed: Which pages were looked at, like ``bits``; None: all eight.
         opening: The walk that opened a window: what gathered since the look
             before. A batch for the window itself follows.
@@ -62,18 +63,22 @@ class AccessedBits:
     opening: bool = False
 
     def whole_blocks(self, pages: int) -> "AccessedBits":
-        """Return the blocks of which every page was looked at.
+        """Return the blocks that say something of every page.
 
-        The unset bit of a page that was not looked at says nothing.
+        The unset bit of a page that was not looked at says nothing, nor does a
+        bit that gathered for nobody knows how long.
 
         Args:
             pages: Length of the flat page index; the last block ends with it.
         """
-        if self.observed is None:
+        known = self.interval_s > 0
+        if self.observed is not None:
+            there = np.minimum(pages - self.block.astype(np.int64) * BLOCK_PAGES, 8)
+            whole = (1 << there) - 1
+            known &= (self.observed & whole) == whole
+        if known.all():
             return self
-        there = np.minimum(pages - self.block.astype(np.int64) * BLOCK_PAGES, 8)
-        whole = (1 << there) - 1
-        row = np.flatnonzero((self.observed & whole) == whole)
+        row = np.flatnonzero(known)
         return AccessedBits(
             self.block[row],
             self.bits[row],

@@ -24,7 +24,7 @@ from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.view import TrackerView
 
 TURN_BLOCKS = 1 << 18  # 2 Mi pages an epoch: some 10 ns a page, 4 % of a core
-PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (policy study, step 5)
+PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (docs/reference/hotness.md)
 HALF_LIFE_S = 60.0  # of a page's filter; 24 to 120 s change mean regret by < 0.01
 LOOKS_KEPT = 6  # half-life in looks, at least: where looks are rare they last
 REGION_HALF_LIFE_S = 0.5  # at least; a region is not forgotten before its next look
