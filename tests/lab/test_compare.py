@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -118,7 +120,7 @@ def test_files_of_one_name_are_told_apart(samples: ModuleType) -> None:
 
     specs = [replace(SPEC, workload=path) for path in ("a/x.parquet", "b/x.parquet")]
     rows = compare(specs, jobs=1, work=work).results
-    assert [row["workload"] for row in rows] == ["a/x.parquet", "b/x.parquet"]
+    assert [row["workload"] for row in rows] == ["a/x", "b/x"]
 
 
 HELPER = """
@@ -136,6 +138,15 @@ def killed_once(spec, keep):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return result(spec)
+
+def broken(spec, keep):
+    from isotherm.core.errors import IsothermError
+    raise IsothermError("broken")
+
+def endless(spec, keep):
+    with Path(os.environ["MARK"]).open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    signal.pause()
 
 def killed_always(spec, keep):
     if spec.seed == 2:
@@ -173,6 +184,7 @@ def run_script(folder: Path, way: str) -> object:
         timeout=120,
         check=True,
     )
+    assert "Traceback" not in run.stderr, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
 
@@ -187,6 +199,45 @@ def test_run_that_kills_again_and_again_is_named(tmp_path: Path) -> None:
     """After three tries the run is named and the comparison ends."""
     message = run_script(tmp_path, "killed_always")
     assert "its process was killed 3 times" in str(message)
+
+
+@pytest.mark.slow
+def test_error_of_a_worker_is_all_that_is_said(tmp_path: Path) -> None:
+    """A run that fails in a worker ends the comparison without a traceback."""
+    assert run_script(tmp_path, "broken") == "broken"
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """No worker outlives the command, not even when the kernel kills it."""
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    mark = tmp_path / "mark"
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", "endless"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "MARK": str(mark)},
+    ) as run:
+        until(lambda: mark.exists() and len(mark.read_text().split()) == 2)
+        run.kill()
+    workers = [int(word) for word in mark.read_text().split()]
+    until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something holds, a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited for a minute"
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process is there, and no zombie."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(") ")[2][0] not in "ZX"
 
 
 @pytest.mark.slow

@@ -3,15 +3,18 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
 from isotherm.core.errors import IsothermError, UnsupportedError
+from isotherm.core.names import distinct_names
 from isotherm.lab.grid import spec_key, spec_values
 from isotherm.lab.regret import judge
 from isotherm.lab.simulate import SimulationSpec, simulate
@@ -99,20 +102,22 @@ def compare(
         stream = _here(tasks, work)
     else:
         stream = _in_processes(tasks, jobs, work)
-    for index, answer in stream:
-        if isinstance(answer, UnsupportedError):
-            failed[index] = answer
-            log.warning(
-                "unsupported", run=_describe(specs[index]), error=answer.message
-            )
-        elif isinstance(answer, IsothermError):
-            raise answer
-        else:
-            answers[index] = answer
-            if store is not None:
-                store.add(keys[index], answer[0])
-        if progress is not None:
-            progress(len(answers) + len(failed), len(specs))
+    # Closed here, not by the collector: at exit a pool can no longer shut down.
+    with closing(stream):
+        for index, answer in stream:
+            if isinstance(answer, UnsupportedError):
+                failed[index] = answer
+                log.warning(
+                    "unsupported", run=_describe(specs[index]), error=answer.message
+                )
+            elif isinstance(answer, IsothermError):
+                raise answer
+            else:
+                answers[index] = answer
+                if store is not None:
+                    store.add(keys[index], answer[0])
+            if progress is not None:
+                progress(len(answers) + len(failed), len(specs))
     if failed and not answers:
         raise next(iter(failed.values()))
     order = sorted(answers)
@@ -133,14 +138,16 @@ def compare(
 
 
 def _tell_apart(rows: list[dict[str, Any]], specs: list[SimulationSpec]) -> None:
-    """Give files of one name (``a/x.parquet``, ``b/x.parquet``) their paths."""
+    """Give files of one name (``a/x.parquet``, ``b/x.parquet``) their folders."""
     for kind in ("workload", "machine"):
         asked: dict[str, set[str]] = {}
         for row, spec in zip(rows, specs, strict=True):
             asked.setdefault(row[kind], set()).add(getattr(spec, kind))
         for row, spec in zip(rows, specs, strict=True):
-            if len(asked[row[kind]]) > 1:
-                row[kind] = getattr(spec, kind)
+            paths = sorted(asked[row[kind]])
+            if len(paths) > 1:
+                names = dict(zip(paths, distinct_names(paths), strict=True))
+                row[kind] = names[getattr(spec, kind)]
 
 
 def usable_cores() -> int:
@@ -149,7 +156,7 @@ def usable_cores() -> int:
 
 
 Tasks = dict[int, tuple[SimulationSpec, bool]]
-Stream = Iterator[tuple[int, Answer | IsothermError]]
+Stream = Generator[tuple[int, Answer | IsothermError], None, None]
 
 
 def _here(tasks: Tasks, work: Work) -> Stream:
@@ -161,8 +168,20 @@ def _here(tasks: Tasks, work: Work) -> Stream:
 
 
 def _start_worker() -> None:
-    """Let the parent alone handle Ctrl-C."""
+    """Let the parent alone handle Ctrl-C, and end when it is gone.
+
+    A worker is the fork server's child, so the kernel's parent-death signal would
+    not tell of the command's end: the pipe that the command holds open does.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_processes(tasks: Tasks, jobs: int, work: Work) -> Stream:

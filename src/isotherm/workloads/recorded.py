@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from isotherm.core.errors import TraceFormatError, UsageError
+from isotherm.core.names import without_endings
 from isotherm.core.units import NS_PER_S
 from isotherm.trace.format import TraceReader
 from isotherm.trace.importing import import_trace
@@ -38,7 +39,7 @@ class RecordedWorkload:
 
     def __init__(self, reader: TraceReader, name: str | None = None) -> None:
         self._reader = reader
-        self._name = name or Path(reader.info.path).name.split(".", 1)[0]
+        self._name = name or without_endings(Path(reader.info.path).name)
 
     @property
     def name(self) -> str:
@@ -105,7 +106,7 @@ def open_recorded(path: Path, progress: Progress | None = None) -> RecordedWorkl
     try:
         import_trace(path, folder / "trace.parquet", progress=progress)
         reader = TraceReader(folder / "trace.parquet")
-        workload = RecordedWorkload(reader, path.name.split(".", 1)[0])
+        workload = RecordedWorkload(reader, without_endings(path.name))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
