@@ -167,7 +167,8 @@ def test_zero_is_unknown(dram_cxl) -> None:
     assert topology.performance_of(0, 1).read_latency_ns is None
     assert [(4, None, (0,)), (45, None, (1,))] == tiers(topology)
     assert (
-        "read_latency_ns: 0 or absent for node 0, 1, taken as unknown" in topology.notes
+        "read_latency_ns: 0 or absent for nodes 0, 1, taken as unknown"
+        in topology.notes
     )
 
 

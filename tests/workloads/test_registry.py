@@ -156,7 +156,7 @@ def test_text_options_equal_numbers() -> None:
         ({"hot_shar": 1}, "gups: hot_shar: gups has no such parameter; did you mean"),
         ({"hot_share": 2}, "gups: hot_share: expected `float` <= 1"),
         ({"contiguity": 0}, "gups: contiguity: expected `int` >= 1"),
-        ({"contiguity": "rugged"}, "gups: contiguity: invalid enum value 'rugged'"),
+        ({"contiguity": "rugged"}, "gups: contiguity: got 'rugged', expected pages"),
         ({"kind": "zipf"}, "gups: kind: "),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_mixture_reproduces_and_ignores_epochs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind = ", ": not TOML: "),
+        ("kind = ", ": expected TOML: "),
         ("exponent = 1", ": kind: missing"),
         ('kind = "zip"', ": kind: no generator is called 'zip'; did you mean 'zipf'?"),
         (

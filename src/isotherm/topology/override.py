@@ -6,8 +6,10 @@ was read. ``docs/reference/topology.md`` has the schema with examples.
 
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
@@ -108,9 +110,28 @@ def read_overrides(path: Path) -> Overrides:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         field = where.rstrip("`").removeprefix(".") or "top level"
-        raise ConfigError(f"{path}: {field}: {_lower(what)}") from error
+        raise ConfigError(f"{path}: {field}: {_explain(what, field)}") from error
     except (msgspec.DecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: no TOML: {shorten(_lower(str(error)))}") from error
+        raise ConfigError(
+            f"{path}: expected TOML: {shorten(_lower(str(error)))}"
+        ) from error
+
+
+#: Fields whose values are a list of words, by their place in the file.
+_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "mode": ("correct", "replace"),
+    "node.kind": tuple(MemoryKind),
+    "initiator.kind": tuple(InitiatorKind),
+}
+
+
+def _explain(what: str, field: str) -> str:
+    """Return msgspec's complaint; of a wrong word with the words that are known."""
+    words = _WORDS.get(re.sub(r"\[[^]]*\]", "", field))
+    if words and what.startswith("Invalid enum value"):
+        found = what.removeprefix("Invalid enum value ")
+        return f"got {found}, expected one of {', '.join(words)}"
+    return _lower(what)
 
 
 def _lower(text: str) -> str:

@@ -62,8 +62,10 @@ def read_performance(
                 row = AccessPerformance(initiator, node, **figures)
                 rows.setdefault((initiator, node), row)
     for key, at in silent.items():
-        which = ", ".join(str(node) for node in sorted(set(at)))
-        tree.notes.append(f"{key}: 0 or absent for node {which}, taken as unknown")
+        silent_at = sorted(set(at))
+        which = "node " if len(silent_at) == 1 else "nodes "
+        which += ", ".join(map(str, silent_at))
+        tree.notes.append(f"{key}: 0 or absent for {which}, taken as unknown")
     return tuple(rows[key] for key in sorted(rows))
 
 

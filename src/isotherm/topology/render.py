@@ -134,7 +134,8 @@ def _render_tiers(topology: Topology) -> str:
     for rank, tier in enumerate(topology.tiers):
         kinds = sorted({n.kind.value for n in topology.nodes if n.id in tier.nodes})
         distance = "unknown" if tier.adistance is None else str(tier.adistance)
-        head = f"{rank}: node {render_list(tier.nodes)} ({', '.join(kinds)})"
+        noun = "node" if len(tier.nodes) == 1 else "nodes"
+        head = f"{rank}: {noun} {render_list(tier.nodes)} ({', '.join(kinds)})"
         lines.append(_wrap(head, ""))
         what = f"memory_tier{tier.id}, adistance {distance}, {tier.source.value}: "
         lines.append(_wrap(what + tier.evidence, "   "))

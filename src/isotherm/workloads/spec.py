@@ -19,6 +19,7 @@ OpenShare = Annotated[float, Meta(gt=0, le=1)]
 Exponent = Annotated[float, Meta(ge=0, le=8)]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+CONTIGUITY_WORDS = "expected pages >= 1 or 'ragged'"
 ContiguityField = Annotated[int, Meta(ge=1, le=1 << 30)] | Literal["ragged"]
 
 
@@ -293,6 +294,8 @@ def render_error(error: msgspec.ValidationError) -> str:
     'burst: expected `int`'
     """
     text, _, path = str(error).partition(" - at `")
+    if text.startswith("Invalid enum value"):  # the one field that takes a word
+        text = f"got {text.removeprefix('Invalid enum value ')}, {CONTIGUITY_WORDS}"
     text = text[:1].lower() + text[1:]
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
     return f"{path}: {text}" if path else text

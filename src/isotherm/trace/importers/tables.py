@@ -124,14 +124,24 @@ def integers(
     kind = pa.from_numpy_dtype(dtype)
     if column.null_count:
         at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise source.fail(f"row {row + at + 1}: {name}", "nothing", f"a {kind}")
+        raise source.fail(f"row {row + at + 1}: {name}", "nothing", _wanted(dtype))
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
         return np.array(column.cast(kind).to_numpy(zero_copy_only=False), dtype)
     except pa.ArrowException as error:
         at, found = _first_bad(column, kind)
-        raise source.fail(f"row {row + at + 1}: {name}", found, f"a {kind}") from error
+        raise source.fail(
+            f"row {row + at + 1}: {name}", found, _wanted(dtype)
+        ) from error
+
+
+def _wanted(dtype: Any) -> str:
+    """Return what a column's values may be, in words."""
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if low == 0 and high < 1 << 32:
+        return f"an integer from 0 to {high}"
+    return "an integer >= 0" if low == 0 else "an integer"
 
 
 def _first_bad(column: Any, kind: Any) -> tuple[int, str]:
