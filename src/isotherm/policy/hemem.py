@@ -70,7 +70,7 @@ def count_samples(
     hot_write: int,
     cooling: int,
 ) -> None:
-    """Take samples in order: count, judge, cool (docs/reference/policies.md, hemem).
+    """Take samples in order: count, judge, cool (docs/reference/policies.md, HeMem).
 
     Args:
         unit: Page units sampled, int64[n].

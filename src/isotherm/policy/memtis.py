@@ -58,7 +58,7 @@ def _bin(count: int | np.integer) -> int:
 
 @compiled
 def adapt_threshold(hist: Words, limit: int, warm_pages: int, state: Words) -> None:
-    """Set the hot and the warm threshold (MEMTIS, SOSP 2023, section 4.2.1).
+    """Set the hot and the warm threshold (docs/reference/policies.md, MEMTIS).
 
     Args:
         hist: Pages per bin, int64[16].
@@ -128,7 +128,7 @@ def take_samples(
     limit: int,
     warm_pages: int,
 ) -> None:
-    """Take samples in order: count, cool, adapt (docs/reference/policies.md, memtis).
+    """Take samples in order: count, cool, adapt (docs/reference/policies.md, MEMTIS).
 
     Args:
         page: Flat pages sampled, uint32[n].

@@ -14,7 +14,8 @@ from isotherm.policy.cells import CELLS, features
 FORGET = 0.015  # per epoch of 0.5 s: half of the evidence is 23 s old, or older
 KEEP = 1000.0  # counted accesses: sparse evidence is kept until so much has come
 RIDGE = np.array([30.0, 30.0, 30.0, 30.0, 4.0, 4.0, 2.0])  # counted accesses
-#: Before any evidence: history levels, own and region rate (docs/reference/isotherm.md), 1.
+#: Before any evidence: history levels, own and region rate, 1
+#: (docs/reference/isotherm.md).
 PRIOR = np.array([-0.1, 0.0, 0.1, 0.2, 0.5, 0.3, 0.0])
 DOUBT = 100.0  # samples that bits, or hope, weigh as much as
 CAUTION = 1.0  # variances of a promise that are held against it
