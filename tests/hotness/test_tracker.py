@@ -297,16 +297,12 @@ def test_region_counts_leave_the_exposure_of_samples_alone(memory, checked):
 # ---- memory too large for one epoch
 
 
-@given(
-    blocks=st.integers(1, 5 * TURN_BLOCKS),
-    epoch=st.integers(0, 1 << 20),
-    revisit=st.integers(1, 100),
-)
-def test_stretches_cover_all_blocks_in_turns(blocks, epoch, revisit):
+@given(blocks=st.integers(1, 5 * TURN_BLOCKS), epoch=st.integers(0, 1 << 20))
+def test_stretches_cover_all_blocks_in_turns(blocks, epoch):
     """One after the other they are all blocks, each once; none is too long."""
-    turns = max(1, revisit // 8, -(-blocks // TURN_BLOCKS))
+    turns = max(1, -(-blocks // TURN_BLOCKS))
     begin = epoch // turns * turns
-    found = [stretch(blocks, begin + turn, revisit) for turn in range(turns)]
+    found = [stretch(blocks, begin + turn) for turn in range(turns)]
     assert 0 == found[0][0]
     assert blocks == found[-1][1]
     assert [last for _, last in found[:-1]] == [first for first, _ in found[1:]]
@@ -322,8 +318,9 @@ def test_small_memory_is_worked_out_whole(memory):
     assert (0, 65) == tracker.fresh_blocks == view.fresh_blocks
 
 
-def test_only_fresh_blocks_have_new_regions(memory):
-    """Looked at once in 32 epochs: a quarter of the regions changes an epoch."""
+def test_only_fresh_blocks_have_new_regions(memory, monkeypatch):
+    """In four turns a quarter of the regions changes an epoch."""
+    monkeypatch.setattr(tracker_module, "TURN_BLOCKS", 32)
     tracker = GammaTracker(1024, EPOCH_NS, BITS)
     mem = memory(np.linspace(0.1, 20.0, 1024))
     tracker.update((), EPOCH_NS, 10.0)

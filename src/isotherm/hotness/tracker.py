@@ -35,19 +35,17 @@ REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
 
 
-def stretch(blocks: int, epoch: int, revisit_epochs: int) -> tuple[int, int]:
+def stretch(blocks: int, epoch: int) -> tuple[int, int]:
     """Return which blocks' regions and cells are worked out anew in an epoch.
 
-    All of them while that is cheap. Where a block is looked at once in many
-    epochs its region changes as rarely, and memory of many million pages is
-    worked through in turns: the cost of an epoch stays bounded at any size.
+    All of them while that is cheap. Memory of many million pages is worked
+    through in turns: the cost of an epoch stays bounded at any size.
 
     Args:
         blocks: Blocks of eight pages.
         epoch: Epochs so far.
-        revisit_epochs: Epochs between two looks at a block.
     """
-    turns = max(1, revisit_epochs // BLOCK_PAGES, -(-blocks // TURN_BLOCKS))
+    turns = max(1, -(-blocks // TURN_BLOCKS))
     turn = epoch % turns
     return blocks * turn // turns, blocks * (turn + 1) // turns
 
@@ -341,9 +339,7 @@ class GammaTracker:
             sampled = seconds / self._sampling_period * self._unit()
         self._unlike *= 0.99
         compared = self._unlike[1].sum() / self.blocks
-        first, last = self._fresh = stretch(
-            self.blocks, self._epoch, self._revisit_epochs
-        )
+        first, last = self._fresh = stretch(self.blocks, self._epoch)
         bond = regions.bonds(self._unlike, compared, REACH, EDGE_SCALE)
         regions.region_rates(
             self.looked,
