@@ -80,3 +80,18 @@ def test_bounds_alone_have_a_headline(samples: ModuleType) -> None:
     """Without any policy there is nothing to compare, and that is said."""
     title, _ = headline(judge([samples.result("all-fast")]))
     assert title == "Bounds only"
+
+
+def test_what_looks_at_nothing_stands_in_every_setting(samples: ModuleType) -> None:
+    """What needs no samples is run once; both sampling periods show them."""
+    rows = [
+        samples.result("isotherm", 1.3, sampling_period=200),
+        samples.result("isotherm", 1.4, sampling_period=20_000),
+        samples.result("lru", 1.5),
+        samples.result("first-touch", 2.2),
+    ]
+    found = {
+        setting[-1]: [row["policy"] for row in of] for setting, of in settings_of(rows)
+    }
+    names = ["isotherm", "lru", "first-touch"]
+    assert {200: names, 20_000: names} == found

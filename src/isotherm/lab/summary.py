@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from isotherm.lab.catalogue import BOUNDS
-from isotherm.lab.regret import CELL_KEYS, is_flat
+from isotherm.lab.catalogue import BOUNDS, WITHOUT_HINTS
+from isotherm.lab.regret import cell_of, is_flat
 
 Result = Mapping[str, Any]
 
@@ -41,17 +41,22 @@ def name_of(path_or_name: str) -> str:
 def settings_of(
     results: Sequence[Result],
 ) -> list[tuple[tuple[Any, ...], list[Result]]]:
-    """Return results by setting (``SETTING_KEYS``), references in each of them."""
+    """Return results by setting (``SETTING_KEYS``).
+
+    What looks at nothing has no sampling period: it stands in each setting.
+    """
     periods = list(
         dict.fromkeys(
-            row["sampling_period"] for row in results if row["policy"] not in REFERENCES
+            row["sampling_period"]
+            for row in results
+            if row["policy"] not in WITHOUT_HINTS
         )
     )
     grouped: dict[tuple[Any, ...], list[Result]] = {}
     for row in results:
         key = tuple(row[name] for name in SETTING_KEYS[:-1])
         mine = [row["sampling_period"]]
-        if row["policy"] in REFERENCES and periods:
+        if row["policy"] in WITHOUT_HINTS and periods:
             mine = periods
         for period in mine:
             grouped.setdefault((*key, period), []).append(row)
@@ -129,7 +134,7 @@ def _cells(results: Sequence[Result]) -> list[tuple[Result, dict[str, float]]]:
         for row in rows:
             if row["policy"] in BOUNDS:
                 continue
-            key = (*(row.get(name) for name in CELL_KEYS), period)
+            key = (*cell_of(row), period)
             cell = cells.setdefault(key, ({**row, "sampling_period": period}, {}))
             cell[1].setdefault(row["policy"], row["slowdown"])
     return list(cells.values())
