@@ -3,8 +3,10 @@
 import pytest
 
 from isotherm.core.errors import UnsupportedError
+from isotherm.data import trace_path
 from isotherm.lab import demo
 from isotherm.lab.catalogue import BOUNDS, POLICIES
+from isotherm.workloads.recorded import open_recorded
 
 
 def test_every_trace_meets_every_policy() -> None:
@@ -17,6 +19,17 @@ def test_every_trace_meets_every_policy() -> None:
     assert len(specs) == len(names) * 2 * (len(POLICIES) + len(BOUNDS))
     assert {spec.workload for spec in specs} == set(names)
     assert all(spec.rate in (None, 10.0) for spec in specs)
+
+
+def test_the_traces_of_the_demo_are_there() -> None:
+    """Every run of the demo finds its trace, and the trace says how long it is."""
+    pytest.importorskip("pyarrow")
+    if not demo.traces():
+        pytest.skip("this checkout holds no recorded traces")
+    for name in {spec.workload for spec in demo.demo_specs()}:
+        path = trace_path(name)
+        assert path.is_file(), name
+        assert open_recorded(path).info.accesses > 0, name
 
 
 def test_without_traces(monkeypatch: pytest.MonkeyPatch) -> None:
