@@ -33,6 +33,7 @@ from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
 from isotherm.observability.recorder import Recorder
 from isotherm.policy.bounds import Future, KnownFuture, count_future
+from isotherm.policy.isotherm import Isotherm
 from isotherm.policy.plan import Outcome, Policy, Setup
 from isotherm.policy.registry import NEEDS_FUTURE, make_policy
 from isotherm.trace.stream import AccessChunk, Pace, Workload
@@ -391,15 +392,20 @@ class _Run:
     def _belief(
         self, hotness: HotnessView | None, size: int, rows: int
     ) -> NDArray[np.float64] | None:
-        """Return the tracker's mean rate of every recorded region."""
+        """Return the mean rate of every recorded region that decided."""
         if hotness is None:
             return None
         last = hotness.pages
+        rate: Callable[[int, int], float]
+        if isinstance(self.policy, Isotherm):
+            rate = self.policy.expected_rate
+        else:
+
+            def rate(start: int, end: int) -> float:
+                return hotness.range_rate(start, end)[0]
+
         return np.array(
-            [
-                hotness.range_rate(i * size, min(last, (i + 1) * size))[0]
-                for i in range(rows)
-            ]
+            [rate(i * size, min(last, (i + 1) * size)) for i in range(rows)]
         )
 
     def result(self, total_s: float) -> dict[str, Any]:
