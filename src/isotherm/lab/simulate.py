@@ -172,12 +172,8 @@ def workload_future(workload: Workload, pace: Pace) -> KnownFuture:
 
 
 def _accepted(policy: Policy) -> frozenset[Mechanism]:
-    """Return the mechanisms that a policy can use, wanted or not.
-
-    A policy may say so (``accepts``); to the tracker any of them is evidence.
-    """
-    used = frozenset(Mechanism) if policy.uses_tracker else policy.wants
-    accepted: frozenset[Mechanism] = getattr(policy, "accepts", used)
+    """Return the mechanisms that a policy can use, wanted or not: its ``accepts``."""
+    accepted: frozenset[Mechanism] = getattr(policy, "accepts", policy.wants)
     return accepted
 
 
