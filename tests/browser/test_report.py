@@ -90,6 +90,18 @@ def phone(browser: Any, report: Path) -> Iterator[SimpleNamespace]:
     opened.page.close()
 
 
+def test_paper_does_not_wait(browser: Any, report: Path) -> None:
+    """Charts that are drawn late are drawn when the page is printed."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script("window.setTimeout = () => 0;")
+    page.goto(report.as_uri())
+    page.wait_for_selector("#chart-0 svg")
+    assert page.query_selector("#chart-1 svg") is None
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_selector("#chart-1 svg", timeout=10_000)
+    page.close()
+
+
 COLOURS = """
 id => {
   const canvas = document.getElementById(id);

@@ -18,6 +18,8 @@ from isotherm.lab.charts import (
 from isotherm.lab.heatmap import pack_heat
 from isotherm.lab.regret import judge
 from isotherm.lab.report import render_report
+from isotherm.lab.report_parts import card_html
+from isotherm.lab.summary import settings_of
 from isotherm.observability.timeline import TimelineBuilder
 from isotherm.policy.registry import BOUNDS, POLICIES
 
@@ -86,10 +88,63 @@ def test_idle_stretches_repeat_what_was_before() -> None:
     assert time_series(builder.build())["access_ns"] == [80, 80, 80]
 
 
+def test_cut_off_end_is_left_out() -> None:
+    """A last epoch with few accesses is the end of the trace, not a spike."""
+    builder = TimelineBuilder(4, 4)
+    for accesses in (10.0, 10.0, 10.0, 2.0):
+        builder.add(
+            {
+                "dt_ns": 1e9,
+                "accesses": accesses,
+                "latency_ns": 80 * accesses,
+                "application_ns": 100.0,
+            },
+            np.array([accesses]),
+            np.array([1.0]),
+            {},
+        )
+    series = time_series(builder.build())
+    assert series["access_ns"] == [90, 90, 90]
+    assert series["time_s"] == [1, 2, 3]
+
+
+def test_bounds_have_no_regret(page: str) -> None:
+    """Bounds are the yardstick: a dash stands for their regret."""
+    rows = re.findall(r'<tr class="bound">.*?</tr>', page[page.index('id="numbers"') :])
+    assert len(rows) == 16
+    assert all('<td data-v="">-</td>' in row for row in rows)
+
+
+def test_every_point_beyond_the_edge_is_named(samples: ModuleType) -> None:
+    """The note under a chart has each policy and ratio that was clipped."""
+    rows = judge(
+        [
+            *(row for row in samples.grid(("gups",)) if row["policy"] != "tpp"),
+            samples.result("tpp", 40.0),
+            samples.result("tpp", 30.0, fast_ratio=0.5),
+            samples.result("tpp", 50.0, fast_ratio=0.125),
+        ]
+    )
+    setting, mine = settings_of(rows)[0]
+    html, _ = card_html("chart", setting, mine, [(setting, mine)])
+    assert "beyond it: tpp 50.00 at 12.5%, 40.00 at 20%, 30.00 at 50%." in html
+
+
+def test_hardware_is_told_apart(samples: ModuleType) -> None:
+    """What no host can run stands last in the table, and a note says why."""
+    pytest.importorskip("vl_convert", reason="the charts' JavaScript is missing")
+    rows = judge([*samples.grid(("gups",), (0.2,)), samples.result("lru", 1.2)])
+    text = render_report(rows, {})
+    table = text[text.index("<table>") : text.index("</table>")]
+    assert table.rindex("<tr") == table.index('<tr class="bound"><td>lru (in hardware)')
+    assert text.count("no host can run") == 2
+    assert "isotherm is fastest: 1.30 (lru, in hardware, 1.20)" in text
+
+
 def test_long_series_are_thinned(samples: ModuleType) -> None:
-    """A long run has at most 120 points, and they still end at its end."""
+    """A long run has at most 80 points, and they still end at its end."""
     series = time_series(samples.timeline(epochs=500))
-    assert len(series["time_s"]) <= 120
+    assert len(series["time_s"]) <= 80
     assert series["time_s"][-1] == 250.0
 
 

@@ -28,7 +28,7 @@ def test_headline_says_how_much(samples: ModuleType) -> None:
     title, sentences = headline(rows)
     assert "isotherm takes 25% less memory time" in title
     assert any("memtis, 20.0% slower" in sentence for sentence in sentences)
-    assert any("No policy beats it" in sentence for sentence in sentences)
+    assert any("a host can run beats it." in sentence for sentence in sentences)
 
 
 def test_headline_names_losses(samples: ModuleType) -> None:
@@ -74,6 +74,25 @@ def test_references_stand_in_every_period(samples: ModuleType) -> None:
         20000: ["isotherm", "first-touch"],
     }
     assert [fight.rival for fight in duels(rows, "isotherm")] == ["first-touch"] * 2
+
+
+def test_hardware_stands_apart(samples: ModuleType) -> None:
+    """What no host can run takes no win and is no rival; a sentence is its own."""
+    rows = judge(
+        [
+            samples.result("isotherm", 1.5),
+            samples.result("first-touch", 2.0),
+            samples.result("memtis", 1.8),
+            samples.result("lru", 1.2),
+        ]
+    )
+    ranking = standings(rows)
+    assert [one.policy for one in ranking][-1] == "lru"
+    assert ranking[0].wins == 1
+    assert [fight.rival for fight in duels(rows, "isotherm")] == ["memtis"]
+    _, sentences = headline(rows)
+    assert "No policy that a host can run beats it." in sentences
+    assert any("no host can run. It is 20.0% faster" in said for said in sentences)
 
 
 def test_bounds_alone_have_a_headline(samples: ModuleType) -> None:

@@ -318,8 +318,11 @@ def _dots(table: Mapping[str, Mapping[float, float]], ratio: float) -> Spec:
     }
 
 
-#: Points of a line in a timeline: more than a phone's pixels would be waste.
-TIMELINE_POINTS: Final = 120
+#: Points of a line in a timeline: more would be a smear at a phone's width.
+TIMELINE_POINTS: Final = 80
+#: A last bin with fewer accesses an epoch than this share of the one before is
+#: the run's cut-off end; what it shows is the cut.
+_WHOLE: Final = 0.8
 
 
 def time_series(line: Timeline, parallelism: float = 1.0) -> dict[str, list[float]]:
@@ -327,13 +330,15 @@ def time_series(line: Timeline, parallelism: float = 1.0) -> dict[str, list[floa
 
     ``access_ns`` is what an access takes with moving and looking shared out:
     ``(latency + migration + all hint costs) / accesses``. At most
-    ``TIMELINE_POINTS`` points, each the mean over its stretch.
+    ``TIMELINE_POINTS`` points, each the mean over its stretch; without the last
+    bin where the run ended in the midst of it.
     """
-    bins = len(line.epochs)
+    bins = _whole_bins(line)
     step = max(1, -(-bins // TIMELINE_POINTS))
     starts = np.arange(0, bins, step)
     total = {
-        name: np.add.reduceat(value, starts) for name, value in line.series.items()
+        name: np.add.reduceat(value[:bins], starts)
+        for name, value in line.series.items()
     }
     time_s = np.cumsum(total["dt_ns"]) / 1e9
     spent = (
@@ -353,6 +358,15 @@ def time_series(line: Timeline, parallelism: float = 1.0) -> dict[str, list[floa
         "access_ns": [round(float(value), 3) for value in access],
         "moved_mib_s": [round(float(value), 4) for value in moved],
     }
+
+
+def _whole_bins(line: Timeline) -> int:
+    """Return the bins without a last one in the midst of which the run ended."""
+    bins = len(line.epochs)
+    if bins < 3:
+        return bins
+    last, before = line.series["accesses"][[-1, -2]] / line.epochs[[-1, -2]]
+    return bins - 1 if last < _WHOLE * before else bins
 
 
 def timeline_chart(

@@ -18,6 +18,7 @@ from isotherm.lab.heatmap import describe_heat, pack_heat
 from isotherm.lab.report_parts import card_html, key_html, standings_html, table_html
 from isotherm.lab.simulate import SimulationSpec
 from isotherm.lab.summary import (
+    IN_HARDWARE,
     REFERENCES,
     contenders,
     headline,
@@ -125,6 +126,7 @@ def render_report(
         "kicker": escape(kicker or _kicker(results)),
         "lead": "\n".join(f'<p class="lead">{escape(text)}</p>' for text in sentences),
         "cells": escape(_cells_in_words(results)),
+        "hardware": escape(_hardware_note(results)),
         "standings": standings_html(standings(results)),
         "ratio_title": "Slowdown against fast memory"
         if many
@@ -213,6 +215,17 @@ def _cells_in_words(results: Sequence[Result]) -> str:
     return f"{count} and {share}"
 
 
+def _hardware_note(results: Sequence[Result]) -> str:
+    found = [policy for policy in contenders(results) if policy in IN_HARDWARE]
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)} comes last whatever its figures: a cache as hardware"
+        " would run it sees every access, and no host can run it. The others are"
+        " compared without it."
+    )
+
+
 def _over_time(
     results: Sequence[Result], timelines: Mapping[int, Timeline]
 ) -> list[dict[str, Any]]:
@@ -233,6 +246,7 @@ def _over_time(
             continue
         subject = "isotherm" if "isotherm" in found else online[0]
         rivals = [p for p in online if p not in (subject, "first-touch")]
+        rivals.sort(key=lambda policy: policy in IN_HARDWARE)
         wanted = [subject, *rivals[: MAX_MAPS - 1], "first-touch", "clairvoyant"]
         shown = [p for p in dict.fromkeys(wanted) if p in found][: MAX_MAPS + 1]
         maps = {

@@ -14,7 +14,7 @@ from isotherm.lab.charts import (
     style_of,
     table_of,
 )
-from isotherm.lab.summary import ORDER, Standing, name_of
+from isotherm.lab.summary import IN_HARDWARE, ORDER, Standing, name_of
 
 Result = Mapping[str, Any]
 
@@ -33,10 +33,13 @@ def standings_html(ranking: Sequence[Standing]) -> str:
     lines.append("</tr></thead><tbody>")
     for one in ranking:
         own = ' class="own"' if one.policy == "isotherm" else ""
+        name = one.policy
+        if name in IN_HARDWARE:
+            own, name = ' class="bound"', f"{name} (in hardware)"
         against = "" if one.vs_first_touch is None else f"{one.vs_first_touch - 1:+.1%}"
-        regret = "" if one.regret is None else f"{one.regret:.2f}"
+        regret = "-" if one.regret is None else f"{one.regret:.2f}"
         lines.append(
-            f"<tr{own}><td>{escape(one.policy)}</td><td>{one.slowdown:.3f}</td>"
+            f"<tr{own}><td>{escape(name)}</td><td>{one.slowdown:.3f}</td>"
             f"<td>{against}</td><td>{regret}</td><td>{one.wins} of {one.cells}</td>"
             f"<td>{one.moves_per_page:.2f}</td></tr>"
         )
@@ -93,13 +96,11 @@ def card_html(
     beyond = off_the_chart(rows)
     note = ""
     if beyond:
-        worst: dict[str, tuple[float, float]] = {}
+        points: dict[str, list[str]] = {}
         for policy, ratio, value in beyond:
-            if value > worst.get(policy, (0.0, 0.0))[0]:
-                worst[policy] = (value, ratio)
-        said = ", ".join(
-            f"{policy} {value:.2f} at {ratio:.0%}"
-            for policy, (value, ratio) in worst.items()
+            points.setdefault(policy, []).append(f"{value:.2f} at {100 * ratio:.3g}%")
+        said = "; ".join(
+            f"{policy} {', '.join(values)}" for policy, values in points.items()
         )
         note = f'<p class="quiet">At the upper edge, beyond it: {escape(said)}.</p>'
     html = (
@@ -139,10 +140,15 @@ def _verdict(rows: Sequence[Result]) -> str:
     )
     if not line:
         return ""
-    value, name = line[0]
+    value, name = min(line, key=lambda found: (found[1] in IN_HARDWARE, found))
+    others = [
+        f" ({other}, in hardware, {faster:.2f})"
+        for faster, other in line
+        if other in IN_HARDWARE and faster < value
+    ]
     return (
-        f"With {ratio:.0%} fast memory {name} is fastest: {value:.2f};"
-        f" best bound {best_bound(table, ratio):.2f}."
+        f"With {ratio:.0%} fast memory {name} is fastest: {value:.2f}"
+        f"{''.join(others)}; best bound {best_bound(table, ratio):.2f}."
     )
 
 
@@ -219,6 +225,8 @@ def table_html(results: Sequence[Result]) -> str:
         lines.append(f"<tr{_row_class(row['policy'])}>")
         for _, key, write in _COLUMNS:
             value = row.get(key)
+            if key == "regret" and row["policy"] in BOUNDS:
+                value = None  # bounds are the yardstick
             if write is None:
                 text = ", ".join(value) if isinstance(value, (list, tuple)) else value
                 text = (
@@ -229,7 +237,8 @@ def table_html(results: Sequence[Result]) -> str:
                 lines.append(f'<td class="text">{escape(text)}</td>')
             else:
                 number = "" if value is None else f"{value:.12g}"
-                text = "" if value is None else write(value)
+                nothing = "-" if key == "regret" else ""
+                text = nothing if value is None else write(value)
                 lines.append(f'<td data-v="{number}">{escape(text)}</td>')
         lines.append("</tr>")
     lines.append("</tbody></table>")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from isotherm.core.names import without_endings
 from isotherm.lab.catalogue import BOUNDS, WITHOUT_HINTS
 from isotherm.lab.regret import cell_of, is_flat
 
@@ -15,6 +16,9 @@ Result = Mapping[str, Any]
 TIE: Final = 0.005
 #: Policies that need no hints: they stand in every hint setting.
 REFERENCES: Final = ("first-touch", *BOUNDS)
+#: Online, but only as hardware: they see every access, which no host's software
+#: does. They are ranked after what a host can run.
+IN_HARDWARE: Final = frozenset({"lru"})
 #: What runs of one table have in common; the rest are rows, columns or seeds.
 SETTING_KEYS: Final = (
     "machine",
@@ -30,11 +34,13 @@ ORDER: Final = ("all-fast", "clairvoyant", "static-oracle")
 def name_of(path_or_name: str) -> str:
     """Return a workload's or machine's name for a table.
 
-    >>> name_of("gups"), name_of("/tmp/x/oltp.parquet")
-    ('gups', 'oltp')
+    What is no absolute path is a name already, with a folder where it needs one.
+
+    >>> name_of("gups"), name_of("/tmp/x/oltp.parquet"), name_of("old/redis.7.2")
+    ('gups', 'oltp', 'old/redis.7.2')
     """
-    if "/" in path_or_name or "." in path_or_name:
-        return Path(path_or_name).name.split(".")[0]
+    if path_or_name.startswith("/"):
+        return without_endings(Path(path_or_name).name)
     return path_or_name
 
 
@@ -107,7 +113,8 @@ class Standing:
         vs_first_touch: Geometric mean of its slowdown over first-touch's.
         slowdown: Geometric mean.
         regret: Mean over the cells that have one; None if none has.
-        wins: Cells in which no other policy was faster by more than ``TIE``.
+        wins: Cells in which no other policy was faster by more than ``TIE``; for
+            a policy that a host can run, no other such policy.
         moves_per_page: Mean.
     """
 
@@ -141,12 +148,14 @@ def _cells(results: Sequence[Result]) -> list[tuple[Result, dict[str, float]]]:
 
 
 def standings(results: Sequence[Result]) -> list[Standing]:
-    """Return how every contender did, best first."""
+    """Return how every contender did, best first, those in hardware last."""
     wins = dict.fromkeys(contenders(results), 0)
     for _, slowdowns in _cells(results):
         best = min(slowdowns.values())
+        best_host = min(_on_hosts(slowdowns).values(), default=best)
         for policy, slowdown in slowdowns.items():
-            wins[policy] += slowdown <= best * (1 + TIE)
+            least = best if policy in IN_HARDWARE else best_host
+            wins[policy] += slowdown <= least * (1 + TIE)
     table = []
     for policy in wins:
         rows = [row for row in results if row["policy"] == policy]
@@ -163,14 +172,23 @@ def standings(results: Sequence[Result]) -> list[Standing]:
                 moves_per_page=mean(row["moves_per_page"] for row in rows) or 0.0,
             )
         )
-    return sorted(table, key=lambda standing: standing.slowdown)
+    return sorted(
+        table,
+        key=lambda standing: (standing.policy in IN_HARDWARE, standing.slowdown),
+    )
+
+
+def _on_hosts(slowdowns: Mapping[str, float]) -> dict[str, float]:
+    """Return the slowdowns of what a host can run."""
+    return {name: value for name, value in slowdowns.items() if name not in IN_HARDWARE}
 
 
 def duels(results: Sequence[Result], policy: str) -> list[Duel]:
-    """Return a policy against its best rival, cell by cell."""
+    """Return a policy against its best rival on a host, cell by cell."""
     found = []
     for cell, slowdowns in _cells(results):
-        others = {name: value for name, value in slowdowns.items() if name != policy}
+        others = _on_hosts(slowdowns)
+        others.pop(policy, None)
         if policy in slowdowns and others:
             rival = min(others, key=lambda name: others[name])
             found.append(Duel(cell, slowdowns[policy], rival, others[rival]))
@@ -188,6 +206,33 @@ def place_of(cell: Result, results: Sequence[Result]) -> str:
     if len({row["rate"] for row in results}) > 1 and cell["rate"] is not None:
         place += f", rate {cell['rate']:g}"
     return place
+
+
+def _hardware_in_words(
+    results: Sequence[Result], subject: str, ranking: Sequence[Standing]
+) -> list[str]:
+    """Return a sentence on each policy that stands apart, as no host can run it."""
+    own = next(one for one in ranking if one.policy == subject)
+    sentences = []
+    for one in ranking:
+        if one.policy not in IN_HARDWARE or one.policy == subject:
+            continue
+        ahead = one.slowdown / own.slowdown - 1
+        text = (
+            f"{one.policy} stands apart, and is left out above: a cache as hardware"
+            " would run it, which sees every access and which no host can run. It is"
+            f" {abs(ahead):.1%} {'slower' if ahead >= 0 else 'faster'} than {subject}"
+        )
+        found = [
+            (values[subject], values[one.policy])
+            for _, values in _cells(results)
+            if subject in values and one.policy in values
+        ]
+        if len(found) > 1:
+            faster = sum(other < mine / (1 + TIE) for mine, other in found)
+            text += f", faster in {faster} of {len(found)} cells"
+        sentences.append(text + ".")
+    return sentences
 
 
 def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
@@ -214,7 +259,11 @@ def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
         )
     if fights:
         won = sum(fight.lead >= -TIE for fight in fights)
-        others = [standing for standing in ranking if standing.policy != subject]
+        others = [
+            standing
+            for standing in ranking
+            if standing.policy != subject and standing.policy not in IN_HARDWARE
+        ]
         next_best = others[0]
         ahead = next_best.slowdown / own.slowdown - 1
         rank = (
@@ -237,7 +286,9 @@ def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
             more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
             sentences.append(f"It loses on {named}{more}.")
         else:
-            sentences.append("No policy beats it in any of them.")
+            where = " in any cell" if len(fights) > 1 else ""
+            sentences.append(f"No policy that a host can run beats it{where}.")
+    sentences += _hardware_in_words(results, subject, ranking)
     if own.regret is not None:
         sentences.append(
             f"Mean regret {own.regret:.2f}: 0 would be as good as knowing the future,"

@@ -25,8 +25,15 @@
       document.documentElement.dataset.drawn = "all";
       return;
     }
-    draw(chart.id, chart.spec).then(() => setTimeout(drawNext, 0, index + 1));
+    drawOnce(chart).then(() => setTimeout(drawNext, 0, index + 1));
   };
+  const begun = new Map();
+  const drawOnce = (chart) => {
+    if (!begun.has(chart.id)) begun.set(chart.id, draw(chart.id, chart.spec));
+    return begun.get(chart.id);
+  };
+  // Paper does not wait: what is not drawn yet is drawn at once.
+  addEventListener("beforeprint", () => data.charts.forEach(drawOnce));
   // --- the table -----------------------------------------------------------
   const table = byId("numbers");
   const rows = [...table.tBodies[0].rows];
