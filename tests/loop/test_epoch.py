@@ -63,7 +63,7 @@ def test_looks_of_a_plan_rule_the_next_epoch() -> None:
     loop, machine = loop_of(policy)
     assert () == play(loop, machine, 0, 1, 2).hints
     (batch,) = play(loop, machine, 1, 3, 4).hints
-    assert [0b00011000] == batch.seen.bits[:1].tolist()
+    assert [0b00011110] == batch.seen.bits[:1].tolist()
     assert () == play(loop, machine, 2).hints
     assert [(), (batch,), ()] == [epoch.hints for epoch in policy.seen]
 
@@ -105,7 +105,8 @@ def test_what_an_epoch_holds() -> None:
 @pytest.mark.parametrize("tracked", [False, True])
 def test_the_tracker_is_updated_where_there_is_one(tracked: bool) -> None:
     """A policy that reads raw hints gets no view; another one gets this epoch's."""
-    policy = Scripted(Plan(look=(Look(BITS, 0, PAGES),)), uses_tracker=tracked)
+    look = Plan(look=(Look(BITS, 0, PAGES, window_s=0.25),))
+    policy = Scripted(look, uses_tracker=tracked)
     loop, machine = loop_of(policy, tracked=tracked)
     play(loop, machine, 0, *[5] * 32)
     step = play(loop, machine, 1, *[5] * 32)

@@ -178,9 +178,8 @@ def _accepted(policy: Policy) -> frozenset[Mechanism]:
 
 
 def _demand_fill(policy: Policy) -> str | None:
-    """Return the replacement by which the fastest tier is to be a cache, if it is."""
-    default = "lru" if policy.name == "lru" else None
-    fill: str | None = getattr(policy, "demand_fill", default)
+    """Return how a policy wants the fastest tier filled on demand, if it does."""
+    fill: str | None = getattr(policy, "demand_fill", None)
     return fill
 
 

@@ -18,6 +18,7 @@ class Lru:
     name = "lru"
     wants: frozenset[Mechanism] = frozenset()
     uses_tracker = False
+    demand_fill = "lru"  #: the machine runs the fastest tier as a cache
 
     def __init__(self, setup: Setup) -> None:
         read_options(self.name, setup, {})
