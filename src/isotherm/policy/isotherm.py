@@ -35,6 +35,8 @@ ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
 LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
+FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
+PATIENCE_KEPT = 0.95  # of the hope beyond what is held, per epoch without moves
 HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
@@ -84,6 +86,7 @@ class Isotherm:
         self._entry_ns = ENTRY_NS
         self._rate: Floats = np.zeros(CELLS)
         self._recoverable = FIRST_HOPE
+        self._patience = 1.0
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
@@ -100,7 +103,9 @@ class Isotherm:
         reach = self._reach(epoch)
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
-        self._follow_gain(share, tier_ns, reach[0] / max(1, self._setup.pages))
+        held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
+        ratio = float(reach[0]) / max(1, self._setup.pages)
+        self._follow_gain(epoch, share, held, tier_ns, ratio)
         moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
@@ -271,11 +276,34 @@ class Isotherm:
         above += float(rate[order[at]]) * max(0, slots - before)
         return float(rate[order[at]]), above / max(float(work.sum()), 1e-9)
 
-    def _follow_gain(self, share: float, tier_ns: Floats, ratio: float) -> None:
-        """Follow the share of memory time that perfect use of what is known saves."""
+    def _follow_gain(
+        self,
+        epoch: Epoch,
+        share: float,
+        held: float,
+        tier_ns: Floats,
+        ratio: float,
+    ) -> None:
+        """Follow the share of memory time that what is known saves, or still may.
+
+        What the placement holds already counts in full. What knowledge promises
+        beyond it counts as long as moves are made: heat that no move can catch is
+        not worth looking at.
+
+        Args:
+            epoch: The outcome of the last plan.
+            share: Of the accesses that the best pages of the fast tier's size get.
+            held: Of the accesses that the pages of the fast tier get now.
+            tier_ns: Latency of each tier.
+            ratio: Of the pages that the fast tier holds.
+        """
+        moved = len(epoch.outcome.page) > FEW_MOVES * self._setup.pages
+        self._patience += (1.0 - self._patience) * 0.2 if moved else 0.0
+        self._patience *= 1.0 if moved else PATIENCE_KEPT
         gap = float(tier_ns[-1] - tier_ns[0])
         blind = float(tier_ns[0]) + gap * (1 - ratio)
-        gain = gap * max(0.0, share - ratio) / max(blind, 1e-9)
+        hope = held + max(0.0, share - held) * self._patience
+        gain = gap * max(0.0, hope - ratio) / max(blind, 1e-9)
         self._recoverable += (
             HOPE_GAIN * self._rates.informed * (gain - self._recoverable)
         )
