@@ -33,7 +33,7 @@ def as_bytes(plan: Plan) -> tuple[Any, ...]:
     columns = (moves.page, moves.node, moves.gain_ns, moves.reason)
     notes = json.dumps(dict(plan.notes), sort_keys=True)
     tables = [column.tobytes() for column in columns]
-    return (*tables, plan.look, plan.birth, plan.demand_fill, notes)
+    return (*tables, plan.look, plan.birth, notes)
 
 
 def check_moves(plan: Plan, epoch: Epoch) -> None:

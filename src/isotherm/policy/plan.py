@@ -168,16 +168,12 @@ class Plan:
         moves: Pages to move.
         look: Where and how to look in the next epoch.
         birth: Where new memory should be born; None: leave as it is.
-        demand_fill: Run the fastest tier as a demand-filled cache with this
-            replacement ("lru"); None: placed memory. A machine that cannot
-            refuses the policy at the start.
         notes: Figures behind the decision, for ``explain``: price, threshold.
     """
 
     moves: Moves = field(default_factory=Moves.none)
     look: tuple[Look, ...] = ()
     birth: Birth | None = None
-    demand_fill: str | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -209,7 +205,11 @@ class Setup:
 
 
 class Policy(Protocol):
-    """Decides. Holds its own state, reads no clock, touches nothing."""
+    """Decides. Holds its own state, reads no clock, touches nothing.
+
+    A policy with an attribute ``demand_fill`` ("lru") has the machine run the
+    fastest tier as a demand-filled cache; a machine that cannot refuses it.
+    """
 
     @property
     def name(self) -> str:
