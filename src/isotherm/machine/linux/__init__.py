@@ -1,0 +1,1 @@
+"""A live Linux host: processes, their mappings, their pages, and moving them."""
