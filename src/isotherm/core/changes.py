@@ -1,0 +1,371 @@
+"""What was changed in the kernel, written down first, so that it can be undone.
+
+A change goes to the journal, and the journal to the disk, before the change is
+made. A process that is killed in between leaves a journal that the next start
+reads: it undoes what is there, newest first, and finds nothing to do where the
+change was never made.
+
+The journal is one JSON document a line. The first line says which boot it
+belongs to: what was changed before a reboot is gone with it.
+"""
+
+import errno
+import fcntl
+import importlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from isotherm.core.errors import IsothermError, UnsupportedError
+
+FORMAT: Final = "isotherm-journal"
+VERSION: Final = 1
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+#: The thing that was changed is no longer there: nothing is left to undo.
+GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESRCH})
+
+#: A file that shows all its choices with the present one in brackets, as
+#: /sys/kernel/mm/transparent_hugepage/enabled and zram's comp_algorithm do.
+_CHOICE = re.compile(r"(?:^|\s)\[([^\]\s]+)\](?:\s|$)")
+
+Facts = Mapping[str, Any]
+Undo = Callable[[Facts], str]
+
+_undos: dict[str, Undo] = {}
+
+
+class JournalBusyError(UnsupportedError):
+    """Another process holds the journal."""
+
+
+def undoes(kind: str) -> Callable[[Undo], Undo]:
+    """Return a decorator that makes a function the undo of a kind of change.
+
+    The function takes the facts that ``made`` was given and returns a sentence
+    that says what it did. It must be at module level of a module of isotherm
+    (recovery imports that module by name) and must do no harm where the change
+    was never made, was made in part, or is undone already.
+    """
+
+    def register(function: Undo) -> Undo:
+        _undos[kind] = function
+        return function
+
+    return register
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One change that is not undone yet."""
+
+    number: int
+    path: str | None = None  # of a file write
+    old: str = ""
+    wrote: str | None = None  # what the file said after the write
+    kind: str = ""  # of any other change
+    module: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """What was changed, for people."""
+        return self.path if self.path is not None else self.kind
+
+
+class HostChanges:
+    """Changes of this process to the host, and the way back.
+
+    Safe to call from several threads. Changes that a killed process has left in
+    the same journal are taken over and undone with the own ones.
+
+    Args:
+        journal: Where changes are written down, folders made if missing; None
+            keeps them in memory only, which a kill does not survive.
+        boot_id: What names this boot of the kernel.
+
+    Raises:
+        JournalBusyError: Another live process holds the journal.
+    """
+
+    def __init__(self, journal: Path | None, *, boot_id: Path = BOOT_ID) -> None:
+        self._journal = journal
+        self._boot = _boot(boot_id)
+        self._entries: list[_Entry] = []
+        self._number = 0
+        self._guard = threading.RLock()
+        self._file: int | None = None
+        if journal is not None:
+            self._file = _open_locked(journal)
+            self._read()
+
+    # -- making changes ----------------------------------------------------
+
+    def write(self, path: Path, value: str | int) -> bool:
+        """Write a kernel file; its old value is in the journal before.
+
+        Args:
+            path: A file that exists and can be read.
+            value: What to write; nothing is done where the file says so already.
+
+        Returns:
+            Whether the file was written.
+
+        Raises:
+            OSError: The file cannot be read or written. Nothing has changed then.
+        """
+        text = str(value)
+        with self._guard:
+            old = read_value(path)
+            if old == text:
+                return False
+            entry = self._append(_Entry(self._next(), path=str(path), old=old))
+            try:
+                write_value(path, text)
+            except OSError:
+                self._forget(entry)
+                raise
+            entry.wrote = read_value(path)
+            self._log({"wrote": entry.number, "value": entry.wrote})
+        return True
+
+    def made(self, kind: str, **facts: Any) -> None:  # any JSON value
+        """Note a change that is not a file write; call this before making it.
+
+        Args:
+            kind: A name that ``undoes`` has registered.
+            facts: What its undo needs; JSON values.
+
+        Raises:
+            KeyError: Nobody can undo this kind.
+        """
+        with self._guard:
+            module = _undos[kind].__module__
+            self._append(_Entry(self._next(), kind=kind, module=module, facts=facts))
+
+    @property
+    def pending(self) -> int:
+        """Changes that are not undone."""
+        return len(self._entries)
+
+    # -- undoing them ------------------------------------------------------
+
+    def restore(self, kind: str | None = None) -> list[str]:
+        """Undo all changes, newest first, and say what was done.
+
+        What fails for another reason than that it is gone stays in the journal
+        and is tried again by the next call. A file that somebody else has
+        changed meanwhile is left as it is.
+
+        Args:
+            kind: Undo only changes noted by ``made`` as this kind.
+        """
+        said = []
+        with self._guard:
+            for entry in reversed(self._entries.copy()):
+                if kind is not None and entry.kind != kind:
+                    continue
+                try:
+                    said.append(_undo(entry))
+                except (OSError, IsothermError) as error:
+                    said.append(f"{entry.subject}: not restored: {_why(error)}")
+                    continue
+                self._forget(entry)
+        return said
+
+    def close(self) -> None:
+        """Give the journal back; it is removed when nothing is left in it."""
+        with self._guard:
+            if self._file is None:
+                return
+            if not self._entries and self._journal is not None:
+                self._journal.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Undo everything."""
+        self.restore()
+        self.close()
+
+    @classmethod
+    def recover(cls, journal: Path, *, boot_id: Path = BOOT_ID) -> list[str]:
+        """Undo what a killed process has left in a journal, and say what was done.
+
+        Returns:
+            One sentence a change; empty where there is no journal.
+
+        Raises:
+            JournalBusyError: The process is not dead: it holds the journal.
+        """
+        if not journal.exists():
+            return []
+        changes = cls(journal, boot_id=boot_id)
+        try:
+            return changes.restore()
+        finally:
+            changes.close()
+
+    # -- the journal -------------------------------------------------------
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _append(self, entry: _Entry) -> _Entry:
+        line: dict[str, Any] = {"change": entry.number}
+        if entry.path is not None:
+            line |= {"path": entry.path, "old": entry.old}
+        else:
+            line |= {"kind": entry.kind, "module": entry.module, "facts": entry.facts}
+        self._log(line)
+        self._entries.append(entry)
+        return entry
+
+    def _forget(self, entry: _Entry) -> None:
+        self._entries.remove(entry)
+        self._log({"undone": entry.number})
+
+    def _log(self, line: dict[str, Any]) -> None:
+        """Append a line and wait until it is on the disk."""
+        if self._file is None:
+            return
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.fsync(self._file)
+
+    def _read(self) -> None:
+        """Take over what the journal holds, or begin it."""
+        assert self._file is not None  # noqa: S101  # only called with a journal
+        size = os.fstat(self._file).st_size
+        lines = os.pread(self._file, size, 0).split(b"\n")
+        # A line without its end was never waited for: its change was not made.
+        documents = [_parse(line) for line in lines[:-1]]
+        head = documents[0] if documents else None
+        if head is None or head.get("format") != FORMAT or head["boot"] != self._boot:
+            os.ftruncate(self._file, 0)
+            self._log({"format": FORMAT, "version": VERSION, "boot": self._boot})
+            return
+        os.ftruncate(self._file, size - len(lines[-1]))
+        entries: dict[int, _Entry] = {}
+        for line in documents[1:]:
+            if line is None:
+                continue
+            if "change" in line:
+                number = line.pop("change")
+                entries[number] = _Entry(number, **line)
+            elif "wrote" in line and line["wrote"] in entries:
+                entries[line["wrote"]].wrote = line["value"]
+            elif "undone" in line:
+                entries.pop(line["undone"], None)
+        self._entries = list(entries.values())
+        self._number = max(entries, default=0)
+
+
+def read_value(path: Path) -> str:
+    """Return what a kernel file says, without the newline.
+
+    Of a list of choices only the chosen one, as it has to be written back.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    text = path.read_text().strip()
+    choice = _CHOICE.search(text)
+    return choice[1] if choice else text
+
+
+def write_value(path: Path, value: str) -> None:
+    """Write a kernel file in one call; never creates it.
+
+    Raises:
+        OSError: The kernel refuses. Python's buffered files may lose this error.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(file, value.encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def _undo(entry: _Entry) -> str:
+    if entry.path is None:
+        if entry.kind not in _undos and entry.module.startswith("isotherm."):
+            importlib.import_module(entry.module)
+        if entry.kind not in _undos:
+            raise UnsupportedError(f"nobody knows how to undo {entry.kind}")
+        return _undos[entry.kind](entry.facts)
+    path = Path(entry.path)
+    try:
+        now = read_value(path)
+        if now == entry.old:
+            return f"{path}: says {entry.old!r} as before"
+        if entry.wrote is not None and now != entry.wrote:
+            return f"{path}: left at {now!r}, somebody else has changed it"
+        write_value(path, entry.old)
+    except OSError as error:
+        if error.errno in GONE:
+            return f"{path}: gone meanwhile"
+        raise
+    return f"{path}: {now!r} -> {entry.old!r}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return str(error)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _boot(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _open_locked(journal: Path) -> int:
+    """Return a descriptor of the journal that holds its lock."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    while True:
+        file = os.open(journal, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise JournalBusyError(
+                f"{journal}: another isotherm holds this journal",
+                hint="isotherm stop ends it",
+            ) from None
+        # Whoever held it before may have removed it between open and lock.
+        try:
+            same = os.path.samestat(os.fstat(file), journal.stat())
+        except FileNotFoundError:
+            same = False
+        if same:
+            _sync_directory(journal.parent)
+            return file
+        os.close(file)
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

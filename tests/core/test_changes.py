@@ -1,0 +1,291 @@
+"""The journal of changes: written before the change, undone newest first."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from isotherm.core import changes as module
+from isotherm.core.changes import HostChanges, JournalBusyError, undoes
+
+UNDONE: list[dict[str, object]] = []
+
+
+@undoes("test-thing")
+def undo_thing(facts):
+    """Remember what was undone."""
+    UNDONE.append(dict(facts))
+    return f"thing {facts['name']}: removed"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return a small tree as sysfs shows it: one value a file."""
+    UNDONE.clear()
+    root = tmp_path / "sys"
+    root.mkdir()
+    for name, value in (("a", "0\n"), ("b", "false\n"), ("c", "always [madvise] no\n")):
+        (root / name).write_text(value)
+    return root
+
+
+def run_and_kill(journal: Path, body: str) -> int:
+    """Run Python with ``changes`` open on the journal until it kills itself."""
+    text = "from pathlib import Path\nimport os, signal\n"
+    text += "from isotherm.core import changes as module\n"
+    text += f"changes = module.HostChanges(Path({str(journal)!r}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", text + textwrap.dedent(body)], check=False
+    )
+    return done.returncode
+
+
+def test_restore_puts_every_value_back_newest_first(tree, tmp_path):
+    """After restore every file says what it said, and the journal is gone."""
+    journal = tmp_path / "run" / "journal"
+    changes = HostChanges(journal)
+    assert changes.write(tree / "a", 1)
+    assert changes.write(tree / "b", "true")
+    assert changes.write(tree / "a", 2)
+    said = changes.restore()
+    changes.close()
+    assert [
+        f"{tree}/a: '2' -> '1'",
+        f"{tree}/b: 'true' -> 'false'",
+        f"{tree}/a: '1' -> '0'",
+    ] == said
+    assert ["0\n", "false\n"] == [(tree / name).read_text() for name in "ab"]
+    assert not journal.exists()
+
+
+def test_restore_twice_does_nothing_more(tree, tmp_path):
+    """A second restore, and a recovery after it, find nothing."""
+    journal = tmp_path / "journal"
+    changes = HostChanges(journal)
+    changes.write(tree / "a", 1)
+    assert len(changes.restore()) == 1
+    assert changes.restore() == []
+    changes.close()
+    assert HostChanges.recover(journal) == []
+
+
+def test_a_value_that_is_there_already_is_no_change(tree):
+    """Writing what a file says changes nothing and leaves nothing to undo."""
+    changes = HostChanges(None)
+    assert not changes.write(tree / "a", 0)
+    assert changes.pending == 0
+
+
+def test_the_chosen_word_of_a_list_is_what_comes_back(tree):
+    """A file that lists its choices is restored to the word in brackets."""
+    changes = HostChanges(None)
+    changes.write(tree / "c", "always")
+    changes.restore()
+    assert (tree / "c").read_text() == "madvise\n"
+
+
+def test_a_refused_write_leaves_nothing_behind(tree, tmp_path):
+    """A file that cannot be written raises and is not in the journal."""
+    journal = tmp_path / "journal"
+    changes = HostChanges(journal)
+    with pytest.raises(OSError, match="missing"):
+        changes.write(tree / "missing", 1)
+    assert changes.pending == 0
+    with pytest.raises(KeyError):
+        changes.made("nobody undoes this", name="x")
+    assert changes.pending == 0
+
+
+def test_the_journal_is_written_before_the_file(tree, tmp_path):
+    """Killed between journal and write: recovery finds the file as it was."""
+    journal = tmp_path / "journal"
+    code = run_and_kill(
+        journal,
+        f"""
+        module.write_value = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        changes.write(Path({str(tree / "a")!r}), 1)
+        """,
+    )
+    assert -signal.SIGKILL == code
+    assert (tree / "a").read_text() == "0\n"
+    assert '"old": "0"' in journal.read_text()
+    assert [f"{tree}/a: says '0' as before"] == HostChanges.recover(journal)
+    assert (tree / "a").read_text() == "0\n"
+
+
+def test_recovery_after_a_kill_undoes_and_is_idempotent(tree, tmp_path):
+    """Killed after changes: the next start restores them once."""
+    journal = tmp_path / "journal"
+    code = run_and_kill(
+        journal,
+        f"""
+        changes.write(Path({str(tree / "a")!r}), 1)
+        changes.write(Path({str(tree / "b")!r}), "true")
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    assert -signal.SIGKILL == code
+    assert (tree / "b").read_text() == "true\n"
+    said = HostChanges.recover(journal)
+    assert [f"{tree}/b: 'true' -> 'false'", f"{tree}/a: '1' -> '0'"] == said
+    assert [] == HostChanges.recover(journal)
+    assert ["0\n", "false\n"] == [(tree / name).read_text() for name in "ab"]
+
+
+def test_killed_between_write_and_the_note_of_it(tree, tmp_path):
+    """Killed right after the write, the value still goes back."""
+    journal = tmp_path / "journal"
+    code = run_and_kill(
+        journal,
+        f"""
+        write = module.write_value
+        def write_and_die(path, value):
+            write(path, value)
+            os.kill(os.getpid(), signal.SIGKILL)
+        module.write_value = write_and_die
+        changes.write(Path({str(tree / "a")!r}), 1)
+        """,
+    )
+    assert -signal.SIGKILL == code
+    assert (tree / "a").read_text() == "1\n"
+    assert [f"{tree}/a: '1' -> '0'"] == HostChanges.recover(journal)
+    assert (tree / "a").read_text() == "0\n"
+
+
+def test_a_torn_last_line_is_a_change_that_was_not_made(tree, tmp_path):
+    """Half a line at the end is dropped; what stands before it is undone."""
+    journal = tmp_path / "journal"
+    changes = HostChanges(journal)
+    changes.write(tree / "a", 1)
+    with journal.open("a") as file:
+        file.write('{"change": 2, "path": "/x", "ol')
+    os.close(changes._file)
+    changes._file = None
+    assert [f"{tree}/a: '1' -> '0'"] == HostChanges.recover(journal)
+
+
+def test_files_that_are_gone_are_no_error(tree, tmp_path):
+    """A file that has vanished counts as restored."""
+    changes = HostChanges(tmp_path / "journal")
+    changes.write(tree / "a", 1)
+    (tree / "a").unlink()
+    assert [f"{tree}/a: gone meanwhile"] == changes.restore()
+    assert changes.pending == 0
+
+
+def test_what_somebody_else_changed_meanwhile_stays(tree):
+    """A value that is not ours any more is left alone, and said."""
+    changes = HostChanges(None)
+    changes.write(tree / "a", 1)
+    (tree / "a").write_text("7\n")
+    assert [f"{tree}/a: left at '7', somebody else has changed it"] == changes.restore()
+    assert (tree / "a").read_text() == "7\n"
+
+
+def test_what_cannot_be_restored_stays_in_the_journal(tree, tmp_path, monkeypatch):
+    """An entry whose undo fails is reported and tried again."""
+    changes = HostChanges(tmp_path / "journal")
+    changes.write(tree / "a", 1)
+
+    def refuse(path, value):
+        raise PermissionError(13, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_value", refuse)
+        assert [f"{tree}/a: not restored: EACCES"] == changes.restore()
+    assert changes.pending == 1
+    changes.restore()
+    assert (tree / "a").read_text() == "0\n"
+
+
+def test_other_changes_are_undone_by_kind(tree, tmp_path):
+    """What ``made`` noted is undone by its function, in the order of all."""
+    changes = HostChanges(tmp_path / "journal")
+    changes.made("test-thing", name="one")
+    changes.write(tree / "a", 1)
+    changes.made("test-thing", name="two")
+    said = changes.restore()
+    assert ["thing two: removed", f"{tree}/a: '1' -> '0'", "thing one: removed"] == said
+    assert [{"name": "two"}, {"name": "one"}] == UNDONE
+
+
+def test_one_kind_can_be_restored_alone(tree):
+    """A source that closes undoes its own changes only."""
+    changes = HostChanges(None)
+    changes.made("test-thing", name="one")
+    changes.write(tree / "a", 1)
+    assert ["thing one: removed"] == changes.restore("test-thing")
+    assert changes.pending == 1
+
+
+def test_a_kind_that_nobody_knows_stays_in_the_journal(tmp_path):
+    """Recovery by an older version reports what it cannot undo and keeps it."""
+    journal = tmp_path / "journal"
+    changes = HostChanges(journal)
+    changes.made("test-thing", name="x")
+    changes.close()
+    journal.write_text(journal.read_text().replace("test-thing", "from-the-future"))
+    said = HostChanges.recover(journal)
+    assert [
+        "from-the-future: not restored: nobody knows how to undo from-the-future"
+    ] == said
+    assert journal.exists()
+
+
+def test_two_processes_do_not_share_a_journal(tree, tmp_path):
+    """A journal that is held cannot be opened nor recovered."""
+    journal = tmp_path / "journal"
+    first = HostChanges(journal)
+    first.write(tree / "a", 1)
+    with pytest.raises(JournalBusyError, match="another isotherm holds"):
+        HostChanges(journal)
+    with pytest.raises(JournalBusyError):
+        HostChanges.recover(journal)
+    first.restore()
+    first.close()
+    second = HostChanges(journal)
+    assert second.pending == 0
+    second.close()
+
+
+def test_a_journal_of_another_boot_is_void(tree, tmp_path):
+    """After a reboot the kernel has forgotten: nothing is written."""
+    journal = tmp_path / "journal"
+    boot = tmp_path / "boot_id"
+    boot.write_text("one\n")
+    changes = HostChanges(journal, boot_id=boot)
+    changes.write(tree / "a", 1)
+    os.close(changes._file)
+    changes._file = None
+    boot.write_text("two\n")
+    assert HostChanges.recover(journal, boot_id=boot) == []
+    assert (tree / "a").read_text() == "1\n"
+
+
+def test_the_context_restores_on_an_error(tree, tmp_path):
+    """Leaving the block, for whatever reason, restores."""
+
+    def change_and_fail():
+        with HostChanges(tmp_path / "journal") as changes:
+            changes.write(tree / "a", 1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change_and_fail()
+    assert (tree / "a").read_text() == "0\n"
+
+
+def test_every_line_is_json(tree, tmp_path):
+    """People and scripts can read the journal."""
+    journal = tmp_path / "journal"
+    changes = HostChanges(journal)
+    changes.write(tree / "a", 1)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    changes.restore()
+    changes.close()
+    assert ["format", "change", "wrote"] == [next(iter(line)) for line in lines]
