@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
-from isotherm.machine.protocol import MoveResult, Space, Usage
+from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.migration import MigrationEngine
 from isotherm.policy.plan import Moves, Reason
 from isotherm.topology.model import MemoryKind, Node, Source, Tier, Topology
@@ -37,6 +37,10 @@ class TableMachine:
         self.parallelism = 1.0
         self.own_ns = 0
         self._node = node
+
+    def refresh(self) -> SpacesChanged | None:
+        """Return None: the space stays."""
+        return None
 
     def usage(self) -> Usage:
         """Return a full fast node and a roomy slow one."""

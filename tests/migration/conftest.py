@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
-from isotherm.machine.protocol import NOT_PRESENT, MoveResult, Space, Usage
+from isotherm.machine.protocol import (
+    NOT_PRESENT,
+    MoveResult,
+    Space,
+    SpacesChanged,
+    Usage,
+)
 from isotherm.topology.model import (
     Initiator,
     InitiatorKind,
@@ -64,6 +70,10 @@ class FakeMachine:
         self.topology = topology_of(len(self.capacity))
         self.spaces = (Space(0, len(self.node), "test"),)
         self.pages = len(self.node)
+
+    def refresh(self) -> SpacesChanged | None:
+        """Return None: the space stays."""
+        return None
 
     def usage(self) -> Usage:
         """Return usage by counting."""

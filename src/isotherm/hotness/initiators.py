@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.columns import grown
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.trace.stream import UNKNOWN_INITIATOR
 
 REGION_PAGES = 64
@@ -44,6 +46,15 @@ class InitiatorShares:
             (page.astype(np.int64) // REGION_PAGES, self._column(initiator)),
             np.float32(1),
         )
+
+    def renew(self, blocks: int, change: SpacesChanged) -> None:
+        """Forget who accessed renewed pages; make room for new ones."""
+        self._regions = -(-blocks * 8 // REGION_PAGES)
+        if self._counts is None:
+            return
+        self._counts = grown(self._counts, self._regions)
+        for start, end in change.renewed.tolist():
+            self._counts[start // REGION_PAGES : -(-end // REGION_PAGES)] = 0
 
     def share(self, start_page: int, end_page: int) -> dict[int, float]:
         """Return shares over pages ``[start, end)``; 255 is unknown."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch
+from isotherm.machine.protocol import SpacesChanged
 
 
 class HotnessView(Protocol):
@@ -68,6 +69,13 @@ class HotnessTracker(Protocol):
     @property
     def bytes_per_page(self) -> float:
         """State kept for a page, all of it."""
+        ...
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Put pages that have a new owner or none back to the prior; grow.
+
+        Called before ``update`` where spaces have changed.
+        """
         ...
 
     def update(

@@ -8,6 +8,7 @@ how unlike it is to its left neighbour.
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.columns import grown
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import (
     BLOCK_PAGES,
@@ -22,6 +23,7 @@ from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
 from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.view import TrackerView
+from isotherm.machine.protocol import SpacesChanged
 
 TURN_BLOCKS = 1 << 18  # 2 Mi pages an epoch: some 10 ns a page, 4 % of a core
 PRIOR_SHAPE = 0.5  # a0 of the prior Gamma: half an access (docs/reference/hotness.md)
@@ -111,6 +113,34 @@ class GammaTracker:
         total = sum(c.nbytes for c in columns) + self.stamp.nbytes + self.edge.nbytes
         return (total + self.initiators.nbytes) / self.pages
 
+    def renew(self, change: SpacesChanged) -> None:
+        """Put renewed pages back to the prior; make room for new ones.
+
+        A block that a renewed range shares with other pages loses its last look and
+        its samples; those pages keep their filters.
+        """
+        pages = max(self.pages, change.pages)
+        code, region = self._prior()
+        self.pages, self.blocks = pages, -(-pages // BLOCK_PAGES)
+        self.code = grown(self.code, pages, code)
+        self.history = grown(self.history, pages)
+        self.looked = grown(self.looked, self.blocks)
+        self.samples = grown(self.samples, self.blocks)
+        self.region = grown(self.region, self.blocks, region)
+        self.stamp = grown(self.stamp, self.blocks, self._epoch & 0xFFFF)
+        self.edge = grown(self.edge, self.blocks)
+        for start, end in change.renewed.tolist():
+            self.code[start:end] = code
+            self.history[start:end] = 0
+            touched = slice(start // BLOCK_PAGES, -(-end // BLOCK_PAGES))
+            self.looked[touched] = regions.NO_LOOK
+            self.samples[touched] = 0
+            self.region[touched] = region
+            self.edge[touched] = 0
+            whole = end // BLOCK_PAGES if end < pages else self.blocks
+            self.stamp[-(-start // BLOCK_PAGES) : whole] = self._epoch & 0xFFFF
+        self.initiators.renew(self.blocks, change)
+
     def update(
         self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
     ) -> TrackerView:
@@ -158,11 +188,16 @@ class GammaTracker:
             rate = 1.0
         self.reference = rate
         self.mean_rate = rate
-        mean = np.ones(1)
+        self.code[:], self.region[:] = self._prior()
+
+    def _prior(self) -> tuple[int, int]:
+        """Return the filter and region codes of a page that nothing is known of."""
+        mean = np.ones(1) * max(self.mean_rate, 1e-12) / self._unit()
+        if self.reference is None:
+            mean = np.ones(1)
         middle = np.array([(1 << 17) | (1 << 52)], np.uint64)
-        prior = evidence.pack_array(mean, mean * PRIOR_SHAPE, middle)
-        self.code[:] = prior[0]
-        self.region[:] = regions.region_code_array(mean)[0]
+        code = evidence.pack_array(mean, PRIOR_SHAPE / mean, middle)
+        return int(code[0]), int(regions.region_code_array(mean)[0])
 
     def _guess(self, batches: tuple[HintBatch, ...]) -> float | None:
         """Return a mean rate from the first bits or samples alone."""

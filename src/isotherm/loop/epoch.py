@@ -1,10 +1,10 @@
-"""run_epoch: drain hints, update hotness, decide, move, look on."""
+"""run_epoch: renew, collect, drain hints, update hotness, decide, move, look on."""
 
 from dataclasses import dataclass
 
 from isotherm.hints.batch import HintBatch, HintSource
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
-from isotherm.machine.protocol import Machine
+from isotherm.machine.protocol import Machine, SpacesChanged
 from isotherm.migration.engine import MigrationEngine
 from isotherm.policy.plan import Epoch, Outcome, Plan, Policy
 
@@ -19,7 +19,7 @@ class Loop:
         tracker: None for a policy that reads raw hints only.
         policy: Who decides.
         engine: Who moves.
-        outcome: What became of the last plan's moves.
+        outcome: What ``engine.submit`` said of the last plan's moves at once.
     """
 
     machine: Machine
@@ -32,17 +32,31 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one pass of the loop saw, decided and did."""
+    """What one pass of the loop saw, decided and did.
+
+    Attributes:
+        hints: What the sources saw.
+        hotness: The tracker's view; None without a tracker.
+        plan: What was decided.
+        outcome: The moves that ended since the step before: those that ran beside
+            the loop, then those that ``engine.submit`` carried out at once.
+        change: What the spaces did; None: nothing.
+    """
 
     hints: tuple[HintBatch, ...]
     hotness: HotnessView | None
     plan: Plan
     outcome: Outcome
+    change: SpacesChanged | None = None
 
 
 def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
     """Run the loop once, at the end of an epoch of ``dt_ns``."""
     machine, engine = loop.machine, loop.engine
+    change = machine.refresh()
+    if change is not None:
+        _renew(loop, change)
+    ended = engine.collect()
     hints = tuple(b for source in loop.sources for b in source.drain())
     rate = machine.access_rate()
     hotness = None
@@ -63,11 +77,21 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
             hints=hints,
             access_rate=rate,
             parallelism=machine.parallelism,
-            outcome=loop.outcome,
+            outcome=loop.outcome.then(ended),
             move_limit_pages=engine.move_limit_pages(),
+            spaces=machine.spaces,
         )
     )
     loop.outcome = engine.submit(plan.moves, dt_ns)
     for source in loop.sources:
         source.look(plan.look)
-    return Step(hints, hotness, plan, loop.outcome)
+    return Step(hints, hotness, plan, ended.then(loop.outcome), change)
+
+
+def _renew(loop: Loop, change: SpacesChanged) -> None:
+    """Tell every part that remembers pages of the new spaces."""
+    loop.engine.renew(change)
+    if loop.tracker is not None:
+        loop.tracker.renew(change)
+    loop.policy.renew(change)
+    loop.outcome = loop.outcome.without(change)

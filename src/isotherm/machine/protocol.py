@@ -24,13 +24,47 @@ class Space:
         base: First flat page.
         pages: Length.
         owner: Who owns it, for people: ``pid 4242``, ``gups``.
-        start_page: Virtual page number of page 0 where there is one.
+        start_page: Virtual page number of page 0 where there is one;
+            ``base % 512 == start_page % 512``, so that huge pages and blocks of
+            eight pages align.
     """
 
     base: int
     pages: int
     owner: str
     start_page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpacesChanged:
+    """Spaces have come, grown or gone since the last refresh.
+
+    The flat index only grows: what a space gave up is handed out again, and a
+    page number that nobody holds stays without memory (``NOT_PRESENT``).
+
+    Attributes:
+        pages: Length of the flat index now; never less than before.
+        renewed: Flat ranges [start, end) whose history is void, because they were
+            given to a new owner or given up, int64[n, 2], ascending, not
+            overlapping, not empty. Pages beyond the old length need not be in it.
+    """
+
+    pages: int
+    renewed: NDArray[np.int64]
+
+    def renewed_pages(self) -> NDArray[np.uint32]:
+        """Return every renewed flat page, uint32[n], ascending."""
+        size = self.renewed[:, 1] - self.renewed[:, 0]
+        first = np.repeat(self.renewed[:, 0] - np.cumsum(size) + size, size)
+        return (first + np.arange(len(first))).astype(np.uint32)
+
+    def holds(self, page: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return whether each page, in any order, is in a renewed range, bool[n]."""
+        if len(self.renewed) == 0:
+            return np.zeros(len(page), np.bool_)
+        at = np.searchsorted(self.renewed[:, 0], page, side="right") - 1
+        inside: NDArray[np.bool_] = (at >= 0) & (page < self.renewed[at, 1])
+        return inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +116,20 @@ class Machine(Protocol):
 
     @property
     def spaces(self) -> tuple[Space, ...]:
-        """The managed spaces, ascending by base."""
+        """The managed spaces, ascending by base, not overlapping."""
         ...
 
     @property
     def pages(self) -> int:
-        """Length of the flat page index."""
+        """Length of the flat page index: no space reaches beyond it."""
+        ...
+
+    def refresh(self) -> SpacesChanged | None:
+        """See which spaces have come and gone; None if nothing has changed.
+
+        Called once, first thing in an epoch. Between two calls spaces, the length
+        of the flat index and what a flat page stands for stay as they are.
+        """
         ...
 
     def usage(self) -> Usage:
@@ -105,6 +147,7 @@ class Machine(Protocol):
     def access_rate(self) -> float | None:
         """Return accesses per page per second of the last epoch, None if unknown.
 
+        Per page that has memory.
         A counting PMU knows the total without knowing a single page.
         """
         ...
@@ -115,5 +158,10 @@ class Machine(Protocol):
         ...
 
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
-        """Move pages, each to its node; a page that cannot move is an errno."""
+        """Move pages, each to its node; a page that cannot move is an errno.
+
+        On a host the engine calls this from a thread of its own while the loop
+        calls the rest: such a machine guards what both use. A page that changed
+        its owner since it was planned is not moved: ENOENT.
+        """
         ...

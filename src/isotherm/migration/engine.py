@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import Machine
+from isotherm.machine.protocol import Machine, SpacesChanged
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.events import BatchDone, MoveBatch, PlanArrived, Tick
 from isotherm.migration.ledger import GainLedger
@@ -120,6 +120,18 @@ class MigrationEngine:
         if self._validate:
             state.validate()
         return self._settle(now_ns, moves, batches, done)
+
+    def collect(self) -> Outcome:
+        """Return what ended since the last call, beyond what ``submit`` returned.
+
+        Nothing here: ``submit`` carries out all that it can.
+        """
+        return Outcome.none()
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that have a new owner or none; make room for new ones."""
+        self.state.renew(change)
+        self.ledger.renew(change)
 
     def _settle(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S
+from isotherm.machine.protocol import SpacesChanged
 
 #: Multiplier of Fibonacci hashing: 2**32 / golden ratio, odd (Knuth, TAOCP 6.4).
 _GOLDEN = np.uint32(2654435769)
@@ -171,6 +172,11 @@ class GainLedger:
         self._close(over)
         if self._shift and len(self._page) < self._limit >> 3:
             self._shift -= 1
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Let go of followed pages that have a new owner or none, uncounted."""
+        if len(self._page):
+            self._keep(~change.holds(self._page))
 
     def account(self, direction: Direction) -> Account:
         """Return the closed entries of ``promotion`` or ``demotion``."""

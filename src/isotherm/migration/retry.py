@@ -5,6 +5,8 @@ import errno as _errno
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.machine.protocol import SpacesChanged
+
 #: What may be gone at the next try: a page that is locked or under writeback
 #: (EBUSY, EAGAIN in migrate_pages()), a node without a free page (ENOMEM).
 TRANSIENT = np.array([_errno.EBUSY, _errno.EAGAIN, _errno.ENOMEM], np.int16)
@@ -85,6 +87,14 @@ class RetryTable:
                 mask = np.ones(len(self.page), np.bool_)
                 mask[at[found]] = False
                 self.keep(mask)
+
+    def renew(self, change: SpacesChanged) -> int:
+        """Drop the rows of renewed pages; return how many of them were waiting."""
+        gone = change.holds(self.page)
+        waiting = int(np.count_nonzero(gone & self.waiting))
+        if gone.any():
+            self.keep(~gone)
+        return waiting
 
     def failed(
         self,

@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.columns import grown
+from isotherm.machine.protocol import SpacesChanged
+
 #: Clock steps in the window; the window is known to 1/64 of itself.
 STEPS = 64
 #: Stamps hold 15 bits of time; older ones are cleared before they come round.
@@ -34,6 +37,12 @@ class LastMove:
         self._last = 0
         #: uint16[pages]
         self._stamp = np.zeros(pages, np.uint16)
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget the moves of renewed pages; make room for new ones."""
+        self._stamp = grown(self._stamp, change.pages)
+        for start, end in change.renewed.tolist():
+            self._stamp[start:end] = 0
 
     def record(
         self,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
-from isotherm.machine.protocol import NOT_PRESENT
+from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
 from isotherm.migration.queue import Path, PathQueues
 from isotherm.migration.retry import TRANSIENT, RetryTable
@@ -93,6 +93,8 @@ class MigrationState:
         #: ``{id: batch}``
         self._in_flight: dict[int, MoveBatch] = {}
         self._in_flight_pages = 0
+        #: ``{id: rows whose page was renewed on the way}``
+        self._overtaken: dict[int, NDArray[np.bool_]] = {}
         self._retry = RetryTable(backoff_ns, max_tries, rest_ns)
         self._last_move = LastMove(pages, ping_pong_ns, start_ns)
         self._totals = Totals()
@@ -141,6 +143,29 @@ class MigrationState:
         if self.log.maxlen and events:
             self.log.append(tuple(_frozen(event) for event in events))
         return self._dispatch() if len(self._queue) else []
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that have a new owner or none; make room for new ones.
+
+        Wishes for them end. What is on the way goes on, but its result says nothing
+        of the page as it is now.
+        """
+        self._pages = max(self._pages, change.pages)
+        self._last_move.renew(change)
+        if len(change.renewed) == 0:
+            return
+        if len(self._queue):
+            page, node, src = self._queue.columns()
+            keep = ~change.holds(page)
+            if not keep.all():
+                self._totals.renewed += int(np.count_nonzero(~keep))
+                self._queue = PathQueues(page[keep], node[keep], src[keep])
+        self._totals.renewed += self._retry.renew(change)
+        for batch in self._in_flight.values():
+            lost = change.holds(batch.page)
+            if lost.any():
+                before = self._overtaken.get(batch.id)
+                self._overtaken[batch.id] = lost if before is None else lost | before
 
     # -- events -----------------------------------------------------------
 
@@ -280,30 +305,42 @@ class MigrationState:
         totals.tried += len(page)
         totals.cost_ns += sum(e.cost_ns for e in events)
         ok = errno == 0
-        moved = size
-        if not ok.all():
-            bad = ~ok
+        counted = went = size
+        if self._overtaken or not ok.all():
+            lost = self._take_overtaken(batches)
+            totals.overtaken += int(np.count_nonzero(lost))
+            bad = ~ok & ~lost
             to, of = np.repeat(node, size)[bad], np.repeat(src, size)[bad]
             self._failed(page[bad], to, of, errno[bad])
-            page = page[ok]
             starts = np.concatenate([[0], np.cumsum(size)[:-1]])
-            moved = np.add.reduceat(ok, starts, dtype=np.int64)
+            went = np.add.reduceat(ok, starts, dtype=np.int64)
+            ok &= ~lost
+            page = page[ok]
+            counted = np.add.reduceat(ok, starts, dtype=np.int64)
         self._retry.forget(page)
-        self._room.end(src, node, size, moved)
+        self._room.end(src, node, size, went)
         up, lateral = (
             self._rank[node] < self._rank[src],
             self._rank[node] == self._rank[src],
         )
-        promoted, same = int(moved[up].sum()), int(moved[lateral].sum())
+        promoted, same = int(counted[up].sum()), int(counted[lateral].sum())
         totals.applied += len(page)
         totals.promoted += promoted
         totals.lateral += same
         totals.demoted += len(page) - promoted - same
-        went_up = np.repeat(up, moved)
+        went_up = np.repeat(up, counted)
         if same:
-            crossed = ~np.repeat(lateral, moved)
+            crossed = ~np.repeat(lateral, counted)
             page, went_up = page[crossed], went_up[crossed]
         totals.ping_pong += self._last_move.record(self._now_ns, page, went_up)
+
+    def _take_overtaken(self, batches: list[MoveBatch]) -> NDArray[np.bool_]:
+        """Return the rows of batches that are done whose page was renewed."""
+        rows = [
+            self._overtaken.pop(batch.id, np.zeros(len(batch), np.bool_))
+            for batch in batches
+        ]
+        return np.concatenate(rows)
 
     def _failed(
         self,
@@ -397,7 +434,9 @@ class MigrationState:
             "applied is the sum of directions": self._totals.applied
             == self._totals.promoted + self._totals.demoted + self._totals.lateral,
             "tried is the sum of ends": self._totals.tried
-            == self._totals.applied + sum(self._totals.errno.values()),
+            == self._totals.applied
+            + self._totals.overtaken
+            + sum(self._totals.errno.values()),
             "moves change the node": bool((node != src).all()),
             "tokens": self._tokens >= 0,
             "quota": self._quota is None

@@ -22,6 +22,8 @@ class Totals:
     rested: int = 0  #: refused: failed every time, not long ago
     gave_up: int = 0  #: failed ``max_tries`` times
     dropped: int = 0  #: failed for a reason that will not pass
+    renewed: int = 0  #: their page got a new owner, or none, before they started
+    overtaken: int = 0  #: the same while they were on the way
     batches: int = 0  #: batches that are done
     cost_ns: float = 0.0  #: time of those
     errno: dict[int, int] = field(default_factory=dict)  #: ``{errno: pages}``
@@ -32,5 +34,5 @@ class Totals:
         return (
             self.applied + self.superseded + self.already_there + self.not_present
             + self.duplicate + self.in_flight + self.rested + self.gave_up
-            + self.dropped
+            + self.dropped + self.renewed + self.overtaken
         )  # fmt: skip

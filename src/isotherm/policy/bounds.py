@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from isotherm.core.errors import UsageError
 from isotherm.core.kernels import kernel
 from isotherm.hints.batch import Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Plan, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 Counts = NDArray[np.uint16 | np.uint32]
 
@@ -97,6 +99,10 @@ class AllFast:
         """Return the fastest tier's nodes, page by page in turn."""
         return np.resize(self._nodes, len(node))
 
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
+
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""
         return Plan()
@@ -117,6 +123,10 @@ class AllSlow:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the slowest tier's largest node for every page."""
         return np.full_like(node, self._node)
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""
@@ -148,6 +158,10 @@ class StaticOracle:
         to = self._paths.below(-1, len(order), room)
         placed[order[: len(to)]] = to
         return placed
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""

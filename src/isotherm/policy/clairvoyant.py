@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.bounds import Counts, Future, check_future
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import NO_TIER, TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import refuse_renewal
 from isotherm.policy.swaps import (
     MAX_VALUE,
     Ranks,
@@ -225,6 +227,10 @@ class Clairvoyant:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement: moves from it are paid for."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the trades that pay within the window, best first."""

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
 
@@ -24,6 +25,9 @@ class FirstTouch:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Do nothing: no page is remembered."""
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""

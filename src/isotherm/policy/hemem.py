@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from isotherm.core.kernels import kernel
 from isotherm.core.units import HUGE_PAGE_BYTES, PAGE_BYTES
 from isotherm.hints.batch import Mechanism, Samples
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -135,6 +137,10 @@ class HeMem:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return promotions of hot slow units, and the cold units they displace."""

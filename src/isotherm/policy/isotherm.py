@@ -5,11 +5,13 @@ pages go next, settle the price of every boundary between tiers, trade where a
 swap gains more than its two moves cost, and choose where to look next.
 """
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.columns import grown
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import (
     BLOCK_PAGES,
@@ -22,6 +24,7 @@ from isotherm.hints.batch import (
     Samples,
 )
 from isotherm.hotness.protocol import EvidenceView
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.options import read_options
@@ -91,6 +94,21 @@ class Isotherm:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Take renewed pages out of the counts; make room for new ones."""
+        self._setup = replace(self._setup, pages=change.pages)
+        self._stride = max(1, change.pages // FOLLOWED_PAGES)
+        self._cell = grown(self._cell, change.pages)
+        self._counted = grown(self._counted, change.pages, cell_module.NOT_COUNTED)
+        for start, end in change.renewed.tolist():
+            counted = self._counted[start:end]
+            known = counted != cell_module.NOT_COUNTED
+            gone = (self._cell[start:end][known], counted[known])
+            np.subtract.at(self._count, gone, 1)
+            counted[:] = cell_module.NOT_COUNTED
+        self._scan.renew(change.pages)
+        self._poison.renew(change.pages)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the moves that pay, and where to look next."""

@@ -4,8 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 
 class Lru:
@@ -26,6 +28,10 @@ class Lru:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement; the cache starts empty all the same."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Plan nothing: the machine runs the cache."""

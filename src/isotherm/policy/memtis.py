@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from isotherm.core.kernels import compiled, kernel
 from isotherm.hints.batch import Mechanism, Samples
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.numa_scan import NS_PER_MS
 from isotherm.policy.options import PAGES_PER_MIB, REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -197,6 +199,10 @@ class Memtis:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return what kmigraterd of both tiers moves, once per migration period."""

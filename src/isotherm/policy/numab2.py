@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import FaultDelays, HintBatch, Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.kernel_lru import PAGES_PER_GIB, KernelLru, Kswapd
 from isotherm.policy.numa_scan import NS_PER_MS, SCAN_DEFAULTS, NumaScan
 from isotherm.policy.options import PAGES_PER_MIB, REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -79,6 +81,10 @@ class Numab2:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the promotions of this epoch's faults, and kswapd's demotions."""

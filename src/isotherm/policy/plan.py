@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import Usage
+from isotherm.machine.protocol import Space, SpacesChanged, Usage
 from isotherm.topology.model import Topology
 
 
@@ -100,7 +100,7 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the moves of the epoch before, as columns of one table.
+    """What became of moves, as columns of one table.
 
     Attributes:
         page: Flat page, uint32[n].
@@ -119,6 +119,26 @@ class Outcome:
         """Return an outcome without moves."""
         return Outcome(
             np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.int16), 0.0
+        )
+
+    def without(self, change: SpacesChanged) -> "Outcome":
+        """Return the outcome without renewed pages; the cost stays."""
+        keep = ~change.holds(self.page)
+        if keep.all():
+            return self
+        return Outcome(self.page[keep], self.node[keep], self.errno[keep], self.cost_ns)
+
+    def then(self, later: "Outcome") -> "Outcome":
+        """Return this outcome followed by a later one."""
+        if len(later.page) == 0 and later.cost_ns == 0:
+            return self
+        if len(self.page) == 0 and self.cost_ns == 0:
+            return later
+        return Outcome(
+            np.concatenate([self.page, later.page]),
+            np.concatenate([self.node, later.node]),
+            np.concatenate([self.errno, later.errno]),
+            self.cost_ns + later.cost_ns,
         )
 
 
@@ -140,8 +160,9 @@ class Epoch:
         hints: The raw batches, for policies that are defined on them.
         access_rate: Accesses per page per second by counting PMU; None if none.
         parallelism: Accesses in flight that share a latency.
-        outcome: The moves of the last epoch.
+        outcome: The moves that ended since the last decision.
         move_limit_pages: At most so many moves will be carried out.
+        spaces: Who owns which flat pages, ascending by base.
     """
 
     index: int
@@ -158,6 +179,7 @@ class Epoch:
     parallelism: float = 1.0
     outcome: Outcome = field(default_factory=Outcome.none)
     move_limit_pages: int = 1 << 31
+    spaces: tuple[Space, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +213,7 @@ class Setup:
         sampling_period: Accesses per sample, where sampling is on.
         parallelism: Accesses in flight that share a latency.
         options: The policy's own parameters, by name.
+        spaces: Who owns which flat pages at the start, ascending by base.
     """
 
     pages: int
@@ -202,6 +225,7 @@ class Setup:
     sampling_period: int = 2000
     parallelism: float = 1.0
     options: Mapping[str, float] = field(default_factory=dict)
+    spaces: tuple[Space, ...] = ()
 
 
 class Policy(Protocol):
@@ -230,6 +254,16 @@ class Policy(Protocol):
         """Return the placement to start from, given the machine's.
 
         Only bounds answer with another one: theirs costs nothing.
+        """
+        ...
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that have a new owner or none; make room for new ones.
+
+        Called before ``decide`` where spaces have changed.
+
+        Raises:
+            UnsupportedError: The policy is for a footprint that stays as it is.
         """
         ...
 

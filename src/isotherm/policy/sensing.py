@@ -28,6 +28,10 @@ class PoisonPlanner:
         self._epoch_s = epoch_s
         self._next = 0
 
+    def renew(self, pages: int) -> None:
+        """Take the flat index for so long."""
+        self._pages = pages
+
     def plan(
         self, mean_rate: float, fast_ns: float, recoverable: float
     ) -> tuple[Look, ...]:
@@ -84,6 +88,10 @@ class ScanPlanner:
         self._round = 0
         self._stripe = 0
         self._depth_s: float | None = None
+
+    def renew(self, pages: int) -> None:
+        """Take the flat index for so long."""
+        self._pages = pages
 
     def learn(self, threshold_rate: float, set_share: float, interval_s: float) -> None:
         """Choose the interval at which the threshold page is best told apart.

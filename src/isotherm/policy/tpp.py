@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import BLOCK_PAGES, Look, Mechanism
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.kernel_lru import ACTIVE, REFERENCED, KernelLru, Kswapd
 from isotherm.policy.numa_scan import SCAN_DEFAULTS, NumaScan
 from isotherm.policy.numab2 import faults_of
 from isotherm.policy.options import REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import refuse_renewal
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -54,6 +56,10 @@ class Tpp:
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the machine's own placement."""
         return node
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Refuse: its state is for one footprint."""
+        refuse_renewal(self.name)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the promotions of this epoch's faults, and kswapd's demotions."""

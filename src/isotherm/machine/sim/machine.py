@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from isotherm.core.clock import VirtualClock
 from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
-from isotherm.machine.protocol import MoveResult, Space, Usage
+from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.machine.sim import play
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.queueing import latency_factor
@@ -191,6 +191,10 @@ class SimMachine:
     def spaces(self) -> tuple[Space, ...]:
         """One space: the workload."""
         return self._spaces
+
+    def refresh(self) -> SpacesChanged | None:
+        """Return None: the workload's space stays as it is."""
+        return None
 
     def usage(self) -> Usage:
         """Return capacity, use and the kernel's default watermarks.
