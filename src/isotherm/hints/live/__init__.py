@@ -1,0 +1,1 @@
+"""Hint sources of a live Linux host: one mechanism a file."""

@@ -1,0 +1,351 @@
+"""perf_event_open(2) and its ring buffers, by ctypes.
+
+One ring a CPU, owned by a dummy event, takes the samples of every thread that
+is watched (PERF_EVENT_IOC_SET_OUTPUT). Events are opened a thread and a CPU at a
+time, because the kernel lets only such events be inherited and mapped at once;
+threads that are started later inherit them (``inherit_thread``), so none is
+missed between two looks at /proc.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from isotherm.records.perf_ring import (
+    Field,
+    RingRecords,
+    SampleLayout,
+    Words,
+    decode_ring,
+)
+
+TYPE_SOFTWARE: Final = 1
+SW_PAGE_FAULTS: Final = 2
+SW_PAGE_FAULTS_MIN: Final = 5
+SW_PAGE_FAULTS_MAJ: Final = 6
+SW_DUMMY: Final = 9
+
+_NR_PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
+_ATTR_SIZE: Final = 112  # PERF_ATTR_SIZE_VER5: up to sample_max_stack
+_FLAG_FD_CLOEXEC: Final = 8
+_IOC_ENABLE: Final = 0x2400
+_IOC_DISABLE: Final = 0x2401
+_IOC_SET_OUTPUT: Final = 0x2405
+_CLOCK_MONOTONIC: Final = 1
+_PAGE: Final = mmap.PAGESIZE
+_HEAD, _TAIL, _OFFSET, _SIZE = 1024, 1032, 1040, 1048  # in struct perf_event_mmap_page
+
+#: Bits of the flag word of struct perf_event_attr.
+_DISABLED, _INHERIT = 1 << 0, 1 << 1
+_EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 5, 1 << 6
+_PRECISE_SHIFT = 15
+_USE_CLOCKID = 1 << 25
+_INHERIT_THREAD = 1 << 35  # v5.13; older kernels answer EINVAL
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpec:
+    """What to open: struct perf_event_attr, as far as it is used.
+
+    Attributes:
+        type: PMU type: TYPE_SOFTWARE, or what /sys/bus/event_source/devices says.
+        config: Event.
+        fields: What each sample holds.
+        period: Events per sample.
+        config1: Extension, as the PMU defines it.
+        config2: Extension, as the PMU defines it.
+        precise_ip: Skid that is allowed, 0 to 3.
+        exclude_kernel: Leave out what the kernel itself does.
+        inherit: Threads started later are watched, too.
+    """
+
+    type: int
+    config: int
+    fields: Field
+    period: int = 1
+    config1: int = 0
+    config2: int = 0
+    precise_ip: int = 0
+    exclude_kernel: bool = False
+    inherit: bool = True
+
+    def attr(self) -> bytes:
+        """Return struct perf_event_attr; times are CLOCK_MONOTONIC."""
+        flags = _DISABLED | _EXCLUDE_HV | _USE_CLOCKID
+        flags |= self.precise_ip << _PRECISE_SHIFT
+        if self.exclude_kernel:
+            flags |= _EXCLUDE_KERNEL
+        if self.inherit:
+            flags |= _INHERIT | _INHERIT_THREAD
+        head = struct.pack(
+            "<IIQQQQQII",
+            self.type,
+            _ATTR_SIZE,
+            self.config,
+            self.period,
+            int(self.fields),
+            0,  # read_format
+            flags,
+            0,  # wakeup
+            0,  # bp_type
+        )
+        more = struct.pack("<QQQQ", self.config1, self.config2, 0, 0)
+        rest = struct.pack("<IiQII", 0, _CLOCK_MONOTONIC, 0, 0, 0)
+        return head + more + rest
+
+
+def open_event(spec: EventSpec, tid: int, cpu: int) -> int:
+    """Open one event, disabled, and return its descriptor.
+
+    Args:
+        spec: What to open.
+        tid: Thread to watch; 0: this one; -1: every thread on the CPU.
+        cpu: CPU; -1: whichever the thread runs on.
+
+    Raises:
+        OSError: With the kernel's errno: EACCES and EPERM (not permitted), ENOENT
+            (no such event here), ESRCH (the thread is gone), EINVAL.
+    """
+    number = _NR_PERF_EVENT_OPEN.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"perf_event_open on {os.uname().machine}")
+    attr = ctypes.create_string_buffer(spec.attr(), _ATTR_SIZE)
+    fd = int(
+        _libc.syscall(
+            ctypes.c_long(number),
+            attr,
+            ctypes.c_int(tid),
+            ctypes.c_int(cpu),
+            ctypes.c_int(-1),
+            ctypes.c_ulong(_FLAG_FD_CLOEXEC),
+        )
+    )
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"perf_event_open: {os.strerror(code)}")
+    return fd
+
+
+class Ring:
+    """The ring buffer of one event.
+
+    Args:
+        fd: An event of this process; owned by the ring from now on.
+        data_pages: Pages of the data area, a power of two.
+
+    Raises:
+        OSError: The ring cannot be mapped: EPERM beyond perf_event_mlock_kb.
+    """
+
+    def __init__(self, fd: int, data_pages: int) -> None:
+        self.fd = fd
+        try:
+            self._map = mmap.mmap(
+                fd,
+                (1 + data_pages) * _PAGE,
+                flags=mmap.MAP_SHARED,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            )
+        except OSError:
+            os.close(fd)
+            raise
+        # Heads and tails through a view: one aligned 64-bit access each.
+        self._control = np.frombuffer(self._map, np.uint64, _PAGE // 8)
+        offset, size = int(self._control[_OFFSET // 8]), int(self._control[_SIZE // 8])
+        self._data = np.frombuffer(self._map, np.uint64, size // 8, offset)
+
+    def read(self) -> Words:
+        """Return and consume what the kernel has written, oldest first, uint64[n]."""
+        head = int(self._control[_HEAD // 8])
+        tail = int(self._control[_TAIL // 8])
+        size = len(self._data)
+        first, count = tail // 8 % size, (head - tail) // 8
+        at_once = min(count, size - first)
+        words = np.empty(count, np.uint64)
+        words[:at_once] = self._data[first : first + at_once]
+        words[at_once:] = self._data[: count - at_once]
+        self._control[_TAIL // 8] = head
+        return words
+
+    def close(self) -> None:
+        """Unmap the ring and close its event."""
+        if self.fd < 0:
+            return
+        del self._control, self._data
+        self._map.close()
+        os.close(self.fd)
+        self.fd = -1
+
+
+def online_cpus() -> list[int]:
+    """Return the CPUs that are online now, ascending."""
+    try:
+        text = Path("/sys/devices/system/cpu/online").read_text().strip()
+    except OSError:
+        return sorted(os.sched_getaffinity(0))
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus += range(int(first), int(last or first) + 1)
+    return cpus
+
+
+def ring_pages(cpus: int, most_pages: int = 4096) -> int:
+    """Return pages a ring, a power of two: 1 MiB each, 16 MiB in all, 32 KiB least.
+
+    >>> ring_pages(2), ring_pages(128), ring_pages(1024)
+    (256, 32, 8)
+    """
+    each = min(256, max(8, most_pages // max(1, cpus)))
+    return int(1 << (each.bit_length() - 1))
+
+
+class ThreadEvents:
+    """One event on the threads of many processes, one ring a CPU.
+
+    Args:
+        spec: The event.
+        data_pages: Pages of each ring; None: as `ring_pages` says.
+        most_events: Events (threads times CPUs) opened at most; threads that find
+            no room are counted in ``unwatched``.
+    """
+
+    def __init__(
+        self, spec: EventSpec, data_pages: int | None = None, most_events: int = 8192
+    ) -> None:
+        self.spec = spec
+        self.layout = SampleLayout.of(spec.fields)
+        self.unwatched = 0
+        self._data_pages = data_pages
+        self._most = most_events
+        self._rings: dict[int, Ring] = {}
+        self._events: dict[int, list[int]] = {}  # by process
+
+    def open(self) -> None:
+        """Map the rings.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        cpus = online_cpus()
+        pages = self._data_pages or ring_pages(len(cpus))
+        dummy = EventSpec(TYPE_SOFTWARE, SW_DUMMY, self.spec.fields, inherit=False)
+        try:
+            for cpu in cpus:
+                self._rings[cpu] = Ring(open_event(dummy, 0, cpu), pages)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Processes that are watched."""
+        return frozenset(self._events)
+
+    def watch(self, pid: int) -> bool:
+        """Watch every thread of a process; return False if it is gone.
+
+        A thread that starts while this runs may be watched twice: the same fault
+        then gives two samples, which callers drop as they drop the kernel's own.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        if pid in self._events:
+            return True
+        fds: list[int] = []
+        done: set[int] = set()
+        try:
+            for _ in range(8):
+                new = set(_threads(pid)) - done
+                if not new:
+                    break
+                for tid in sorted(new):
+                    fds += self._watch_thread(tid)
+                done |= new
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        for fd in fds:
+            fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        if not done:
+            return False
+        self._events[pid] = fds
+        return True
+
+    def _watch_thread(self, tid: int) -> list[int]:
+        if self._count() + len(self._rings) > self._most:
+            self.unwatched += 1
+            return []
+        fds: list[int] = []
+        try:
+            for cpu, ring in self._rings.items():
+                fd = open_event(self.spec, tid, cpu)
+                fds.append(fd)
+                fcntl.ioctl(fd, _IOC_SET_OUTPUT, ring.fd)
+                fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            if error.errno == errno.ESRCH:  # the thread has ended
+                return []
+            raise
+        return fds
+
+    def _count(self) -> int:
+        return sum(map(len, self._events.values()))
+
+    def forget(self, pid: int) -> None:
+        """Stop watching a process."""
+        for fd in self._events.pop(pid, ()):
+            os.close(fd)
+
+    def follow(self, pids: Iterable[int]) -> None:
+        """Watch exactly these processes; those that are gone are passed over.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        wanted = set(pids)
+        for pid in self.pids - wanted:
+            self.forget(pid)
+        for pid in sorted(wanted - self.pids):
+            self.watch(pid)
+
+    def drain(self) -> list[RingRecords]:
+        """Return what every ring holds, decoded."""
+        return [decode_ring(ring.read(), self.layout) for ring in self._rings.values()]
+
+    def close(self) -> None:
+        """Close every event and ring; may be called again."""
+        for pid in list(self._events):
+            self.forget(pid)
+        for ring in self._rings.values():
+            ring.close()
+        self._rings = {}
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208
+    except OSError:  # gone
+        return []
