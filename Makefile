@@ -35,8 +35,8 @@ layers: .venv/.test
 	$(BIN)/lint-imports
 
 style: .venv/.test
-	$(BIN)/ruff check --output-format concise src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks
+	$(BIN)/ruff format --check src vmtest tests benchmarks
 
 types: .venv/.test
 	$(BIN)/mypy
@@ -82,4 +82,4 @@ lock: .venv/.test
 clean:
 	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis .import_linter_cache .coverage
-	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find src vmtest tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""``python -m vmtest``."""
+
+import sys
+
+from vmtest.cli import main
+
+sys.exit(main())

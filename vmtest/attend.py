@@ -1,0 +1,190 @@
+"""Attend a running guest: pass its output on and see that it ends."""
+
+import contextlib
+import os
+import re
+import selectors
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from vmtest.control import Progress
+from vmtest.errors import NO_GUEST, TIMED_OUT
+from vmtest.qemu import PORTS, port_options
+
+_LEASH = Path(__file__).with_name("leash.py")
+_ENDING_S = 10
+"""From the command's exit status to the end of QEMU."""
+
+_CONSOLE_LINES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where the command's output goes."""
+
+    stdout: BinaryIO
+    stderr: BinaryIO
+
+    def say(self, *lines: str) -> None:
+        """Put words of vmtest's own on the error stream."""
+        for line in lines:
+            self.stderr.write(f"vmtest: {line}\n".encode())
+        self.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a guest ended.
+
+    Attributes:
+        exit_status: The command's, or 124 or 125.
+        booted_s: Wall time from the start of QEMU to the command, or None.
+        total_s: Wall time from the start of QEMU to its end.
+    """
+
+    exit_status: int
+    booted_s: float | None
+    total_s: float
+
+
+def attend(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    archive: bytes,
+    streams: Streams,
+    *,
+    console: Path | None,
+    limit_s: float,
+    verbose: bool,
+) -> Outcome:
+    """Start QEMU and return when it has ended, by itself or by force.
+
+    Nothing is written to disk: archive and console are memory of this process.
+    """
+    start = time.monotonic()
+    end = start + limit_s
+    progress = Progress()
+    booted_s = None
+    with _memory_file("initramfs") as initramfs, _console(console) as log:
+        initramfs.write(archive)
+        initramfs.flush()
+        inherited = [initramfs.fileno(), log.fileno()]
+        pipes = {name: os.pipe() for name in PORTS}
+        command = [
+            *words,
+            "-initrd",
+            f"/proc/self/fd/{initramfs.fileno()}",
+            "-chardev",
+            f"file,id=console,path=/proc/self/fd/{log.fileno()},append=on",
+            "-serial",
+            "chardev:console",
+            *port_options({name: write for name, (_, write) in pipes.items()}),
+        ]
+        if verbose:
+            streams.say(shlex.join(command))
+        process = _start(
+            command, environment, [*inherited, *(write for _, write in pipes.values())]
+        )
+        try:
+            ears = selectors.DefaultSelector()
+            for name, (read, write) in pipes.items():
+                os.close(write)
+                ears.register(read, selectors.EVENT_READ, name)
+            while ears.get_map() and (now := time.monotonic()) < end:
+                for key, _ in ears.select(end - now):
+                    data = os.read(key.fd, 65536)
+                    if not data:
+                        ears.unregister(key.fd)
+                    elif key.data == "control":
+                        progress.hear(data)
+                        now = time.monotonic()
+                        if progress.started_s is not None and booted_s is None:
+                            booted_s = now - start
+                            if verbose:
+                                streams.say(f"{booted_s:.1f} s: the command starts")
+                        if progress.exit_status is not None:
+                            end = min(end, now + _ENDING_S)
+                    else:
+                        _pass_on(data, getattr(streams, key.data))
+            late = bool(ears.get_map())
+            if not late:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_ENDING_S)
+        finally:
+            process.kill()
+            process.wait()
+            for read, _ in pipes.values():
+                os.close(read)
+        total_s = time.monotonic() - start
+        if verbose:
+            streams.say(f"{total_s:.1f} s: the guest has ended")
+        if progress.exit_status is not None:
+            return Outcome(progress.exit_status, booted_s, total_s)
+        reason = _explain(progress, limit_s if late else None)
+        streams.say(reason, "the end of its console:", *_last_lines(log))
+        return Outcome(TIMED_OUT if late else NO_GUEST, booted_s, total_s)
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], inherited: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid())]
+    return subprocess.Popen(
+        [*leash, *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C is ours to handle
+        pass_fds=inherited,
+    )
+
+
+def _pass_on(data: bytes, stream: BinaryIO) -> None:
+    try:
+        stream.write(data)
+        stream.flush()
+    except BrokenPipeError:
+        # Nobody reads any more: end as a program does that SIGPIPE kills.
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _explain(progress: Progress, limit_s: float | None) -> str:
+    if progress.failure is not None:
+        return f"the guest could not begin: {progress.failure}"
+    when = "before" if progress.started_s is None else "after"
+    what = (
+        "the guest ended without an answer"
+        if limit_s is None
+        else f"no end within {limit_s:g} s"
+    )
+    return f"{what}, {when} the command had started"
+
+
+@contextlib.contextmanager
+def _memory_file(name: str) -> Iterator[BinaryIO]:
+    with os.fdopen(os.memfd_create(name), "w+b") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _console(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        with _memory_file("console") as file:
+            yield file
+    else:
+        with path.open("w+b") as file:
+            yield file
+
+
+def _last_lines(log: BinaryIO) -> list[str]:
+    log.seek(0)
+    text = log.read().decode(errors="replace")
+    # The firmware clears the screen by escape sequences.
+    text = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|c)", "", text)
+    return ["    " + line.rstrip() for line in text.splitlines()[-_CONSOLE_LINES:]]
