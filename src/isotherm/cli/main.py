@@ -31,6 +31,11 @@ VERBS = (
         "Nodes, tiers, initiators, and who said so.",
     ),
     ("trace", "isotherm.cli.trace:app", "Import, record and look at traces."),
+    (
+        "workload",
+        "isotherm.cli.workload:app",
+        "Real processes that touch memory and count what they do.",
+    ),
 )
 
 EPILOGUE = """\
