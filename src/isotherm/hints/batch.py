@@ -25,6 +25,13 @@ class Mechanism(StrEnum):
     REGION = "region"
 
 
+class LiveMechanism(StrEnum):
+    """How accesses are seen on a live host only: nothing simulates these."""
+
+    WRITE = "write-tracking"
+    PAGE_OUT = "page-out"
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Every ``period``-th access, one row a sample (PEBS, IBS, SPE).
@@ -54,6 +61,8 @@ class AccessedBits:
         observed: Which pages were looked at, like ``bits``; None: all eight.
         opening: The walk that opened a window: what gathered since the look
             before. A batch for the window itself follows.
+        writes_only: Only writes set the bits: a set one is an access like any
+            other, an unset one says nothing of reads.
     """
 
     block: NDArray[np.uint32]
@@ -61,17 +70,21 @@ class AccessedBits:
     interval_s: NDArray[np.float32]
     observed: NDArray[np.uint8] | None = None
     opening: bool = False
+    writes_only: bool = False
 
     def whole_blocks(self, pages: int) -> "AccessedBits":
         """Return the blocks that say something of every page.
 
         The unset bit of a page that was not looked at says nothing, nor does a
-        bit that gathered for nobody knows how long.
+        bit that gathered for nobody knows how long. Of bits that only writes set
+        none is left: to take the set ones alone would find everything hot.
 
         Args:
             pages: Length of the flat page index; the last block ends with it.
         """
         known = self.interval_s > 0
+        if self.writes_only:
+            known = np.zeros_like(known)
         if self.observed is not None:
             there = np.minimum(pages - self.block.astype(np.int64) * BLOCK_PAGES, 8)
             whole = (1 << there) - 1
@@ -173,7 +186,7 @@ class Look:
         period: Sampling: accesses per sample; None: leave as it is.
     """
 
-    mechanism: Mechanism
+    mechanism: Mechanism | LiveMechanism
     start_page: int
     end_page: int
     stripes: int = 1
@@ -187,7 +200,7 @@ class HintSource(Protocol):
     """A driver of one mechanism."""
 
     @property
-    def mechanism(self) -> Mechanism:
+    def mechanism(self) -> Mechanism | LiveMechanism:
         """How it sees."""
         ...
 
