@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from isotherm.machine.protocol import NOT_PRESENT, Usage
-from isotherm.migration import BatchDone, MigrationState, PlanArrived, Tick
+from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged, Usage
+from isotherm.migration import BatchDone, MigrationState, PlanArrived, Renewed, Tick
 from isotherm.policy.plan import Moves
 
 PAGES = 24
@@ -102,6 +102,26 @@ class AnyOrder(RuleBasedStateMachine):
         """Time passes; sometimes somebody counts the pages."""
         self.now_ns += delta_ns
         self.feed(Tick(self.now_ns, self.usage() if counted else None))
+
+    @rule(
+        start=st.integers(0, PAGES - 1),
+        length=st.integers(1, PAGES),
+        more=st.integers(0, 2),
+    )
+    def renewed(self, start, length, more):
+        """A range gets a new owner, with memory on the slowest node or none."""
+        end = min(start + length, len(self.node))
+        flying = [b.page for b in self.flying.values()]
+        here = np.arange(start, end)
+        self.node[np.setdiff1d(here, np.concatenate([*flying, []]))] = NOT_PRESENT
+        self.node = np.append(self.node, np.full(more, NOT_PRESENT, np.uint8))
+        change = SpacesChanged(len(self.node), np.array([[start, end]], np.int64))
+        totals = self.state.totals
+        before = totals.applied
+        self.feed(Renewed(self.now_ns, change))
+        assert before == totals.applied
+        waiting = self.state.to_dict()["waiting_pages"]
+        assert 0 <= waiting <= len(self.node)
 
     @invariant()
     def holds(self):

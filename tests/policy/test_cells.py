@@ -9,6 +9,7 @@ from isotherm.core.kernels import BACKEND, TWINS
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import regions
 from isotherm.hotness.evidence import HISTORY_MASK
+from isotherm.machine.protocol import NOT_PRESENT
 from isotherm.policy import cells as cm
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -30,22 +31,27 @@ def parts(cell):
 
 
 def random_pages(rng, pages, tiers):
-    """Return (code, history, region, node, tier) of pages at random."""
-    tier = np.zeros(256, np.uint8)
+    """Return (code, history, region, node, tier) of pages at random.
+
+    One page in ten has no memory.
+    """
+    tier = np.full(256, tiers, np.uint8)
     tier[: tiers + 2] = np.sort(rng.integers(0, tiers, tiers + 2))
+    node = rng.integers(0, tiers + 2, pages).astype(np.uint8)
+    node[rng.random(pages) < 0.1] = NOT_PRESENT
     return (
         rng.integers(0, 1 << 16, pages).astype(np.uint16),
         rng.integers(0, 256, pages).astype(np.uint8),
         rng.integers(0, 256, -(-pages // 8)).astype(np.uint8),
-        rng.integers(0, tiers + 2, pages).astype(np.uint8),
+        node,
         tier,
     )
 
 
 def full_count(cell, counted, tiers):
-    """Return the population as counted from nothing, int32[CELLS, tiers]."""
+    """Return the population as counted from nothing, int32[CELLS, tiers + 1]."""
     known = counted != cm.NOT_COUNTED
-    population = np.zeros((cm.CELLS, tiers), np.int32)
+    population = np.zeros((cm.CELLS, tiers + 1), np.int32)
     np.add.at(population, (cell[known], counted[known]), 1)
     return population
 
@@ -133,7 +139,7 @@ def test_every_page_is_in_one_cell_of_its_tier():
     """The population adds up to the pages of each tier."""
     rng = np.random.default_rng(1)
     columns = random_pages(rng, 999, 3)
-    cell, population = np.zeros(999, np.uint16), np.zeros((cm.CELLS, 3), np.int32)
+    cell, population = np.zeros(999, np.uint16), np.zeros((cm.CELLS, 4), np.int32)
     counted = np.full(999, cm.NOT_COUNTED, np.uint8)
     cm.assign(
         *columns,
@@ -167,7 +173,7 @@ def test_population_stays_a_full_count(pages, epochs, seed):
     blocks = -(-pages // 8)
     tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
     cell, counted = np.zeros(pages, np.uint16), np.full(pages, cm.NOT_COUNTED, np.uint8)
-    population = np.zeros((cm.CELLS, 3), np.int32)
+    population = np.zeros((cm.CELLS, 4), np.int32)
     transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
     followed = 0
     for epoch in range(epochs):
@@ -181,7 +187,7 @@ def test_population_stays_a_full_count(pages, epochs, seed):
         first, last = sorted(rng.integers(0, blocks + 1, 2).tolist())
         if epoch == 0:
             first, last = 0, blocks
-        before = cell.copy()
+        before, was = cell.copy(), counted.copy()
         cm.assign(
             code,
             history,
@@ -199,7 +205,8 @@ def test_population_stays_a_full_count(pages, epochs, seed):
             1,
         )
         inside = slice(min(pages, 8 * first), min(pages, 8 * last))
-        followed += (inside.stop - inside.start) * (epoch > 0)
+        stayed = (was[inside] < 3) & (tier[node[inside]] < 3)
+        followed += int(stayed.sum()) * (epoch > 0)
         assert tier[node[inside]].tolist() == counted[inside].tolist()
         assert before[: inside.start].tolist() == cell[: inside.start].tolist()
         assert before[8 * last :].tolist() == cell[8 * last :].tolist()
@@ -234,9 +241,39 @@ def test_transitions_count_where_pages_went(stride):
     )
     expected = np.zeros((cm.CELLS, cm.CELLS), np.float32)
     for p in range(80, 320):
-        if p // 8 % stride == 0:
+        if p // 8 % stride == 0 and columns[3][p] != NOT_PRESENT:
             expected[before[p], cell[p]] += 2.0
     assert np.array_equal(expected, transitions)
+
+
+@pytest.mark.parametrize("was", [cm.NOT_COUNTED, 2])
+def test_where_a_page_goes_counts_only_between_tiers(was):
+    """A page that is new, or had no memory before, came from no cell."""
+    rng = np.random.default_rng(3)
+    code, history, region, node, tier = random_pages(rng, 64, 2)
+    counted = np.full(64, was, np.uint8)
+    cell = np.zeros(64, np.uint16)
+    transitions = np.zeros((cm.CELLS, cm.CELLS), np.float32)
+    tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
+    cm.assign(
+        code, history, region, node, tier, *tables, 0, 8, cell, counted,
+        full_count(cell, counted, 2), transitions, 1.0, 1,
+    )  # fmt: skip
+    assert 0 == transitions.sum()
+    assert (tier[node] == counted).all()
+
+
+def test_pages_without_memory_are_not_taken():
+    """Whatever is asked for, and whichever tiers there are."""
+    cell, node = np.zeros(16, np.uint16), np.full(16, NOT_PRESENT, np.uint8)
+    node[5] = 1
+    tier = np.full(256, 3, np.uint8)
+    tier[:3] = 0, 1, 2
+    page = np.zeros((2, 32), np.uint32)
+    for upper in (0, 1):
+        up, down = np.full((2, cm.CELLS), 16, np.int64)
+        n_up, n_down = cm.take(cell, node, tier, upper, 0, up, down, *page)
+        assert {5} >= {*page[0, :n_up].tolist(), *page[1, :n_down].tolist()}
 
 
 def test_history_levels():

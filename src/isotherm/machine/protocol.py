@@ -147,8 +147,8 @@ class Machine(Protocol):
     def access_rate(self) -> float | None:
         """Return accesses per page per second of the last epoch, None if unknown.
 
-        Per page that has memory.
-        A counting PMU knows the total without knowing a single page.
+        A counting PMU knows the total without knowing a single page; it is divided
+        among the pages that have memory.
         """
         ...
 

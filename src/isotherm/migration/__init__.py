@@ -2,7 +2,14 @@
 
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.engine import MigrationEngine, derive_tier_rank
-from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
+from isotherm.migration.events import (
+    BatchDone,
+    Event,
+    MoveBatch,
+    PlanArrived,
+    Renewed,
+    Tick,
+)
 from isotherm.migration.ledger import Account, GainLedger
 from isotherm.migration.state import MigrationState
 from isotherm.migration.totals import Totals
@@ -18,6 +25,7 @@ __all__ = [
     "MigrationState",
     "MoveBatch",
     "PlanArrived",
+    "Renewed",
     "Tick",
     "Totals",
     "derive_tier_rank",

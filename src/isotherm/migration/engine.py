@@ -7,7 +7,7 @@ from isotherm.core.units import PAGE_BYTES
 from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged
 from isotherm.migration.cost import CostModel, CostPrior
-from isotherm.migration.events import BatchDone, MoveBatch, PlanArrived, Tick
+from isotherm.migration.events import BatchDone, MoveBatch, PlanArrived, Renewed, Tick
 from isotherm.migration.ledger import GainLedger
 from isotherm.migration.state import MigrationState
 from isotherm.migration.totals import Totals
@@ -130,7 +130,7 @@ class MigrationEngine:
 
     def renew(self, change: SpacesChanged) -> None:
         """Forget pages that have a new owner or none; make room for new ones."""
-        self.state.renew(change)
+        self.state.handle(Renewed(self._machine.clock.now_ns(), change))
         self.ledger.renew(change)
 
     def _settle(

@@ -1,11 +1,11 @@
 """What the state machine is told, and what it answers: frozen, in columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.machine.protocol import Usage
+from isotherm.machine.protocol import SpacesChanged, Usage
 from isotherm.policy.plan import Moves
 
 
@@ -56,7 +56,20 @@ class Tick:
     usage: Usage | None = None
 
 
-Event = PlanArrived | BatchDone | Tick
+@dataclass(frozen=True, slots=True, eq=False)
+class Renewed:
+    """Pages have a new owner or none, or there are more of them.
+
+    Attributes:
+        now_ns: The machine's time.
+        change: Which pages, and how many there are now.
+    """
+
+    now_ns: int
+    change: SpacesChanged
+
+
+Event = PlanArrived | BatchDone | Tick | Renewed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,3 +90,19 @@ class MoveBatch:
 
     def __len__(self) -> int:
         return len(self.page)
+
+
+def frozen(event: Event) -> Event:
+    """Return an event whose columns nobody else writes."""
+    if isinstance(event, PlanArrived):
+        usage = event.usage
+        return replace(
+            event,
+            node=event.node.copy(),
+            usage=replace(
+                usage,
+                capacity_pages=usage.capacity_pages.copy(),
+                used_pages=usage.used_pages.copy(),
+            ),
+        )
+    return event

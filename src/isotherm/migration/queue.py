@@ -132,3 +132,13 @@ class PathQueues:
         self._head[path] = stop
         self._length -= count
         return self._page[start:stop], self._node[start:stop], self._src[start:stop]
+
+
+def has_duplicates(page: NDArray[np.uint32], pages: int) -> bool:
+    """Return whether a page occurs twice, uint32[n] below ``pages``."""
+    if len(page) < pages >> 6:
+        ordered = np.sort(page)
+        return bool((ordered[1:] == ordered[:-1]).any())
+    seen = np.zeros(pages, np.bool_)
+    seen[page] = True
+    return int(np.count_nonzero(seen)) != len(page)

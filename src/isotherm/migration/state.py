@@ -16,15 +16,23 @@ batch is done, not before.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
-from isotherm.migration.events import BatchDone, Event, MoveBatch, PlanArrived, Tick
-from isotherm.migration.queue import Path, PathQueues
+from isotherm.migration.events import (
+    BatchDone,
+    Event,
+    MoveBatch,
+    PlanArrived,
+    Renewed,
+    Tick,
+    frozen,
+)
+from isotherm.migration.queue import Path, PathQueues, has_duplicates
 from isotherm.migration.retry import TRANSIENT, RetryTable
 from isotherm.migration.room import NodeRoom
 from isotherm.migration.stamps import LastMove
@@ -119,7 +127,8 @@ class MigrationState:
         """Take events in order; return the batches to start now.
 
         Batches that are done at the same time belong in one call: each call
-        hands out work once, at its end.
+        hands out work once, at its end; one with nothing but ``Renewed`` hands
+        out none, for the loop is about to see how things are.
 
         Raises:
             ValueError: An event contradicts the state: an unknown batch, a
@@ -137,14 +146,37 @@ class MigrationState:
                 self._pass_time(event.now_ns)
                 if isinstance(event, PlanArrived):
                     self._plan_arrived(event)
+                elif isinstance(event, Renewed):
+                    self._renewed(event.change)
                 else:
                     self._tick(event)
         self._batches_done(done)
         if self.log.maxlen and events:
-            self.log.append(tuple(_frozen(event) for event in events))
-        return self._dispatch() if len(self._queue) else []
+            self.log.append(tuple(frozen(event) for event in events))
+        if not len(self._queue) or all(isinstance(e, Renewed) for e in events):
+            return []
+        return self._dispatch()
 
-    def renew(self, change: SpacesChanged) -> None:
+    # -- events -----------------------------------------------------------
+
+    def _filled(self, now_ns: int) -> float:
+        """Return the tokens of the bucket at ``now_ns``."""
+        quota = self._quota or 0.0
+        gained = quota * (now_ns - self._now_ns) / NS_PER_S
+        return min(self._tokens + gained, max(self._tokens, quota * self._burst_s))
+
+    def _pass_time(self, now_ns: int) -> None:
+        self._tokens = self._filled(now_ns)
+        self._now_ns = now_ns
+        if len(self._retry):
+            self._retry.forget_rested(now_ns)
+
+    def _tick(self, event: Tick) -> None:
+        if event.usage is not None:
+            self._room.learn(event.usage)
+        self._requeue(self._retry.release_due(event.now_ns))
+
+    def _renewed(self, change: SpacesChanged) -> None:
         """Forget pages that have a new owner or none; make room for new ones.
 
         Wishes for them end. What is on the way goes on, but its result says nothing
@@ -166,25 +198,6 @@ class MigrationState:
             if lost.any():
                 before = self._overtaken.get(batch.id)
                 self._overtaken[batch.id] = lost if before is None else lost | before
-
-    # -- events -----------------------------------------------------------
-
-    def _filled(self, now_ns: int) -> float:
-        """Return the tokens of the bucket at ``now_ns``."""
-        quota = self._quota or 0.0
-        gained = quota * (now_ns - self._now_ns) / NS_PER_S
-        return min(self._tokens + gained, max(self._tokens, quota * self._burst_s))
-
-    def _pass_time(self, now_ns: int) -> None:
-        self._tokens = self._filled(now_ns)
-        self._now_ns = now_ns
-        if len(self._retry):
-            self._retry.forget_rested(now_ns)
-
-    def _tick(self, event: Tick) -> None:
-        if event.usage is not None:
-            self._room.learn(event.usage)
-        self._requeue(self._retry.release_due(event.now_ns))
 
     def _requeue(self, row: NDArray[np.intp]) -> None:
         """Put retried pages in front of what is queued."""
@@ -254,7 +267,7 @@ class MigrationState:
         there = src == node
         totals.already_there += int(np.count_nonzero(there))
         refuse |= there
-        if _has_duplicates(page, self._pages):
+        if has_duplicates(page, self._pages):
             first = np.ones(len(page), np.bool_)
             first[np.unique(page, return_index=True)[1]] = False
             totals.duplicate += int(np.count_nonzero(first & ~refuse))
@@ -463,29 +476,3 @@ class MigrationState:
             "moved_bytes": self._totals.applied * PAGE_BYTES,
             "totals": asdict(self._totals),
         }
-
-
-def _frozen(event: Event) -> Event:
-    """Return an event whose columns nobody else writes."""
-    if isinstance(event, PlanArrived):
-        usage = event.usage
-        return replace(
-            event,
-            node=event.node.copy(),
-            usage=replace(
-                usage,
-                capacity_pages=usage.capacity_pages.copy(),
-                used_pages=usage.used_pages.copy(),
-            ),
-        )
-    return event
-
-
-def _has_duplicates(page: NDArray[np.uint32], pages: int) -> bool:
-    """Return whether a page occurs twice, uint32[n] below ``pages``."""
-    if len(page) < pages >> 6:
-        ordered = np.sort(page)
-        return bool((ordered[1:] == ordered[:-1]).any())
-    seen = np.zeros(pages, np.bool_)
-    seen[page] = True
-    return int(np.count_nonzero(seen)) != len(page)

@@ -100,13 +100,15 @@ def assign_twin(
     part = by_region[region[page // 8]]
     new = part + by_history[history[page] & HISTORY_MASK]
     new = new + by_own[code[page] >> ar.EXPOSURE_BITS]
-    before = counted[page] != NOT_COUNTED
+    was = counted[page]
+    before = was != NOT_COUNTED
     old = cell[page].astype(np.int64)
-    np.subtract.at(population, (old[before], counted[page[before]]), 1)
+    np.subtract.at(population, (old[before], was[before]), 1)
     now = tier[node[page]]
     np.add.at(population, (new, now), 1)
     if weight > 0:
-        followed = (page // 8) % stride == 0
+        none = population.shape[1] - 1
+        followed = ((page // 8) % stride == 0) & (was < none) & (now < none)
         # One after the other, as the kernel adds: single floats are not associative.
         np.add.at(transitions, (old[followed], new[followed]), np.float32(weight))
     cell[page] = new
@@ -139,7 +141,8 @@ def assign(
         history: Look histories, uint8[pages].
         region: Region rate codes, uint8[blocks].
         node: Placement, uint8[pages].
-        tier: Tier rank of every node, uint8[256].
+        tier: Tier rank of every node, uint8[256]; that of 255, of pages without
+            memory, is the number of tiers, like that of nodes in no tier.
         by_history: `history_table`.
         by_own: `own_table`.
         by_region: `region_table`.
@@ -148,12 +151,15 @@ def assign(
         cell: In: cells so far; out: of this epoch, uint16[pages].
         counted: The tier that a page is counted in, uint8[pages], changed;
             ``NOT_COUNTED`` before its first time.
-        population: Pages per cell and tier, int32[CELLS, tiers], changed.
-        transitions: Weight of pages that went from cell to cell, added to.
+        population: Pages per cell and tier, int32[CELLS, tiers + 1], changed; the
+            last column holds pages in no tier.
+        transitions: Weight of pages that went from cell to cell, in a tier before
+            and after, added to.
         weight: Weight of one page; 0: do not count.
         stride: Count one block in so many.
     """
     pages = code.size
+    none = population.shape[1] - 1
     for j in range(first, last):
         part = by_region[region[j]]
         follow = weight > 0 and j % stride == 0
@@ -164,10 +170,10 @@ def assign(
                 + by_own[code[p] >> ar.EXPOSURE_BITS]
             )
             old = cell[p]
-            if follow:
-                transitions[old, new] += np.float32(weight)
             now = tier[node[p]]
             was = counted[p]
+            if follow and was < none and now < none:
+                transitions[old, new] += np.float32(weight)
             if new != old or now != was:
                 if was != NOT_COUNTED:
                     population[old, was] -= 1
@@ -208,7 +214,7 @@ def recount(
         tier: Tier rank of every node, uint8[256].
         cell: uint16[pages].
         counted: The tier that a page is counted in, uint8[pages], changed.
-        population: Pages per cell and tier, int32[CELLS, tiers], changed.
+        population: Pages per cell and tier, int32[CELLS, tiers + 1], changed.
     """
     for i in range(page.size):
         p = page[i]

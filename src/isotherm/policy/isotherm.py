@@ -34,6 +34,7 @@ from isotherm.policy.sensing import PoisonPlanner, SamplePlanner, ScanPlanner
 from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
+MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
@@ -117,13 +118,18 @@ class Isotherm:
         seen = self._learn(epoch.hints)
         population = self._assign(view, epoch, view.reference / mean_rate)
         total = population.sum(1)
+        present = int(total.sum())
+        if present == 0:  # a target that has not touched its memory yet
+            return Plan()
+        if epoch.access_rate is None and present < self._setup.pages:
+            mean_rate = self._mean_of_present(view, mean_rate)
         rate = self._rate = self._rates.fit(mean_rate, total.astype(np.float64))
-        reach = self._reach(epoch)
+        reach = self._reach(epoch, population.sum(0))
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
         held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
-        ratio = float(reach[0]) / max(1, self._setup.pages)
-        self._follow_gain(epoch, share, held, tier_ns, ratio)
+        ratio = float(reach[0]) / present
+        self._follow_gain(epoch, share, held, tier_ns, ratio, present)
         moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
@@ -152,6 +158,16 @@ class Isotherm:
         """
         return float(self._rate[self._cell[start_page:end_page]].mean())
 
+    def _mean_of_present(self, view: EvidenceView, mean_rate: float) -> float:
+        """Return the mean rate of pages that have memory, of about 65,536 of them.
+
+        Where nobody counts accesses, the tracker's mean is one over all pages.
+        """
+        stride = max(1, self._setup.pages // MEAN_PAGES)
+        here = self._counted[::stride] < self._tiers
+        page = np.flatnonzero(here).astype(np.uint32) * np.uint32(stride)
+        return max(float(view.rate(page).mean()), 1e-9) if len(page) else mean_rate
+
     # ---- learning
 
     def _learn(self, batches: tuple[HintBatch, ...]) -> tuple[float, float] | None:
@@ -164,22 +180,30 @@ class Isotherm:
         found: tuple[float, float] | None = None
         for batch in batches:
             if isinstance(batch.seen, Samples):
-                page = batch.seen.page
+                page = self._in_a_tier(batch.seen.page)
                 exposure_s = self._epoch_s / batch.seen.period
                 rates.add_samples(self._cell[page], before, exposure_s)
             elif isinstance(batch.seen, FaultDelays):
                 late = batch.seen
+                since_s = late.delay_s if late.exposure_s is None else late.exposure_s
+                fault = self._counted[late.page] < self._tiers
+                silent = self._counted[late.silent] < self._tiers
                 rates.add_faults(
-                    self._cell[late.page],
-                    late.delay_s if late.exposure_s is None else late.exposure_s,
-                    self._cell[late.silent],
-                    late.silent_s,
+                    self._cell[late.page[fault]],
+                    since_s[fault],
+                    self._cell[late.silent[silent]],
+                    late.silent_s[silent],
                 )
             elif isinstance(batch.seen, RegionCounts):
                 self._learn_regions(batch.seen)
             elif isinstance(batch.seen, AccessedBits) and not batch.seen.opening:
                 found = self._learn_bits(batch, batch.seen) or found
         return found
+
+    def _in_a_tier(self, page: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the pages that were in a tier when they were last counted."""
+        known: NDArray[np.bool_] = self._counted[page] < self._tiers
+        return page if known.all() else page[known]
 
     def _learn_regions(self, seen: RegionCounts) -> None:
         """Spread a region's checks over its blocks, a page of each standing for it."""
@@ -188,6 +212,7 @@ class Isotherm:
         begin = np.repeat(first - np.cumsum(size) + size, size)
         page = BLOCK_PAGES * (begin + np.arange(int(size.sum())))
         inside = page < self._setup.pages
+        inside[inside] = self._counted[page[inside]] < self._tiers
         share = 1.0 / np.repeat(size, size)[inside]
         found = np.repeat(seen.nr_accesses, size)[inside] * share
         self._rates.add_regions(
@@ -208,6 +233,7 @@ class Isotherm:
         if 0 < entry_ns < 1.5 * self._entry_ns:  # the first walk of all bills for more
             self._entry_ns = entry_ns
         inside = page < self._setup.pages
+        inside[inside] = self._counted[page[inside]] < self._tiers
         page, bit = page[inside], bit[inside]
         if interval_s <= 0 or not len(page):
             return None
@@ -255,15 +281,22 @@ class Isotherm:
 
     # ---- what is worth what
 
-    def _reach(self, epoch: Epoch) -> NDArray[np.int64]:
-        """Return capacity of each tier and all above it, in pages."""
+    def _reach(self, epoch: Epoch, ours: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many pages each tier and all above it hold, or may hold.
+
+        What others use of a tier is not to be had.
+
+        Args:
+            epoch: Capacity and use.
+            ours: Managed pages per tier now.
+        """
         capacity = np.zeros(self._tiers + 1, np.int64)
-        np.add.at(
-            capacity,
-            self._tier[: len(epoch.usage.capacity_pages)],
-            epoch.usage.capacity_pages,
-        )
-        return np.cumsum(capacity[: self._tiers])
+        used = np.zeros(self._tiers + 1, np.int64)
+        rank = self._tier[: len(epoch.usage.capacity_pages)]
+        np.add.at(capacity, rank, epoch.usage.capacity_pages)
+        np.add.at(used, rank, epoch.usage.used_pages)
+        others = np.maximum(0, used[: self._tiers] - ours)
+        return np.cumsum(np.maximum(0, capacity[: self._tiers] - others))
 
     def _tier_latency(self, epoch: Epoch) -> Floats:
         """Return the loaded latency of each tier, the mean over its nodes."""
@@ -301,6 +334,7 @@ class Isotherm:
         held: float,
         tier_ns: Floats,
         ratio: float,
+        present: int,
     ) -> None:
         """Follow the share of memory time that what is known saves, or still may.
 
@@ -314,8 +348,9 @@ class Isotherm:
             held: Of the accesses that the pages of the fast tier get now.
             tier_ns: Latency of each tier.
             ratio: Of the pages that the fast tier holds.
+            present: Pages that have memory.
         """
-        moved = len(epoch.outcome.page) > FEW_MOVES * self._setup.pages
+        moved = len(epoch.outcome.page) > FEW_MOVES * present
         self._patience += (1.0 - self._patience) * 0.2 if moved else 0.0
         self._patience *= 1.0 if moved else PATIENCE_KEPT
         gap = float(tier_ns[-1] - tier_ns[0])
