@@ -1,0 +1,341 @@
+"""One process, held by pidfd so that a recycled pid is never taken for it."""
+
+import contextlib
+import errno
+import os
+import select
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.errors import (
+    IsothermError,
+    NotPermittedError,
+    TargetGoneError,
+    UnsupportedError,
+    UsageError,
+)
+from isotherm.core.units import PAGE_BYTES
+from isotherm.machine.linux import syscalls
+from isotherm.machine.linux.mappings import Mappings, parse_maps
+
+#: One entry of /proc/PID/pagemap is 8 bytes.
+_ENTRY_BYTES: Final = 8
+_READ_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What changes about a process, from /proc/PID/stat (proc(5)).
+
+    Attributes:
+        comm: Name, at most 15 bytes.
+        threads: Threads it has.
+        start_ticks: When it started, in clock ticks since boot.
+        image: What an exec changes: where code and stack begin. 0s if we may not
+            know.
+        vsize_bytes: Size of its address space.
+        rss_pages: Pages it has in memory.
+        minor_faults: Faults without I/O since it started.
+        major_faults: Faults with I/O since it started.
+        cpu_ticks: User and system time of all its threads.
+    """
+
+    comm: str
+    threads: int
+    start_ticks: int
+    image: tuple[int, int]
+    vsize_bytes: int
+    rss_pages: int
+    minor_faults: int
+    major_faults: int
+    cpu_ticks: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Return the fields of a ``/proc/PID/stat`` line.
+
+    The name may hold spaces and brackets: it ends at the last one.
+
+    Raises:
+        ValueError: The line is cut off or not a number where one should be.
+    """
+    name_end = text.rindex(")")
+    field = text[name_end + 2 :].split()  # field[0] is the third of proc(5)
+    if len(field) < 26:
+        raise ValueError(f"stat: expected at least 28 fields, got {len(field) + 2}")
+    return Stat(
+        comm=text[text.index("(") + 1 : name_end],
+        threads=int(field[17]),
+        start_ticks=int(field[19]),
+        image=(int(field[23]), int(field[25])),
+        vsize_bytes=int(field[20]),
+        rss_pages=int(field[21]),
+        minor_faults=int(field[7]),
+        major_faults=int(field[9]),
+        cpu_ticks=int(field[11]) + int(field[12]),
+    )
+
+
+class Process:
+    """A process and its ``/proc`` directory, as it was when it was opened.
+
+    Everything under ``/proc`` is read through a descriptor of the directory, which
+    stays bound to this very process; calls that take a number are made while the
+    pidfd says that it is alive. Between that look and the call a pid would have to
+    end, be reaped and be given out again.
+
+    Args:
+        pid: A process (thread group) id.
+
+    Raises:
+        TargetGoneError: There is no such process, or it ended while it was opened.
+        UsageError: It is a thread.
+        UnsupportedError: The kernel has no pidfd (Linux 5.3 added it).
+        NotPermittedError: ``/proc/PID`` is hidden from us.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._lock = threading.Lock()
+        self.pidfd = self._proc = self._pagemap = -1
+        try:
+            self.pidfd = os.pidfd_open(pid)
+            self._proc = os.open(
+                f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            )
+            self._poll = select.poll()
+            self._poll.register(self.pidfd, select.POLLIN)
+            self.start_ticks = self.stat().start_ticks
+        except AttributeError as error:
+            raise UnsupportedError("pidfd_open: not in this Python's libc") from error
+        except OSError as error:
+            self.close()
+            raise _as_error(pid, error) from error
+        except IsothermError:
+            self.close()
+            raise
+        if not self.alive():
+            self.close()
+            raise gone(pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Process({self.pid})"
+
+    def close(self) -> None:
+        """Give the descriptors back; waits for a call that uses them."""
+        with self._lock:
+            for fd in (self._pagemap, self._proc, self.pidfd):
+                if fd >= 0:
+                    os.close(fd)
+            self.pidfd = self._proc = self._pagemap = -1
+
+    def alive(self) -> bool:
+        """Return whether the process still runs; a zombie does not."""
+        return self.pidfd >= 0 and not self._poll.poll(0)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Keep the descriptors open for a call; gives whether it is alive."""
+        with self._lock:
+            yield self.alive()
+
+    # -- what it is -------------------------------------------------------
+
+    def read_text(self, name: str) -> str:
+        """Return a file of its ``/proc`` directory.
+
+        Raises:
+            TargetGoneError: It is not there any more.
+            NotPermittedError: We may not read it.
+        """
+        return self.read_bytes(name).decode("utf-8", "replace")
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a file of its ``/proc`` directory; see :meth:`read_text`."""
+        fd = self.open(name)
+        parts: list[bytes] = []
+        try:
+            while part := os.read(fd, _READ_BYTES):
+                parts.append(part)
+        except OSError as error:
+            raise _as_error(self.pid, error) from error
+        finally:
+            os.close(fd)
+        return b"".join(parts)
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of a file of its ``/proc`` directory; see read_text."""
+        if self._proc < 0:
+            raise gone(self.pid)
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError as error:
+            raise _as_error(self.pid, error) from error
+
+    def stat(self) -> Stat:
+        """Return what ``/proc/PID/stat`` says.
+
+        Raises:
+            TargetGoneError: It is not there any more.
+        """
+        return parse_stat(self.read_text("stat"))
+
+    def threads(self) -> tuple[int, ...]:
+        """Return its thread ids, ascending.
+
+        Raises:
+            TargetGoneError: It is not there any more.
+        """
+        fd = self.open("task", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            names = os.listdir(fd)  # noqa: PTH208  # a descriptor
+        except OSError as error:
+            raise _as_error(self.pid, error) from error
+        finally:
+            os.close(fd)
+        if not names:
+            raise gone(self.pid)
+        return tuple(sorted(int(name) for name in names))
+
+    def mappings(self) -> Mappings:
+        """Return its mappings, from ``/proc/PID/maps``.
+
+        Raises:
+            TargetGoneError: It is not there any more.
+            NotPermittedError: We may not read them.
+        """
+        text = self.read_bytes("maps")
+        if not text and not self.alive():
+            raise gone(self.pid)
+        return parse_maps(text)
+
+    # -- its pages --------------------------------------------------------
+
+    def pagemap(self, start: int, end: int) -> NDArray[np.uint64]:
+        """Return the pagemap entries of virtual pages ``[start, end)``, uint64[n].
+
+        Args:
+            start: First virtual page number.
+            end: One past the last; what lies beyond the address space is 0.
+
+        Raises:
+            TargetGoneError: It is not there any more.
+            NotPermittedError: We may not read it.
+        """
+        entries = np.zeros(max(end - start, 0), np.uint64)
+        self.read_pagemap(start, entries)
+        return entries
+
+    def read_pagemap(self, start: int, into: NDArray[np.uint64]) -> None:
+        """Read pagemap entries from virtual page ``start`` on into an array.
+
+        Entries beyond the end of the address space are left alone. See
+        :meth:`pagemap` for errors.
+        """
+        view = into.view(np.uint8).data
+        fd = self.pagemap_fd()
+        done = 0
+        try:
+            while done < len(view):
+                got = os.preadv(fd, [view[done:]], start * _ENTRY_BYTES + done)
+                if got == 0:
+                    break
+                done += got
+        except OSError as error:
+            raise _as_error(self.pid, error) from error
+        if done == 0 and into.size and not self.alive():
+            raise gone(self.pid)
+
+    def pagemap_fd(self) -> int:
+        """Return a descriptor of its pagemap, kept until an exec or ``close``.
+
+        It stands for the memory that it was opened on: after an exec call
+        :meth:`renew`.
+        """
+        if self._pagemap < 0:
+            self._pagemap = self.open("pagemap")
+        return self._pagemap
+
+    def renew(self) -> None:
+        """Forget what belongs to the memory before an exec."""
+        with self._lock:
+            if self._pagemap >= 0:
+                os.close(self._pagemap)
+            self._pagemap = -1
+
+    def move_pages(
+        self,
+        vpage: NDArray[np.uint64],
+        node: NDArray[np.int32] | None,
+        flags: int = syscalls.MPOL_MF_MOVE,
+    ) -> syscalls.MovePages:
+        """Put pages on nodes; without nodes only ask where they are.
+
+        A process that has ended answers -ESRCH.
+        """
+        address = vpage.astype(np.uint64) * np.uint64(PAGE_BYTES)
+        with self.held() as alive:
+            if not alive:
+                status = np.full(len(vpage), syscalls.NO_STATUS, np.int32)
+                return syscalls.MovePages(-errno.ESRCH, status)
+            return syscalls.move_pages(self.pid, address, node, flags)
+
+    def madvise(self, ranges: NDArray[np.int64], advice: int) -> int:
+        """Give advice about ranges of virtual pages; return bytes, or -errno.
+
+        Args:
+            ranges: int64[n, 2], [start, end).
+            advice: One of ``syscalls.MADV_*``.
+        """
+        start = ranges[:, 0].astype(np.uint64) * np.uint64(PAGE_BYTES)
+        size = (ranges[:, 1] - ranges[:, 0]).astype(np.uint64) * np.uint64(PAGE_BYTES)
+        with self.held() as alive:
+            if not alive:
+                return -errno.ESRCH
+            return syscalls.process_madvise(self.pidfd, start, size, advice)
+
+    def touch(self, vpage: NDArray[np.uint64]) -> int:
+        """Fault pages in from outside; return how many are there, or -errno."""
+        with self.held() as alive:
+            if not alive:
+                return -errno.ESRCH
+            address = vpage.astype(np.uint64) * np.uint64(PAGE_BYTES)
+            return syscalls.touch(self.pid, address)
+
+
+def gone(pid: int) -> TargetGoneError:
+    """Return the error for a process that has vanished."""
+    return TargetGoneError(f"pid {pid}: no such process any more")
+
+
+def _as_error(pid: int, error: OSError) -> IsothermError:
+    """Return what an errno of pidfd_open(2) or of a file in /proc means here."""
+    code = error.errno or 0
+    name = syscalls.errno_name(code)
+    if code in (errno.EPERM, errno.EACCES):
+        return NotPermittedError(
+            f"pid {pid}: may not be looked at: {name}",
+            hint="run as that user or as root; isotherm doctor lists what is missing",
+        )
+    if code == errno.ENOSYS:
+        return UnsupportedError(f"pid {pid}: the kernel has no pidfd_open: {name}")
+    if code == errno.EINVAL:
+        return UsageError(f"pid {pid}: is a thread, expected a process")
+    if code in (errno.ESRCH, errno.ENOENT, errno.EBADF):
+        return gone(pid)
+    more = code in (errno.EMFILE, errno.ENFILE)
+    return IsothermError(
+        f"pid {pid}: cannot be looked at: {name}",
+        hint="ulimit -n, and fs.file-max, bound the processes" if more else None,
+    )
