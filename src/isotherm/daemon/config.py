@@ -1,0 +1,237 @@
+"""What can be set, in one TOML file: every key with its default and its meaning."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from isotherm.core.errors import ConfigError
+from isotherm.core.suggest import did_you_mean
+
+#: Read by ``isotherm run`` where no file is named, if it is there.
+SYSTEM_FILE: Final = Path("/etc/isotherm.toml")
+
+
+class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pace of the loop, and who decides."""
+
+    epoch_s: Annotated[
+        float, Meta(gt=0, le=60, description="seconds between decisions")
+    ] = 1.0
+    longest_epoch_s: Annotated[
+        float,
+        Meta(gt=0, le=600, description="epochs grow up to this to keep the CPU budget"),
+    ] = 60.0
+    policy: Annotated[
+        str, Meta(description="who decides; isotherm simulate --list")
+    ] = "isotherm"
+    seed: Annotated[int, Meta(ge=0, description="for every random choice")] = 1
+
+
+class MigrationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast pages may move."""
+
+    limit_mib_s: Annotated[
+        float, Meta(gt=0, description="most memory to move, MiB per second")
+    ] = 200.0
+    batch_pages: Annotated[
+        int, Meta(ge=1, le=1 << 16, description="most pages in one system call")
+    ] = 512
+    tries: Annotated[
+        int, Meta(ge=1, le=16, description="tries of a page that is busy")
+    ] = 4
+
+
+class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the daemon itself may cost."""
+
+    cpu_percent: Annotated[
+        float, Meta(gt=0, le=6400, description="of one core; longer epochs keep it")
+    ] = 2.0
+    memory_permille: Annotated[
+        float,
+        Meta(gt=0, le=1000, description="of managed memory; larger units keep it"),
+    ] = 1.0
+    memory_floor_mib: Annotated[
+        float,
+        Meta(ge=0, description="state below this is never coarsened, MiB"),
+    ] = 64.0
+
+
+class BrakeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When movement is halved and then stopped."""
+
+    enabled: Annotated[bool, Meta(description="false: move whatever happens")] = True
+    psi_some_percent: Annotated[
+        float,
+        Meta(gt=0, le=100, description="time that some task waits for memory"),
+    ] = 10.0
+    refaults_per_s: Annotated[
+        float, Meta(gt=0, description="pages that come back after reclaim, a second")
+    ] = 1000.0
+    failure_percent: Annotated[
+        float, Meta(gt=0, le=100, description="tries of moves that fail")
+    ] = 50.0
+    hold_back_percent: Annotated[
+        float,
+        Meta(
+            ge=0, le=50, description="moves held back at random, to measure the rest by"
+        ),
+    ] = 1.0
+    react_s: Annotated[
+        float, Meta(ge=0, description="a sign must last so long to count, seconds")
+    ] = 3.0
+    recover_s: Annotated[
+        float, Meta(gt=0, description="a good sign must last so long, seconds")
+    ] = 30.0
+
+
+class SourcesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How accesses are seen."""
+
+    use: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='names from isotherm doctor; ["auto"]: the best that is there'
+        ),
+    ] = ("auto",)
+
+
+class MoversConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Others who move the same memory."""
+
+    tolerate: Annotated[
+        bool, Meta(description="run beside them, as --with-other-movers")
+    ] = False
+
+
+class KernelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``--mover kernel`` sets."""
+
+    use: Annotated[
+        str, Meta(description="numa-balancing, damon, or auto: what is there")
+    ] = "auto"
+    demotion: Annotated[bool, Meta(description="demote at reclaim")] = True
+    damon_quota_ms: Annotated[
+        int, Meta(ge=1, le=1000, description="time a second for each scheme, ms")
+    ] = 100
+    fast_used_percent: Annotated[
+        float,
+        Meta(gt=0, lt=100, description="fast memory in use that the schemes aim at"),
+    ] = 99.0
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it, by section."""
+
+    loop: LoopConfig = LoopConfig()
+    migration: MigrationConfig = MigrationConfig()
+    budget: BudgetConfig = BudgetConfig()
+    brake: BrakeConfig = BrakeConfig()
+    sources: SourcesConfig = SourcesConfig()
+    movers: MoversConfig = MoversConfig()
+    kernel: KernelConfig = KernelConfig()
+
+
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Return the configuration that a TOML text holds.
+
+    Args:
+        text: TOML.
+        name: Of the file, for messages.
+
+    Raises:
+        ConfigError: It is no TOML, or a key or value is not in the schema.
+    """
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: expected TOML: {error}") from error
+    try:
+        return msgspec.convert(fields, Config)
+    except msgspec.ValidationError as error:
+        found = _WHERE.match(str(error))
+        what, where = (found["what"], found["where"]) if found else (str(error), None)
+        what = what[:1].lower() + what[1:]
+        unknown = _UNKNOWN.search(what)
+        if unknown:
+            what += did_you_mean(unknown[1], _keys(where or ""))
+        place = f"{name}: {where}: " if where else f"{name}: "
+        raise ConfigError(
+            f"{place}{what}", hint="isotherm config show lists every key"
+        ) from error
+
+
+def read_config(path: Path | None) -> Config:
+    """Return the configuration of a file; the defaults for None.
+
+    Raises:
+        ConfigError: The file cannot be read, or is wrong.
+    """
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {why}") from error
+    return parse_config(text, str(path))
+
+
+def render_config(config: Config) -> str:
+    """Return the configuration as TOML, every key with its meaning.
+
+    >>> parse_config(render_config(Config()), "shown") == Config()
+    True
+    """
+    lines: list[str] = []
+    for section, value in _sections(config):
+        doc = (type(value).__doc__ or "").strip().splitlines()[0].replace("``", "")
+        lines += ["", f"[{section}]  # {doc[:1].lower()}{doc[1:].rstrip('.')}"]
+        for name, kind in get_type_hints(type(value), include_extras=True).items():
+            lines.append(f"# {_meaning(kind)}")
+            lines.append(f"{name} = {_toml(getattr(value, name))}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _sections(config: Config) -> Iterator[tuple[str, Struct]]:
+    for name in config.__struct_fields__:
+        yield name, getattr(config, name)
+
+
+def _meaning(kind: Any) -> str:  # a type with its Meta
+    meta = next(arg for arg in get_args(kind) if isinstance(arg, Meta))
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (
+            (">", meta.gt),
+            (">=", meta.ge),
+            ("<", meta.lt),
+            ("<=", meta.le),
+        )
+        if bound is not None
+    ]
+    return f"{meta.description}" + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _keys(section: str) -> tuple[str, ...]:
+    if not section:
+        return Config.__struct_fields__
+    value = getattr(Config(), section.split(".", maxsplit=1)[0], None)
+    return value.__struct_fields__ if isinstance(value, Struct) else ()
