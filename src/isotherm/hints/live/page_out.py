@@ -275,7 +275,7 @@ class PageOutSource:
             process = self._process(owner)
             rows = np.flatnonzero(pid == owner)
             if process is None:
-                self._lost += len(rows)
+                self._lost += BLOCK_PAGES * len(rows)
                 continue
             try:
                 entries = self._entries(process, vpage[rows])
@@ -289,15 +289,21 @@ class PageOutSource:
                 since_ns = self._clock.now_ns()
                 process.madvise(ranges, syscalls.MADV_PAGEOUT)
                 out = (self._entries(process, vpage[rows]) & _SWAPPED) != 0
+                again = ~out.all(1)
+                if again.any():
+                    process.madvise(ranges[again], syscalls.MADV_PAGEOUT)
+                    late = self._entries(process, vpage[rows[again]]) & _SWAPPED
+                    out[again] = late != 0
                 if self._fetch:
                     process.madvise(ranges, syscalls.MADV_WILLNEED)
             except IsothermError:  # gone, or no longer ours to look at
-                self._lost += len(rows)
+                self._lost += BLOCK_PAGES * len(rows)
                 self._drop(owner)
                 continue
-            # A block of which nothing went out is locked, or shared, or pinned.
+            # What stays is locked or pinned, or so new that it stands on no list
+            # of the kernel's yet, or is touched without a pause: nobody can tell.
             went = out.any(1)
-            self._lost += int((~went).sum())
+            self._lost += int((~out).sum())
             rows = rows[went]
             if len(rows):
                 self._windows.append(
@@ -325,8 +331,8 @@ class PageOutSource:
     def drain(self) -> tuple[HintBatch, ...]:
         """Look again at blocks whose window is over.
 
-        A page that is there again was touched. A page of a block that went out
-        in part was touched before the first look at it.
+        A page that is there again was touched. Of a page that would not go out
+        nothing is said: ``observed`` has the others of its block.
         """
         began = time.thread_time_ns()
         now_ns = self._clock.now_ns()
@@ -363,7 +369,7 @@ class PageOutSource:
         process = self._process(int(window.pid[0]))
         try:
             if process is None:
-                self._lost += len(window.block)
+                self._lost += int(window.out.sum())
                 return None, 0
             now_pid, now_vpage = self._spaces.locate(
                 window.block * np.uint32(BLOCK_PAGES)
@@ -372,24 +378,25 @@ class PageOutSource:
             entries = self._entries(process, window.vpage)
             until_ns = self._clock.now_ns()
         except IsothermError:
-            self._lost += len(window.block)
+            self._lost += int(window.out.sum())
             self._drop(int(window.pid[0]))
             return None, 0
         there, swapped = (entries & _PRESENT) != 0, (entries & _SWAPPED) != 0
-        touched = there | ~window.out
+        touched = there & window.out
         if not self._keep_out:
             self._bring_back(window, window.out & swapped)
         # Neither there nor in swap: unmapped meanwhile.
-        known = same & (there | swapped).all(1)
-        self._lost += int((~known).sum())
-        bits = np.packbits(touched[known], axis=1, bitorder="little").ravel()
+        observed = window.out & (there | swapped) & same[:, None]
+        self._lost += int((window.out & ~observed).sum())
+        known = observed.any(1)
         interval_s = (until_ns - window.since_ns) / NS_PER_S
         seen = AccessedBits(
             window.block[known],
-            bits,
+            _packed(touched[known]),
             np.full(int(known.sum()), interval_s, np.float32),
+            _packed(observed[known]),
         )
-        return seen, int((touched & window.out).sum())
+        return seen, int(touched.sum())
 
     def _bring_back(self, window: _Window, out: NDArray[np.bool_]) -> None:
         """Fault pages in from outside."""
@@ -427,6 +434,10 @@ class PageOutSource:
         held = self._processes.pop(pid, None)
         if held is not None:
             held.close()
+
+
+def _packed(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(bits, axis=1, bitorder="little").ravel()
 
 
 def _nothing() -> AccessedBits:
