@@ -30,6 +30,11 @@ VERBS = (
         "isotherm.cli.topology:app",
         "Nodes, tiers, initiators, and who said so.",
     ),
+    (
+        "doctor",
+        "isotherm.cli.doctor:app",
+        "What this host offers, and what would enable the rest.",
+    ),
     ("trace", "isotherm.cli.trace:app", "Import, record and look at traces."),
     (
         "workload",
