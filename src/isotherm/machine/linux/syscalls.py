@@ -36,10 +36,10 @@ NO_STATUS: Final = -(1 << 20)
 
 # arch/x86/entry/syscalls/syscall_64.tbl; scripts/syscall.tbl for the rest.
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {"move_pages": 279, "process_vm_readv": 310},
-    "aarch64": {"move_pages": 239, "process_vm_readv": 270},
-    "riscv64": {"move_pages": 239, "process_vm_readv": 270},
-    "loongarch64": {"move_pages": 239, "process_vm_readv": 270},
+    "x86_64": {"move_pages": 279, "process_vm_readv": 310, "kcmp": 312},
+    "aarch64": {"move_pages": 239, "process_vm_readv": 270, "kcmp": 272},
+    "riscv64": {"move_pages": 239, "process_vm_readv": 270, "kcmp": 272},
+    "loongarch64": {"move_pages": 239, "process_vm_readv": 270, "kcmp": 272},
 }
 _EVERYWHERE: Final = {"pidfd_getfd": 438, "process_madvise": 440}
 
@@ -204,6 +204,15 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     The copy is closed on exec; the caller closes it.
     """
     return _call("pidfd_getfd", pidfd, fd, 0)
+
+
+def shares_memory(pid: int, other: int) -> bool:
+    """Return whether two processes have one address space, as after vfork(2).
+
+    False where the kernel has no kcmp(2) or we may not ask.
+    """
+    kcmp_vm = 1  # include/uapi/linux/kcmp.h
+    return _call("kcmp", pid, other, kcmp_vm, 0, 0) == 0
 
 
 def ioctl(fd: int, request: int, argument: NDArray[np.generic]) -> int:

@@ -26,9 +26,8 @@ _END_OF_FIELDS: Final = "  pagesets"
 def parse_zoneinfo(text: str) -> dict[int, dict[str, int]]:
     """Return pages per node and field, summed over zones that have pages.
 
-    Fields: managed, free, min, low, high and promo. Linux 5.18 ("NUMA balancing:
-    optimize page placement for memory tiering system") gave zones the promo mark,
-    Linux 6.10 or so shows it in this file; where it does not, promo is high.
+    Fields: managed, free, min, low, high and promo. Older kernels do not show promo
+    here; it is then taken to be high, where reclaim ends without tiering.
     """
     nodes: dict[int, dict[str, int]] = {}
     zone: dict[str, int] = {}

@@ -1,0 +1,1 @@
+"""Whose memory is managed: processes by pid or cgroup, with their descendants."""

@@ -1,0 +1,315 @@
+"""Following processes: forks, threads, execs, mappings and exits, once an epoch."""
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from isotherm.core.errors import IsothermError, NotPermittedError, TargetGoneError
+from isotherm.core.units import NS_PER_S
+from isotherm.machine.linux import syscalls
+from isotherm.machine.linux.intervals import total
+from isotherm.machine.linux.mappings import MappingPolicy
+from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.targets.discover import (
+    derive_descendants,
+    read_children,
+    read_members,
+    read_parents,
+    read_task_mark,
+)
+from isotherm.machine.linux.targets.target import Target
+
+#: Mappings are read again after this long even if the size has not changed: a
+#: mapping may have taken another's place.
+_MAPPINGS_NS: Final = 10 * NS_PER_S
+#: Cpuset, policies and locks: not before this long, and 200 times what reading
+#: them took, which is half a per cent of a core.
+_RULES_NS: Final = 10 * NS_PER_S
+_RULES_REST: Final = 200
+#: Processes are looked for again after this long even if nothing says that there
+#: are new ones.
+_SEARCH_NS: Final = 10 * NS_PER_S
+
+
+#: Up to so many threads their children files are read, beyond all of /proc.
+_FEW_THREADS: Final = 256
+
+
+class EventKind(StrEnum):
+    """What can happen to a followed process."""
+
+    FOUND = "found"
+    THREADS = "threads"
+    EXEC = "exec"
+    MAPPED = "mapped"
+    EXITED = "exited"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEvent:
+    """Something that happened to a process.
+
+    Attributes:
+        kind: What.
+        pid: To whom.
+        comm: Its name.
+        detail: Parent (FOUND), threads (THREADS), managed pages (MAPPED); else 0.
+        why: For REFUSED: the message.
+    """
+
+    kind: EventKind
+    pid: int
+    comm: str
+    detail: int = 0
+    why: str = ""
+
+
+class Follower:
+    """Keeps a set of processes and what is mapped in them up to date.
+
+    Args:
+        pids: Processes by name; each must be there and open to us.
+        cgroups: Directories of cgroups; members of those below them count.
+        descendants: Follow what the processes fork. A child whose parent ends
+            before it is seen is missed, unless a cgroup holds it.
+        policy: Which mappings are managed.
+        budget_ns: Time for reading mappings in one ``scan``; what does not fit
+            waits for the next. At least one process is always read.
+
+    Raises:
+        TargetGoneError: A process or cgroup that was named is not there.
+        NotPermittedError: One may not be looked into.
+    """
+
+    def __init__(
+        self,
+        pids: Iterable[int] = (),
+        cgroups: Iterable[Path] = (),
+        *,
+        descendants: bool = True,
+        policy: MappingPolicy | None = None,
+        budget_ns: int = 5_000_000,
+    ) -> None:
+        self.policy = policy or MappingPolicy()
+        self.targets: dict[int, Target] = {}
+        #: Named cgroups that are still there.
+        self.cgroups = list(cgroups)
+        #: What happened, oldest first; the reader empties it.
+        self.events: deque[TargetEvent] = deque(maxlen=4096)
+        #: Time spent in ``scan`` so far.
+        self.cost_ns = 0
+        self._descendants = descendants
+        self._budget_ns = budget_ns
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, int] = {}
+        #: Processes that may not be looked into, by start time where known.
+        self._refused: set[int] = set()
+        self._task_mark = ""
+        #: A child was seen that still shares its parent's memory.
+        self._unripe = False
+        self._searched_ns = 0
+        try:
+            for pid in pids:
+                self._open(pid, 0)
+            for cgroup in self.cgroups:
+                read_members(cgroup)
+        except IsothermError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for target in self.targets.values():
+            target.process.close()
+        self.targets = {}
+        self._by_fd = {}
+        self._epoll.close()
+
+    def scan(self, now_ns: int) -> tuple[list[Target], list[int]]:
+        """See what has happened since the last scan.
+
+        Returns:
+            Processes whose managed pages may have changed, and those that are gone
+            or have started another program: their pages are void first.
+        """
+        began = time.perf_counter_ns()
+        void = self._reap()
+        self._search(now_ns)
+        due: list[Target] = []
+        for target in list(self.targets.values()):
+            try:
+                if self._look(target, now_ns, void):
+                    due.append(target)
+            except TargetGoneError:
+                void.append(self._drop(target))
+        due.sort(key=lambda target: target.read_ns)
+        changed: list[Target] = []
+        for target in due:
+            if changed and time.perf_counter_ns() - began > self._budget_ns:
+                break
+            try:
+                if self._read(target, now_ns):
+                    changed.append(target)
+            except TargetGoneError:
+                void.append(self._drop(target))
+            except NotPermittedError as error:
+                # An exec of a set-user-id program.
+                void.append(self._refuse(target, error))
+        self.cost_ns += time.perf_counter_ns() - began
+        return changed, void
+
+    # -- who --------------------------------------------------------------
+
+    def _open(self, pid: int, parent: int) -> None:
+        """Follow a process."""
+        process = Process(pid)
+        try:
+            target = Target(process, process.stat(), parent)
+            os.close(process.open("maps"))
+            os.close(process.open("pagemap"))
+        except IsothermError:
+            process.close()
+            raise
+        self.targets[pid] = target
+        self._by_fd[process.pidfd] = pid
+        self._epoll.register(process.pidfd, select.EPOLLIN)
+        self._tell(EventKind.FOUND, target, parent)
+
+    def _try_open(self, pid: int, parent: int) -> None:
+        if pid in self.targets or pid in self._refused or pid == os.getpid():
+            return
+        if parent and syscalls.shares_memory(pid, parent):
+            self._unripe = True  # between vfork and exec
+            return
+        try:
+            self._open(pid, parent)
+        except TargetGoneError:
+            return
+        except IsothermError as error:
+            self._refused.add(pid)
+            event = TargetEvent(EventKind.REFUSED, pid, "", why=error.message)
+            self.events.append(event)
+
+    def _drop(self, target: Target) -> int:
+        """Stop following a process that is gone; return its pid."""
+        pid = target.pid
+        if self.targets.get(pid) is target:
+            del self.targets[pid]
+            self._by_fd.pop(target.process.pidfd, None)
+            target.process.close()
+            self._tell(EventKind.EXITED, target)
+        return pid
+
+    def _refuse(self, target: Target, error: IsothermError) -> int:
+        pid = target.pid
+        del self.targets[pid]
+        self._by_fd.pop(target.process.pidfd, None)
+        target.process.close()
+        self._refused.add(pid)
+        self.events.append(
+            TargetEvent(EventKind.REFUSED, pid, target.stat.comm, why=error.message)
+        )
+        return pid
+
+    def _reap(self) -> list[int]:
+        """Drop processes that have ended; return their pids."""
+        gone: list[int] = []
+        for fd, _ in self._epoll.poll(0):
+            pid = self._by_fd.get(fd)
+            if pid is not None:
+                gone.append(self._drop(self.targets[pid]))
+        return gone
+
+    def _search(self, now_ns: int) -> None:
+        """Look for new members of cgroups and new descendants."""
+        mark = read_task_mark()
+        overdue = now_ns - self._searched_ns >= _SEARCH_NS
+        known = mark and mark == self._task_mark and not self._unripe
+        if known and not overdue:
+            return
+        self._task_mark, self._searched_ns = mark, now_ns
+        self._unripe = False
+        if overdue:
+            self._refused.clear()
+        for cgroup in list(self.cgroups):
+            try:
+                members = read_members(cgroup)
+            except TargetGoneError:
+                self.cgroups.remove(cgroup)
+                continue
+            for pid in sorted(members):
+                self._try_open(pid, 0)
+        if self._descendants and self.targets:
+            self._search_descendants()
+
+    def _search_descendants(self) -> None:
+        """Follow what the processes have forked.
+
+        By the children files of their threads, up to hundreds of threads cheaper
+        than the parents of all processes there are.
+        """
+        todo = list(self.targets.values())
+        if sum(target.stat.threads for target in todo) <= _FEW_THREADS:
+            while todo:
+                target = todo.pop()
+                try:
+                    children = read_children(target.process)
+                except IsothermError:
+                    continue
+                if children is None:
+                    break
+                for pid in sorted(children - self.targets.keys()):
+                    self._try_open(pid, target.pid)
+                    if pid in self.targets:
+                        todo.append(self.targets[pid])
+            else:
+                return
+        for pid, parent in derive_descendants(read_parents(), self.targets).items():
+            self._try_open(pid, parent)
+
+    # -- what -------------------------------------------------------------
+
+    def _look(self, target: Target, now_ns: int, void: list[int]) -> bool:
+        """Read a process's ``stat``; return whether its mappings are to be read."""
+        before = target.stat
+        target.stat = stat = target.process.stat()
+        if stat.image != before.image:
+            target.forget()
+            void.append(target.pid)
+            self._tell(EventKind.EXEC, target)
+        elif stat.threads != before.threads:
+            self._tell(EventKind.THREADS, target, stat.threads)
+        seen = target.seen
+        if target.read_ns == 0 or stat.vsize_bytes != seen.vsize_bytes:
+            return True
+        if "empty" in target.managed.left_out and (
+            stat.rss_pages > seen.rss_pages + seen.rss_pages // 64
+        ):
+            return True
+        return now_ns - target.read_ns >= _MAPPINGS_NS
+
+    def _read(self, target: Target, now_ns: int) -> bool:
+        """Read mappings, and rules when they are due; return whether pages changed."""
+        first = target.rules_ns == 0
+        changed = target.read_mappings(self.policy)
+        rest = max(_RULES_NS, _RULES_REST * target.rules_cost_ns)
+        if first or now_ns - target.rules_ns >= rest:
+            began = time.perf_counter_ns()
+            target.read_rules()
+            target.rules_cost_ns = time.perf_counter_ns() - began
+            target.rules_ns = max(now_ns, 1)
+            changed |= target.read_mappings(self.policy)
+        target.read_ns = max(now_ns, 1)
+        if changed:
+            self._tell(EventKind.MAPPED, target, total(target.managed.ranges))
+        return changed
+
+    def _tell(self, kind: EventKind, target: Target, detail: int = 0) -> None:
+        self.events.append(TargetEvent(kind, target.pid, target.stat.comm, detail))

@@ -1,0 +1,196 @@
+"""One followed process: what of it is managed, and what it does not allow."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.machine.linux import pagemap
+from isotherm.machine.linux.intervals import (
+    EMPTY,
+    Ranges,
+    intersection,
+    normalised,
+    total,
+)
+from isotherm.machine.linux.mappings import (
+    Managed,
+    MappingPolicy,
+    Mappings,
+    parse_locked,
+    parse_maps,
+    parse_numa_maps,
+)
+from isotherm.machine.linux.process import Process, Stat
+from isotherm.machine.linux.spaces import GRANULE
+from isotherm.topology.parse import MAX_NODES, parse_list
+
+#: A process that maps more than twice what it holds, and 256 MiB, reserves: only
+#: granules with something in them are managed. Sanitizers and managed runtimes map
+#: terabytes.
+_SLACK_PAGES: Final = 1 << 16
+#: Mappings shorter than 32 MiB are taken whole even so.
+_SHORT_PAGES: Final = 1 << 13
+
+_ALLOWED = re.compile(rb"^Mems_allowed_list:\s*([0-9,-]+)", re.MULTILINE)
+_LOCKED = re.compile(rb"^VmLck:\s*([0-9]+) kB", re.MULTILINE)
+_SWAPPED = re.compile(rb"^VmSwap:\s*([0-9]+) kB", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Target:
+    """A followed process.
+
+    Attributes:
+        process: The process.
+        stat: What its ``stat`` said last.
+        parent: The followed process it was found under, 0 if it was named.
+        mappings: As read last.
+        managed: What of them is managed.
+        allowed: Nodes its cpuset allows; None: all.
+        bound: First and last page and nodes of mappings bound to nodes, ascending.
+        locked: Locked pages.
+        hugetlb: First pages of huge page pools' mappings.
+        seen: What ``stat`` said when its mappings were read last.
+        read_ns: When that was; 0: never.
+        rules_ns: When cpuset, policies and locks were read last.
+        rules_cost_ns: What that took.
+        swapped_pages: What it has in swap.
+    """
+
+    process: Process
+    stat: Stat
+    parent: int = 0
+    mappings: Mappings = field(default_factory=lambda: parse_maps(b""))
+    managed: Managed = field(default_factory=lambda: Managed(EMPTY))
+    allowed: frozenset[int] | None = None
+    bound: tuple[tuple[int, int, frozenset[int]], ...] = ()
+    locked: Ranges = field(default_factory=lambda: EMPTY)
+    hugetlb: frozenset[int] = frozenset()
+    read_ns: int = 0
+    rules_ns: int = 0
+    rules_cost_ns: int = 0
+    swapped_pages: int = 0
+    seen: Stat = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = self.stat
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    @property
+    def owner(self) -> str:
+        """Name of its spaces, for people."""
+        return f"pid {self.process.pid} {self.stat.comm}"
+
+    def forget(self) -> None:
+        """Forget what was true of the program before an exec."""
+        self.process.renew()
+        self.mappings, self.managed = parse_maps(b""), Managed(EMPTY)
+        self.bound, self.hugetlb, self.locked = (), frozenset(), EMPTY
+        self.read_ns = self.rules_ns = self.rules_cost_ns = 0
+
+    def read_mappings(self, policy: MappingPolicy) -> bool:
+        """Read what is mapped; return whether what is managed has changed.
+
+        Raises:
+            TargetGoneError: It has ended.
+            NotPermittedError: We may not look.
+        """
+        before = self.managed.ranges
+        self.seen = self.stat
+        self.mappings = self.process.mappings()
+        starts = self.mappings.start
+        table = np.stack([starts, self.mappings.end], axis=1)
+        huge = normalised(table[np.isin(starts, list(self.hugetlb))])
+        managed = policy.select(self.mappings, self.locked, huge)
+        held = self.stat.rss_pages + self.swapped_pages
+        if total(managed.ranges) > 2 * held + _SLACK_PAGES:
+            managed = self._only_populated(managed)
+        self.managed = managed
+        return not np.array_equal(before, managed.ranges)
+
+    def _only_populated(self, managed: Managed) -> Managed:
+        """Return the granules of long mappings that have pages, and short mappings."""
+        ranges = managed.ranges
+        long = ranges[:, 1] - ranges[:, 0] >= _SHORT_PAGES
+        fd = self.process.pagemap_fd()
+        there = pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED
+        found: list[NDArray[np.int64]] = []
+        for start, end in ranges[long].tolist():
+            scan = pagemap.scan(fd, start, end, any_of=there)
+            if scan.error:
+                # Linux before 6.7: such mappings have to be left out.
+                continue
+            found.append(scan.regions[:, :2])
+        pages = normalised(np.concatenate([EMPTY, *found]))
+        pages[:, 0] -= pages[:, 0] % GRANULE
+        pages[:, 1] += -pages[:, 1] % GRANULE
+        kept = intersection(normalised(pages), ranges[long])
+        left_out = dict(managed.left_out)
+        empty = total(ranges[long]) - total(kept)
+        if empty:
+            left_out["empty"] = left_out.get("empty", 0) + empty
+        return Managed(normalised(np.concatenate([ranges[~long], kept])), left_out)
+
+    def read_rules(self) -> None:
+        """Read what its cpuset, its memory policies and its locks say.
+
+        ``numa_maps``, and ``smaps`` if something is locked, walk its page tables:
+        20 to 140 ns a page, so this is called seldom.
+
+        Raises:
+            TargetGoneError: It has ended.
+            NotPermittedError: We may not look.
+        """
+        status = self.process.read_bytes("status")
+        self.allowed = _node_list(_ALLOWED, status)
+        swapped = _SWAPPED.search(status)
+        self.swapped_pages = int(swapped[1]) // 4 if swapped else 0
+        locked = _LOCKED.search(status)
+        self.locked = EMPTY
+        if locked is not None and int(locked[1]):
+            self.locked = parse_locked(self.process.read_bytes("smaps"))
+        lists, self.hugetlb = parse_numa_maps(self.process.read_bytes("numa_maps"))
+        ends = dict(
+            zip(self.mappings.start.tolist(), self.mappings.end.tolist(), strict=True)
+        )
+        self.bound = tuple(
+            (start, ends[start], frozenset(parse_list(text, MAX_NODES)))
+            for start, text in sorted(lists.items())
+            if start in ends
+        )
+
+    def allows(
+        self, vpage: NDArray[np.uint64], node: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Return whether cpuset and policy let each page be on its node, bool[n]."""
+        fine = _among(node, self.allowed)
+        if self.bound:
+            starts = np.array([row[0] for row in self.bound], np.int64)
+            page = vpage.astype(np.int64)
+            at = np.searchsorted(starts, page, side="right") - 1
+            for row in np.unique(at[at >= 0]).tolist():
+                _, end, nodes = self.bound[row]
+                here = (at == row) & (page < end)
+                fine[here] &= _among(node[here], nodes)
+        return fine
+
+
+def _among(node: NDArray[np.uint8], nodes: Iterable[int] | None) -> NDArray[np.bool_]:
+    if nodes is None:
+        return np.ones(len(node), np.bool_)
+    return np.isin(node, np.array([n for n in nodes if n < 256], np.uint8))
+
+
+def _node_list(pattern: re.Pattern[bytes], text: bytes) -> frozenset[int] | None:
+    found = pattern.search(text)
+    if found is None:
+        return None
+    return frozenset(parse_list(found[1].decode(), MAX_NODES))
