@@ -2,6 +2,7 @@
 #
 #   make demo           the main job on recorded workloads, table and HTML report
 #   make test           lint, types, layers and tests
+#   make vm             tests/vm on real kernels under QEMU; LAYOUT= KERNEL= choose
 #   make lint           ruff, mypy --strict, import-linter
 #   make bench          timings; make bench-quality: every policy on every cell
 #   make venv           only build .venv/
@@ -17,7 +18,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint layers style types check bench bench-quality venv system lock clean help
+.PHONY: demo test vm lint layers style types check bench bench-quality venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -42,7 +43,11 @@ types: .venv/.test
 	$(BIN)/mypy
 
 check: .venv/.test system
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --ignore tests/vm $(ARGS)
+
+# Each layout boots once. Debian packages come by themselves: docs/reference/vmtest.md.
+vm: .venv/.test
+	@LAYOUT="$(LAYOUT)" KERNEL="$(KERNEL)" ARGS="$(ARGS)" .ci/vm
 
 bench: .venv/.test
 	@for script in benchmarks/bench_*.py; do \
