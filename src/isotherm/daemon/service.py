@@ -1,0 +1,405 @@
+"""The service: run_epoch at a pace, under a brake, within a budget."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.daemon.brake import Brake, Limits, Reading, Shift
+from isotherm.daemon.budget import Pacer
+from isotherm.daemon.config import BrakeConfig, Config
+from isotherm.daemon.gate import Gate
+from isotherm.daemon.pressure import Pressure, PressureReader
+from isotherm.daemon.record import LiveRecorder
+from isotherm.daemon.summary import failures
+from isotherm.daemon.trial import Trial
+from isotherm.hints.batch import HintBatch, HintSource, LiveMechanism, Mechanism
+from isotherm.hotness.protocol import HotnessTracker, HotnessView
+from isotherm.hotness.tracker import GammaTracker
+from isotherm.loop.epoch import Loop, Step, run_epoch
+from isotherm.machine.protocol import NOT_PRESENT, Machine
+from isotherm.migration.engine import MigrationEngine, derive_tier_rank
+from isotherm.policy.plan import Outcome, Policy, Setup
+from isotherm.policy.registry import make_policy
+
+#: Pages that the estimate of the fast share is made from.
+ASKED_PAGES: Final = 1 << 14
+#: Epochs that the fast share is smoothed over.
+SMOOTH: Final = 0.2
+
+log = structlog.get_logger()
+
+
+class Observer(Protocol):
+    """Is shown every epoch: the explain socket, a live view."""
+
+    def __call__(self, service: "Service", step: Step) -> None:
+        """Look; must be quick and change nothing."""
+        ...
+
+
+@dataclass(slots=True)
+class Costs:
+    """What the run took, in nanoseconds."""
+
+    cpu_ns: float = 0.0
+    application_ns: float = 0.0
+    background_ns: float = 0.0
+    migration_ns: float = 0.0
+
+
+def limits_of(config: BrakeConfig) -> Limits:
+    """Return the brake's limits as it wants them."""
+    return Limits(
+        pressure=config.psi_some_percent / 100,
+        refaults_per_s=config.refaults_per_s,
+        failures=config.failure_percent / 100,
+        react_s=config.react_s,
+        recover_s=config.recover_s,
+    )
+
+
+class Service:
+    """Runs the loop on a machine until it is told to stop.
+
+    Args:
+        machine: Where pages live.
+        sources: Open hint sources.
+        config: What can be set.
+        make_engine: Builds the engine for the machine.
+        alive: Whether anything is left to manage.
+        pressure: Reads stalls and refaults; None: nothing is known.
+        dry_run: Decide and say, move nothing.
+        recorder: Keeps the run for ``explain``.
+        observers: Shown every epoch.
+        cpu_ns: CPU time of this process so far.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        sources: tuple[HintSource, ...],
+        config: Config,
+        make_engine: Callable[[Machine], MigrationEngine],
+        alive: Callable[[], bool],
+        *,
+        pressure: PressureReader | None = None,
+        dry_run: bool = False,
+        observers: tuple[Observer, ...] = (),
+        cpu_ns: Callable[[], int] = time.process_time_ns,
+    ) -> None:
+        self.machine, self.config, self.dry_run = machine, config, dry_run
+        self.recorder: LiveRecorder | None = None
+        self.observers = list(observers)
+        self._alive, self._pressure, self._cpu_ns = alive, pressure, cpu_ns
+        self._rank = np.full(256, 255, np.int64)
+        rank = derive_tier_rank(machine.topology)
+        self._rank[: len(rank)] = rank
+        self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
+        self._seen_by = sorted({source.mechanism.value for source in sources})
+        budget, brake = config.budget, config.brake
+        self.pacer = Pacer(
+            config.loop.epoch_s, config.loop.longest_epoch_s, budget.cpu_percent / 100
+        )
+        hold_back = 0.0 if dry_run or not brake.enabled else brake.hold_back_percent
+        self.trial = Trial(
+            hold_back / 100, np.array(rank, np.int64), seed=config.loop.seed
+        )
+        self.brake = Brake(limits_of(brake))
+        self.gate = Gate(
+            self._make_policy(), self.trial, np.array(rank), dry_run=dry_run
+        )
+        self.engine = make_engine(machine)
+        tracker: HotnessTracker | None = None
+        if self.gate.uses_tracker:
+            tracker = GammaTracker(
+                max(machine.pages, 8),
+                round(self.pacer.epoch_s * NS_PER_S),
+                self._mechanisms,
+                config.loop.seed,
+            )
+        self.loop = Loop(
+            machine, sources, tracker, self.gate, self.engine, Outcome.none()
+        )
+        self.epochs = 0
+        self.costs = Costs()
+        self.shifts: list[Shift] = []
+        self.step: Step | None = None
+        self.fast_share: float | None = None
+        self.fast_share_at_start: float | None = None
+        self.wished_pages = [0, 0]  # up, down
+        self.managed_pages = 0
+        self.most_managed_pages = 0
+        self.lost = 0
+        self.paced: list[dict[str, float | bool]] = []
+        self._node = machine.placement().copy()
+        self._began_ns = machine.clock.now_ns()
+        self._last_ns = self._began_ns
+        self._last_cpu_ns = cpu_ns()
+
+    # -- running -----------------------------------------------------------
+
+    def run(
+        self, wait: Callable[[float], bool], duration_s: float | None = None
+    ) -> str:
+        """Run epochs until there is a reason to end; return it.
+
+        Args:
+            wait: Waits so many seconds; True: something asks for the end.
+            duration_s: End after so long.
+
+        Returns:
+            ``asked``, ``gone`` (nothing is left to manage) or ``duration``.
+        """
+        for source in self.loop.sources:
+            source.look(())
+        clock = self.machine.clock
+        end_ns = None
+        if duration_s is not None:
+            end_ns = self._began_ns + round(duration_s * NS_PER_S)
+        due_ns = clock.now_ns()
+        while True:
+            due_ns = max(due_ns, clock.now_ns() - NS_PER_S)
+            due_ns += round(self.pacer.epoch_s * NS_PER_S)
+            if end_ns is not None:
+                due_ns = min(due_ns, end_ns)
+            if wait(max(0.0, (due_ns - clock.now_ns()) / NS_PER_S)):
+                return "asked" if self._alive() else "gone"
+            if not self._alive():
+                return "gone"
+            self.epoch()
+            if end_ns is not None and clock.now_ns() >= end_ns:
+                return "duration"
+
+    def epoch(self) -> Step:
+        """Run one epoch now."""
+        now_ns = self.machine.clock.now_ns()
+        dt_ns = max(1, now_ns - self._last_ns)
+        self._last_ns = now_ns
+        step = self.step = run_epoch(self.loop, self.epochs, dt_ns)
+        self._follow(step, dt_ns)
+        self._brake(step, now_ns)
+        self._account(step)
+        if self.recorder is not None:
+            self.recorder.epoch(self.epochs, dt_ns, step, self.gate.wished)
+        for observer in self.observers:
+            observer(self, step)
+        self.epochs += 1
+        log.debug("epoch", index=self.epochs, **self._figures(step))
+        return step
+
+    def _follow(self, step: Step, dt_ns: int) -> None:
+        """Follow the trial, the fast share, and where pages are."""
+        machine, outcome = self.machine, step.outcome
+        node = machine.placement()
+        moved = (outcome.errno == 0) & (outcome.page < len(self._node))
+        page = outcome.page[moved]
+        now_ns = machine.clock.now_ns()
+        if len(page):
+            cost_ns = outcome.cost_ns / max(1, len(outcome.page))
+            self.trial.moved(
+                page, outcome.node[moved], self._node[page], cost_ns, now_ns
+            )
+        if step.hotness is not None:
+            self.trial.account_epoch(
+                now_ns,
+                dt_ns,
+                step.hotness.rate,
+                node,
+                machine.latency_ns(),
+                machine.parallelism,
+            )
+            self._estimate_fast_share(step.hotness, node)
+        wished = self.gate.wished
+        down = self._rank[wished.node] > self._rank[node[wished.page]]
+        self.wished_pages[0] += int(np.count_nonzero(~down))
+        self.wished_pages[1] += int(np.count_nonzero(down))
+        self.managed_pages = int(np.count_nonzero(node != NOT_PRESENT))
+        self.most_managed_pages = max(self.most_managed_pages, self.managed_pages)
+        if len(self._node) == len(node):
+            np.copyto(self._node, node)
+        else:
+            self._node = node.copy()
+
+    def _estimate_fast_share(self, view: HotnessView, node: NDArray[np.uint8]) -> None:
+        """Estimate the share of accesses served by the fastest tier, from a sample."""
+        stride = max(1, len(node) // ASKED_PAGES)
+        page = np.arange(self.epochs % stride, len(node), stride, dtype=np.uint32)
+        page = page[node[page] != NOT_PRESENT]
+        rate = view.rate(page).astype(np.float64)
+        total = float(rate.sum())
+        if total <= 0:
+            return
+        share = float(rate[self._rank[node[page]] == 0].sum()) / total
+        if self.fast_share is None:
+            self.fast_share = self.fast_share_at_start = share
+        self.fast_share += SMOOTH * (share - self.fast_share)
+
+    def _brake(self, step: Step, now_ns: int) -> None:
+        if not self.config.brake.enabled:
+            return
+        pressure = Pressure(None, None)
+        if self._pressure is not None:
+            pressure = self._pressure.read(now_ns)
+        verdict = self.trial.verdict()
+        tried = len(step.outcome.errno)
+        reading = Reading(
+            now_ns,
+            pressure.some,
+            pressure.refaults_per_s,
+            tried,
+            int(np.count_nonzero(step.outcome.errno)),
+            None if verdict is None or self.gate.share <= 0 else verdict.in_errors,
+        )
+        for shift in self.brake.step(reading):
+            self.shifts.append(shift)
+            log.warning(
+                shift.event,
+                sign=shift.sign.value,
+                value=shift.value,
+                limit=shift.limit,
+                share=shift.share,
+            )
+        self.gate.share = self.brake.share
+
+    def _account(self, step: Step) -> None:
+        """Add up costs; change the pace where they do not fit the budget."""
+        costs = self.costs
+        costs.application_ns += sum(b.application_ns for b in step.hints)
+        costs.background_ns += sum(b.background_ns for b in step.hints)
+        costs.migration_ns += step.outcome.cost_ns
+        self.lost += sum(b.lost for b in step.hints)
+        cpu_ns = self._cpu_ns()
+        spent = cpu_ns - self._last_cpu_ns + _kernel_ns(step.hints)
+        self._last_cpu_ns = cpu_ns
+        costs.cpu_ns += spent
+        paced = self.pacer.observe(spent)
+        if paced is None:
+            return
+        self.paced.append({"epoch": self.epochs, "epoch_s": paced.after_s})
+        say = log.info if paced.kept else log.warning
+        say(
+            "coarser" if paced.after_s > paced.before_s else "finer",
+            epoch_s=paced.after_s,
+            was_s=paced.before_s,
+            cost_ms=round(1e3 * paced.cost_s, 3),
+            budget_percent=self.config.budget.cpu_percent,
+            kept=paced.kept,
+        )
+        self._repace(paced.after_s)
+
+    def _repace(self, epoch_s: float) -> None:
+        """Give tracker and policy epochs of another length; what is known stays."""
+        tracker = self.loop.tracker
+        if isinstance(tracker, GammaTracker):
+            tracker.epoch_s = epoch_s
+        self.gate.replace_inner(self._make_policy)
+
+    def _make_policy(self) -> Policy:
+        machine, loop = self.machine, self.config.loop
+        return make_policy(
+            loop.policy,
+            Setup(
+                pages=max(machine.pages, 8),
+                topology=machine.topology,
+                capacity_pages=machine.usage().capacity_pages,
+                epoch_ns=round(self.pacer.epoch_s * NS_PER_S),
+                seed=loop.seed,
+                hints=self._mechanisms,
+                parallelism=machine.parallelism,
+                spaces=machine.spaces,
+            ),
+        )
+
+    # -- what it says ------------------------------------------------------
+
+    def _figures(self, step: Step) -> dict[str, Any]:
+        return {
+            "managed_pages": self.managed_pages,
+            "planned": len(self.gate.wished),
+            "tried": len(step.outcome.errno),
+            "failed": int(np.count_nonzero(step.outcome.errno)),
+            "fast_share": self.fast_share,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Return the run so far, in raw units."""
+        seconds = (self._last_ns - self._began_ns) / NS_PER_S
+        engine, costs = self.engine, self.costs
+        promoted, demoted = engine.promoted_pages, engine.demoted_pages
+        if self.dry_run:
+            promoted, demoted = self.wished_pages
+        verdict = self.trial.verdict()
+        return {
+            "mover": "isotherm",
+            "policy": self.config.loop.policy,
+            "dry_run": self.dry_run,
+            "duration_s": seconds,
+            "epochs": self.epochs,
+            "hints": self._seen_by,
+            "hints_lost": self.lost,
+            "managed_pages": self.managed_pages,
+            "most_managed_pages": self.most_managed_pages,
+            "promoted_pages": promoted,
+            "demoted_pages": demoted,
+            "moved_bytes": (promoted + demoted) * PAGE_BYTES,
+            "ping_pong_pages": engine.ping_pong_pages,
+            "failed": failures(engine.failures),
+            "fast_share": self.fast_share,
+            "fast_share_at_start": self.fast_share_at_start,
+            "costs": {
+                "cpu_s": costs.cpu_ns / NS_PER_S,
+                "cpu_share": costs.cpu_ns / NS_PER_S / max(seconds, 1e-9),
+                "application_s": costs.application_ns / NS_PER_S,
+                "background_s": costs.background_ns / NS_PER_S,
+                "migration_s": costs.migration_ns / NS_PER_S,
+                "epoch_s": self.pacer.epoch_s,
+                "epoch_cost_s": self.pacer.cost_s,
+            },
+            "coarsened": self.paced,
+            "promised_ns": engine.ledger.both.promised_ns,
+            "realised_ns": engine.ledger.both.realised_ns,
+            "held_back": {
+                "pages": self.trial.held_back,
+                "gain_ns": None if verdict is None else verdict.gain_ns,
+                "error_ns": None if verdict is None else verdict.error_ns,
+            },
+            "brake": [_shift(shift, self._began_ns) for shift in self.shifts],
+            "gears": self.brake.gears,
+        }
+
+
+def _as_columns(mechanism: Mechanism | LiveMechanism) -> Mechanism:
+    """Return the mechanism whose columns a source fills.
+
+    Write tracking and page-out report bits of pages, as accessed bits do.
+    """
+    if isinstance(mechanism, LiveMechanism):
+        return Mechanism.ACCESSED_BIT
+    return mechanism
+
+
+def _shift(shift: Shift, began_ns: int) -> Mapping[str, Any]:
+    return {
+        "time_s": (shift.now_ns - began_ns) / NS_PER_S,
+        "event": shift.event,
+        "sign": shift.sign.value,
+        "value": shift.value,
+        "limit": shift.limit,
+        "share": shift.share,
+    }
+
+
+def _kernel_ns(batches: tuple[HintBatch, ...]) -> float:
+    """Return CPU time that looking took on a kernel thread, not in this process."""
+    return sum(
+        batch.background_ns
+        for batch in batches
+        if batch.source.startswith(Mechanism.REGION.value)
+        or batch.source.startswith("damon")
+    )

@@ -1,0 +1,66 @@
+"""What a run says at its end: raw units for ``--json``, words for people."""
+
+import errno
+from collections.abc import Mapping
+from typing import Any, Final
+
+from isotherm.core.units import PAGE_BYTES, render_bytes
+
+#: Why a page did not move, by errno (move_pages(2), host and guest tests).
+CLASSES: Final[Mapping[int, str]] = {
+    errno.EBUSY: "busy or pinned",
+    errno.ENOMEM: "no room on the node",
+    errno.EACCES: "shared with another process",
+    errno.EFAULT: "not mapped, or the zero page",
+    errno.ENOENT: "no memory behind it",
+    errno.EPERM: "not permitted, or outside its cpuset",
+    errno.ENODEV: "node is gone",
+    errno.EINVAL: "not allowed by its memory policy",
+    errno.ESRCH: "process is gone",
+    133: "poisoned",  # EHWPOISON, which Python does not name everywhere
+    errno.EIO: "not written back",
+}
+
+
+def failures(by_errno: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return failed tries, most first: errno, its name, class in words, pages."""
+    return [
+        {
+            "errno": number,
+            "name": errno.errorcode.get(number, str(number)),
+            "class": CLASSES.get(number, "unknown"),
+            "pages": pages,
+        }
+        for number, pages in sorted(by_errno.items(), key=lambda item: -item[1])
+    ]
+
+
+def describe(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines that people read at the end of a run."""
+    managed = render_bytes(result["managed_pages"] * PAGE_BYTES)
+    lines = [
+        f"{result['duration_s']:.1f} s, {result['epochs']} epochs, {managed} managed"
+    ]
+    word = "would have moved" if result["dry_run"] else "moved"
+    lines.append(
+        f"{word} {render_bytes(result['moved_bytes'])}:"
+        f" {result['promoted_pages']} pages up, {result['demoted_pages']} down"
+    )
+    lines += [
+        f"failed: {failed['pages']} tries {failed['name']}, {failed['class']}"
+        for failed in result["failed"]
+    ]
+    share = result["fast_share"]
+    if share is not None:
+        first = result["fast_share_at_start"]
+        began = "" if first is None else f", {first:.0%} at the start"
+        lines.append(f"about {share:.0%} of accesses in fast memory{began}")
+    costs = result["costs"]
+    lines.append(
+        f"took {costs['cpu_share']:.2%} of a core, {costs['application_s']:.3f} s"
+        f" of the target's time; epochs of {costs['epoch_s']:g} s at the end"
+    )
+    if result["brake"]:
+        lines.append(f"the brake acted {len(result['brake'])} times")
+    lines += [f"restored: {line}" for line in result["restored"]]
+    return lines

@@ -1,0 +1,76 @@
+"""Waiting for the end of an epoch, a signal, or the end of a process."""
+
+import os
+import select
+import signal
+import time
+from types import FrameType
+from typing import Self
+
+#: Stop managing, restore, and let a command that was started go on: what
+#: ``isotherm stop`` sends.
+STOP_SIGNAL = signal.SIGUSR1
+
+
+class Waiter:
+    """Takes signals while it is entered, and waits without polling.
+
+    ``signal`` is the first of SIGINT, SIGTERM or the stop signal that came, None
+    before. Python's own handlers are put back on exit.
+
+    Args:
+        pidfd: Of a process whose end also ends a wait; None: of none.
+    """
+
+    def __init__(self, pidfd: int | None = None) -> None:
+        self.signal: signal.Signals | None = None
+        self._pidfd = pidfd
+        self._poll = select.poll()
+        self._old: dict[signal.Signals, object] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._old_wakeup = -1
+
+    def watch(self, pidfd: int) -> None:
+        """Let the end of this process end a wait, too."""
+        self._pidfd = pidfd
+        self._poll.register(pidfd, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._pipe[0], select.POLLIN)
+        if self._pidfd is not None:
+            self._poll.register(self._pidfd, select.POLLIN)
+        self._old_wakeup = signal.set_wakeup_fd(
+            self._pipe[1], warn_on_full_buffer=False
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP_SIGNAL):
+            self._old[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as it came
+        signal.set_wakeup_fd(self._old_wakeup)
+        if self._pipe is not None:
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long; return True when a signal came or the process ended first."""
+        until = time.monotonic() + seconds
+        while self.signal is None:
+            left = until - time.monotonic()
+            ready = self._poll.poll(max(0, min(left, 3600)) * 1000)
+            for file, _ in ready:
+                if file == self._pidfd:
+                    return True
+                if self._pipe is not None and file == self._pipe[0]:
+                    os.read(file, 64)
+            if not ready and left <= 0:
+                return False
+        return True
