@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.errors import UsageError
-from isotherm.core.units import NS_PER_S, render_ns
+from isotherm.core.units import NS_PER_S
 from isotherm.observability.recording import read_run
-from isotherm.policy.plan import Reason
+from isotherm.observability.why import (
+    Figures,
+    Tried,
+    derive_groups,
+    explain_group,
+    page_ranges,
+    pages_per_node,
+    reason_name,
+)
+
+__all__ = ["explain", "page_ranges"]
 
 #: Stretches of time that the heat is shown in.
 STRETCHES: Final = 12
-
-#: Reasons in words; 255 is a move without a plan of its own.
-REASONS: Final = {
-    int(Reason.PAYS): "pays: its advantage exceeds the cost of the move",
-    int(Reason.MAKES_ROOM): "makes room for a page that is worth more",
-    int(Reason.HOT): "hot: over the policy's threshold",
-    int(Reason.COLD): "cold: under the policy's threshold or at its list's end",
-    int(Reason.WATERMARK): "watermark: free memory of its node ran low",
-    int(Reason.FUTURE): "future: a bound knows what comes",
-}
 
 
 def explain(directory: Path, first: int, last: int) -> dict[str, Any]:
@@ -57,18 +57,13 @@ def explain(directory: Path, first: int, last: int) -> dict[str, Any]:
         "pages": [first, last],
         "region_pages": run["region_pages"],
         "nodes": recording.node_names(),
-        "start_pages_per_node": _count(recording.start),
-        "end_pages_per_node": _count(recording.end),
+        "start_pages_per_node": pages_per_node(recording.start),
+        "end_pages_per_node": pages_per_node(recording.end),
         "heat": recording.heat_over_time(),
         "moves": moves,
         "decision": recording.decision(),
         "why": recording.why(groups),
     }
-
-
-def _count(node: NDArray[np.uint8]) -> dict[str, int]:
-    ids, counts = np.unique(node, return_counts=True)
-    return {str(one): int(count) for one, count in zip(ids, counts, strict=True)}
 
 
 class _Recording:
@@ -192,7 +187,7 @@ class _Recording:
                     "page": page,
                     "src": int(row["src"]),
                     "dst": int(row["dst"]),
-                    "reason": _reason(int(row["reason"])),
+                    "reason": reason_name(int(row["reason"])),
                     "gain_ns": None
                     if np.isnan(row["gain_ns"])
                     else float(row["gain_ns"]),
@@ -215,126 +210,44 @@ class _Recording:
         notes = self.epochs["notes"].to_pylist()
         return dict(notes[-1]) if notes else {}
 
+    @property
+    def tried(self) -> Tried:
+        """Moves of the range's pages that were tried."""
+        return Tried(self.moves["page"].astype(np.int64), self.moves["errno"])
+
     def groups(self) -> list[tuple[str, NDArray[np.int64]]]:
         """Return the range's pages by what became of them."""
-        nr = np.zeros(len(self.start), np.int64)
-        np.add.at(nr, self.moves["page"][self.moves["errno"] == 0] - self.first, 1)
-        tried = np.zeros(len(self.start), bool)
-        tried[self.moves["page"] - self.first] = True
-        before = np.array([self.rank(node) for node in range(256)])[self.start]
-        after = np.array([self.rank(node) for node in range(256)])[self.end]
-        kinds = {
-            "stayed fast": (nr == 0) & (after == 0) & ~tried,
-            "stayed slow": (nr == 0) & (after > 0) & ~tried,
-            "could not move": (nr == 0) & tried,
-            "promoted": (nr > 0) & (after < before),
-            "demoted": (nr > 0) & (after > before),
-            "moved and came back": (nr > 0) & (after == before),
-        }
-        return [
-            (name, self.first + np.flatnonzero(mask))
-            for name, mask in kinds.items()
-            if mask.any()
-        ]
+        rank = np.array([self.rank(node) for node in range(256)])
+        page = np.arange(self.first, self.last + 1, dtype=np.int64)
+        return derive_groups(page, rank[self.start], rank[self.end], self.tried)
 
     def why(
         self, groups: Sequence[tuple[str, NDArray[np.int64]]]
     ) -> list[dict[str, Any]]:
         """Return words for every group of pages."""
-        return [
-            {
-                "what": what,
-                "nr_pages": len(page),
-                "pages": page_ranges(page),
-                "words": self._words(what, page),
-            }
-            for what, page in groups
-        ]
-
-    def _words(self, what: str, page: NDArray[np.int64]) -> str:
-        region = np.unique(page // self.size - self.first // self.size)
         recent = max(1, len(self.end_s) // STRETCHES)
-        rate = float(self.rate[-recent:, region].mean())
-        belief = float(self.belief[-recent:, region].mean())
-        heat = f"{rate:.3g} accesses a page and second of late"
-        if not np.isnan(belief):
-            heat += f" (believed: {belief:.3g})"
-            rate = belief
-        if what == "could not move":
-            return f"{heat}; every try failed: {self._errors(page)}"
-        if what.startswith("moved"):
-            moved = int(np.isin(self.moves["page"], page).sum())
-            heat += f"; {moved} moves in all, back in the tier where they began"
-            ranks = [self.rank(int(node)) for node in self.end[page - self.first]]
-            fast = np.mean(np.array(ranks) == 0) > 0.5
-        else:
-            fast = what in ("stayed fast", "promoted")
-        return f"{heat}; {self._price_words(rate, fast=fast)}"
-
-    def _errors(self, page: NDArray[np.int64]) -> str:
-        import errno  # noqa: PLC0415  # names only
-
-        failed = self.moves["errno"][np.isin(self.moves["page"], page)]
-        names = [
-            errno.errorcode.get(int(code), str(code)) for code in np.unique(failed)
-        ]
-        return ", ".join(names)
-
-    def _price_words(self, rate: float, *, fast: bool | np.bool_) -> str:
-        """Compare what a fast slot saves these pages with its price and cost.
-
-        The rule is that of the isotherm policy: per epoch a slot saves
-        ``(slow - fast latency) x rate x epoch``, costs its price, and a swap
-        must bring more than its two moves cost.
-        """
-        notes = self.decision()
         tiers = self.run["topology"]["tiers"]
-        price, cost = notes.get("price_ns_0"), notes.get("cost_ns_0")
-        quick, slow = None, None
-        if len(tiers) > 1:
-            quick = self.latency(tiers[0]["nodes"][0])
-            slow = self.latency(tiers[1]["nodes"][0])
-        if quick is None or slow is None:
-            return "the machine says no latencies, so no gain can be told"
-        saves = (slow - quick) * rate * self.run["epoch_ns"] / NS_PER_S
-        said = f"a fast slot saves each {render_ns(saves)} an epoch"
-        if price is None or cost is None:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in notes.items())
-            rule = f"the policy's last figures: {shown}" if shown else "no figures kept"
-            return f"{said}; {rule}"
-        net = saves - price
-        said += f", the price of one is {render_ns(price)}"
-        if fast:
-            if net >= 0:
-                return f"{said}: worth its slot by {render_ns(net)} an epoch"
-            if net > -cost:
-                return (
-                    f"{said}: {render_ns(-net)} too little, but making room for another"
-                    f" page costs two moves, {render_ns(2 * cost)}"
-                )
-            return f"{said}: it is on its way out, or has cooled only now"
-        if net <= 0:
-            return f"{said}: not worth a slot"
-        if net < cost:
-            return (
-                f"{said}: advantage {render_ns(net + cost)} at most, below the cost of"
-                f" two moves {render_ns(2 * cost)}"
-            )
-        return (
-            f"{said}: it would pay by now; single pages differ from their region, or"
-            " the policy has not seen it yet"
+        two = len(tiers) > 1
+        figures = Figures(
+            self.latency(tiers[0]["nodes"][0]) if two else None,
+            self.latency(tiers[1]["nodes"][0]) if two else None,
+            self.run["epoch_ns"],
+            self.decision(),
         )
-
-
-def _reason(code: int) -> str:
-    return Reason(code).name.lower() if code in REASONS else "unplanned"
-
-
-def page_ranges(page: NDArray[np.int64]) -> list[list[int]]:
-    """Return ascending pages as [first, last] ranges.
-
-    >>> page_ranges(np.array([3, 4, 5, 9]))
-    [[3, 5], [9, 9]]
-    """
-    breaks = np.flatnonzero(np.diff(page) != 1) + 1
-    return [[int(run[0]), int(run[-1])] for run in np.split(page, breaks) if len(run)]
+        said = []
+        for what, page in groups:
+            region = np.unique(page // self.size - self.first // self.size)
+            belief = float(self.belief[-recent:, region].mean())
+            ranks = [self.rank(int(node)) for node in self.end[page - self.first]]
+            said.append(
+                explain_group(
+                    what,
+                    page,
+                    self.tried,
+                    figures,
+                    rate=float(self.rate[-recent:, region].mean()),
+                    belief=None if np.isnan(belief) else belief,
+                    fast_share=float(np.mean(np.array(ranks) == 0)),
+                )
+            )
+        return said
