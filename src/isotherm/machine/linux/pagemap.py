@@ -1,6 +1,7 @@
 """What page tables say in bulk: pagemap entries, PAGEMAP_SCAN, frames to nodes."""
 
 import errno
+import mmap
 import os
 import re
 from dataclasses import dataclass
@@ -175,6 +176,7 @@ class FrameNodes:
         for block, node in pairs:
             unknown = self._node[block] == self.UNKNOWN and node < self.UNKNOWN
             self._node[block] = node if unknown else self.UNKNOWN
+        self._zero = zero_frame()
 
     def nodes(self, frame: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Return the node of each frame, UNKNOWN where nobody says."""
@@ -187,11 +189,15 @@ class FrameNodes:
     ) -> NDArray[np.uint8]:
         """Return the node of each pagemap entry, uint8[n].
 
-        NOT_PRESENT where there is no page, ``swap_node`` where it is swapped out,
-        UNKNOWN where the frame's node, or the frame itself, is not to be seen.
+        NOT_PRESENT where there is no page or only the one of zeros, ``swap_node``
+        where it is swapped out, UNKNOWN where the frame's node, or the frame itself,
+        is not to be seen.
         """
-        node = self.nodes(entries & FRAME)
-        node[(entries & FRAME) == 0] = self.UNKNOWN
+        frame = entries & FRAME
+        node = self.nodes(frame)
+        node[frame == 0] = self.UNKNOWN
+        if self._zero:
+            node[frame == self._zero] = NOT_PRESENT
         node[(entries & PRESENT) == 0] = NOT_PRESENT
         if swap_node != NOT_PRESENT:
             node[(entries & SWAPPED) != 0] = swap_node
@@ -200,6 +206,26 @@ class FrameNodes:
 
 _NODE = re.compile(r"node[0-9]{1,4}$", re.ASCII)
 _BLOCK = re.compile(r"memory[0-9]{1,9}$", re.ASCII)
+
+
+def zero_frame() -> int:
+    """Return the frame that stands for pages read and never written, 0 if unseen."""
+    with mmap.mmap(-1, PAGE_BYTES, flags=mmap.MAP_PRIVATE) as page:
+        view = np.frombuffer(page, np.uint8)
+        at = int(view.ctypes.data) // PAGE_BYTES
+        entry = np.full(1, view[0], np.uint64)
+        del view
+        try:
+            fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            os.preadv(fd, [entry.data], at * 8)
+        except OSError:
+            return 0
+        finally:
+            os.close(fd)
+    return int(entry[0] & FRAME)
 
 
 def frames_visible() -> bool:

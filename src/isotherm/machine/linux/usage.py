@@ -137,6 +137,8 @@ class UsageReader:
         self._root = root
         self._marks: dict[int, dict[str, int]] = {}
         self._managed: dict[int, int] = {}
+        #: Whether the last read found other sizes than the one before.
+        self.sizes_changed = False
         self.reread_watermarks()
 
     def reread_watermarks(self) -> None:
@@ -153,15 +155,17 @@ class UsageReader:
                 f"{path}: expected watermarks: {error.strerror}"
             ) from error
 
-    def read(self, nodes: tuple[int, ...], swap: tuple[int, SwapArea] | None) -> Usage:
-        """Return the use of nodes, as columns that reach to the last one.
+    def read(
+        self, nodes: tuple[int, ...], width: int, swap: tuple[int, SwapArea] | None
+    ) -> Usage:
+        """Return the use of nodes, as columns.
 
         Args:
-            nodes: Ids that count; what is not among them has no capacity.
+            nodes: Ids that count, below ``width``; the others have no capacity.
+            width: Length of the columns, without the pseudo node.
             swap: The pseudo node of compressed memory and its area, if there is one.
         """
-        ids = (*nodes, swap[0]) if swap else nodes
-        columns = np.zeros((6, max(ids, default=-1) + 1), np.int64)
+        columns = np.zeros((6, max(width, swap[0] + 1 if swap else 0)), np.int64)
         found: dict[int, int] = {}
         for node in nodes:
             total, free = self._read_node(node)
@@ -171,7 +175,8 @@ class UsageReader:
             columns[:, node] = [total, total - free, *low_high]
         if swap:
             columns[:2, swap[0]] = [swap[1].size_pages, swap[1].used_pages]
-        if self._managed and found != self._managed:
+        self.sizes_changed = bool(self._managed) and found != self._managed
+        if self.sizes_changed:
             self.reread_watermarks()
         self._managed = found
         return Usage(*(_own(column) for column in columns))

@@ -1,0 +1,210 @@
+"""Where every page is: a byte a page, kept up to date in turns."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.errors import NotPermittedError, TargetGoneError
+from isotherm.machine.linux import moving
+from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
+from isotherm.machine.linux.pagemap import PRESENT, SWAPPED, FrameNodes
+from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.spaces import SpaceMap
+from isotherm.machine.protocol import NOT_PRESENT
+
+#: Pages read at once: 512 KiB of entries, 2 ms at 32 ns a page.
+CHUNK_PAGES: Final = 1 << 16
+#: New pages are read for so long in a turn, whatever the budget.
+URGENT_NS: Final = 50_000_000
+#: Swap types that are swap areas; above them stand entries for migration, broken
+#: frames and device memory (MAX_SWAPFILES in include/linux/swap.h, at its least).
+_LEAST_SPECIAL_TYPE: Final = 23
+_TYPE_BITS: Final = np.uint64(31)
+
+
+class Seen(Protocol):
+    """What a placement table wants to know of the host."""
+
+    @property
+    def frames(self) -> FrameNodes | None:
+        """Nodes of frames, None where frames cannot be seen."""
+        ...
+
+    @property
+    def swap_node(self) -> int | None:
+        """The pseudo node of what is swapped out, None if that is no memory."""
+        ...
+
+
+@dataclass(slots=True)
+class Turns:
+    """What reading placement has come to.
+
+    Attributes:
+        pages: Pages read.
+        cost_ns: Time it took.
+        passes: Times that every page was read.
+        pass_ns: When the last pass ended; 0: none has.
+        foreign: Pages found on another node than expected: somebody else moves.
+    """
+
+    pages: int = 0
+    cost_ns: int = 0
+    passes: int = 0
+    pass_ns: int = 0
+    foreign: int = 0
+
+
+class PlacementTable:
+    """The node of every flat page, read from page tables a stretch at a time.
+
+    New pages are read first, then all others in turn, as far as the budget goes.
+    By frames (pagemap) where they can be seen, else by asking move_pages(2).
+
+    Args:
+        spaces: Which flat page is whose.
+        host: Frames and the pseudo node.
+    """
+
+    def __init__(self, spaces: SpaceMap, host: Seen) -> None:
+        self._spaces = spaces
+        self._host = host
+        self._node = np.full(1024, NOT_PRESENT, np.uint8)
+        self._pages = 0
+        self._urgent: Ranges = EMPTY
+        self._cursor = 0
+        self._pass_began = 0
+        self.turns = Turns()
+
+    @property
+    def node(self) -> NDArray[np.uint8]:
+        """The table, uint8[pages]: a view."""
+        return self._node[: self._pages]
+
+    def renew(self, pages: int, renewed: Ranges) -> None:
+        """Take in a changed index: renewed pages are unknown, and read first."""
+        if pages > len(self._node):
+            grown = np.full(max(pages, len(self._node) * 3 // 2), NOT_PRESENT, np.uint8)
+            grown[: self._pages] = self._node[: self._pages]
+            self._node = grown
+        self._pages = pages
+        for start, end in renewed.tolist():
+            self._node[start:end] = NOT_PRESENT
+        self._urgent = normalised(np.concatenate([self._urgent, renewed]))
+
+    def set(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> None:
+        """Note where pages are."""
+        self._node[page] = node
+
+    def look_at(self, ranges: Ranges) -> None:
+        """Have flat ranges read at the next turn."""
+        self._urgent = normalised(np.concatenate([self._urgent, ranges]))
+
+    def turn(
+        self, processes: Mapping[int, Process], budget_ns: float, now_ns: int
+    ) -> None:
+        """Read as much as the budget allows; new pages may take ten times as much.
+
+        Args:
+            processes: Followed processes by pid.
+            budget_ns: Time to spend, about.
+            now_ns: For ``turns.pass_ns``.
+        """
+        began = time.perf_counter_ns()
+        base, end, start_vpage, owner = self._spaces.extents()
+        urgent, self._urgent = self._urgent, EMPTY
+        late = began + max(10 * budget_ns, URGENT_NS)
+        for row, (first, last) in enumerate(urgent.tolist()):
+            at = int(np.searchsorted(end, first, side="right"))
+            low = first
+            while at < len(base) and base[at] < last:
+                if time.perf_counter_ns() > late:
+                    self._urgent = urgent[row:].copy()
+                    self._urgent[0, 0] = low
+                    break
+                low = max(int(base[at]), low)
+                high = min(int(end[at]), last, low + CHUNK_PAGES)
+                vpage = int(start_vpage[at] + low - base[at])
+                self._read(processes.get(int(owner[at])), low, high, vpage)
+                low = high
+                at += high == end[at]
+            if len(self._urgent):
+                break
+        spent = time.perf_counter_ns() - began
+        left = self._pages if len(base) else 0
+        while left > 0 and spent < budget_ns:
+            at = int(np.searchsorted(end, self._cursor, side="right"))
+            if at == len(base):
+                left -= self._pages - self._cursor
+                self._cursor = 0
+                self.turns.passes += 1
+                self.turns.pass_ns = now_ns
+                continue
+            low = max(int(base[at]), self._cursor)
+            per_page = self.turns.cost_ns / max(self.turns.pages, 1) or 50.0
+            fits = max(512, int((budget_ns - spent) / per_page))
+            high = min(int(end[at]), low + min(CHUNK_PAGES, fits))
+            vpage = int(start_vpage[at] + low - base[at])
+            self._read(processes.get(int(owner[at])), low, high, vpage)
+            left -= high - self._cursor
+            self._cursor = high
+            spent = time.perf_counter_ns() - began
+        self.turns.cost_ns += time.perf_counter_ns() - began
+
+    def reread(self, processes: Mapping[int, Process], ranges: Ranges) -> None:
+        """Read flat ranges now."""
+        self.look_at(ranges)
+        self.turn(processes, 0, self.turns.pass_ns)
+
+    def _read(self, process: Process | None, low: int, high: int, vpage: int) -> None:
+        """Read flat pages ``[low, high)``, which begin at a virtual page."""
+        if process is None:
+            return
+        try:
+            new = self._nodes_of(process, vpage, vpage + high - low)
+        except (TargetGoneError, NotPermittedError):
+            return
+        old = self._node[low:high]
+        both = (old != new) & (old != NOT_PRESENT) & (new != NOT_PRESENT)
+        self.turns.foreign += int(np.count_nonzero(both))
+        self.turns.pages += high - low
+        old[:] = new
+
+    def _nodes_of(self, process: Process, start: int, end: int) -> NDArray[np.uint8]:
+        """Return the nodes of virtual pages ``[start, end)``."""
+        frames, swap = self._host.frames, self._host.swap_node
+        if frames is None and swap is None:
+            every = np.arange(start, end, dtype=np.uint64)
+            return self._ask(process, every)
+        entries = process.pagemap(start, end)
+        out_to = NOT_PRESENT if swap is None else swap
+        if swap is not None:
+            _clear_special(entries)
+        if frames is not None:
+            node = frames.placement(entries, out_to)
+        else:
+            node = np.full(len(entries), NOT_PRESENT, np.uint8)
+            node[(entries & PRESENT) != 0] = FrameNodes.UNKNOWN
+            node[(entries & SWAPPED) != 0] = out_to
+        unknown = node == FrameNodes.UNKNOWN
+        if unknown.any():
+            page = np.flatnonzero(unknown)
+            node[page] = self._ask(process, (page + start).astype(np.uint64))
+        return node
+
+    def _ask(self, process: Process, vpage: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Return nodes as move_pages(2) says them."""
+        found = moving.where(process, vpage)
+        found[(found < 0) | (found >= FrameNodes.UNKNOWN)] = NOT_PRESENT
+        return found.astype(np.uint8)
+
+
+def _clear_special(entries: NDArray[np.uint64]) -> None:
+    """Clear entries that look swapped out and are not: broken frames and the like."""
+    swapped = np.flatnonzero((entries & SWAPPED) != 0)
+    special = (entries[swapped] & _TYPE_BITS) >= _LEAST_SPECIAL_TYPE
+    entries[swapped[special]] = 0
