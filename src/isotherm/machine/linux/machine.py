@@ -188,6 +188,11 @@ class LinuxMachine:
         """How far reading the placement has come, and what it cost."""
         return self._table.turns
 
+    def reread(self, ranges: Ranges) -> None:
+        """Read where the pages of flat ranges, int64[n, 2], are now."""
+        self._table.look_at(normalised(ranges))
+        self._table.turn(self._processes(), 0, self._table.turns.pass_ns)
+
     def take_events(self) -> list[TargetEvent]:
         """Return what has happened to processes since the last call."""
         events: list[TargetEvent] = []
@@ -273,5 +278,4 @@ class LinuxMachine:
             whole.append(done.whole)
         more = normalised(np.concatenate(whole))
         if len(more):
-            self._table.look_at(more)
-            self._table.turn(self._processes(), 0, self._table.turns.pass_ns)
+            self.reread(more)
