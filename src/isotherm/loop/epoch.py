@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from isotherm.hints.batch import HintBatch, HintSource
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged
-from isotherm.migration.engine import MigrationEngine
+from isotherm.migration.protocol import Engine
 from isotherm.policy.plan import Epoch, Outcome, Plan, Policy
 
 
@@ -26,7 +26,7 @@ class Loop:
     sources: tuple[HintSource, ...]
     tracker: HotnessTracker | None
     policy: Policy
-    engine: MigrationEngine
+    engine: Engine
     outcome: Outcome
 
 

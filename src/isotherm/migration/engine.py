@@ -1,4 +1,4 @@
-"""The executor: carries out one epoch's plan on a machine, and learns from it."""
+"""The synchronous executor: carries out one epoch's plan, and learns from it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,30 +6,25 @@ from numpy.typing import NDArray
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged
+from isotherm.migration.books import Books, Ended, derive_tier_rank, move_batch
 from isotherm.migration.cost import CostModel, CostPrior
-from isotherm.migration.events import BatchDone, MoveBatch, PlanArrived, Renewed, Tick
+from isotherm.migration.events import (
+    BatchDone,
+    PlanArrived,
+    Renewed,
+    Throttled,
+    Tick,
+)
+from isotherm.migration.holdback import DEFAULT_HOLD_NS, HoldBack
 from isotherm.migration.ledger import GainLedger
 from isotherm.migration.state import MigrationState
 from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome
-from isotherm.topology.model import Topology
 
-#: Pages in a batch when the cost of one is asked for (kmigrated's batch).
-TYPICAL_BATCH = 512
+__all__ = ["NO_LIMIT_PAGES", "MigrationEngine", "derive_tier_rank"]
+
 #: ``Epoch.move_limit_pages`` without a quota.
 NO_LIMIT_PAGES = 1 << 31
-
-
-def derive_tier_rank(topology: Topology) -> list[int]:
-    """Return the tier rank of every node, 0 the fastest, indexed by node id.
-
-    A node that is in no tier gets 255: slower than all.
-    """
-    rank = [255] * (max(node.id for node in topology.nodes) + 1)
-    for at, tier in enumerate(topology.tiers):
-        for node in tier.nodes:
-            rank[node] = at
-    return rank
 
 
 class MigrationEngine:
@@ -45,6 +40,8 @@ class MigrationEngine:
         ping_pong_ns: A page moved back within this time counts as ping-pong.
         backoff_ns: Wait before the second try of a page; doubles with each.
         max_tries: Tries of a page in all.
+        hold_back: Moves held back at random, for comparison; None: none.
+        dear: Whether moves get dearer when promises fail.
         validate: Check the state's invariants after every event (tests).
         log_events: Keep so many of the latest events in ``state.log``.
     """
@@ -60,16 +57,17 @@ class MigrationEngine:
         ping_pong_ns: int = 10_000_000_000,
         backoff_ns: int = 500_000_000,
         max_tries: int = 4,
+        hold_back: HoldBack | None = None,
+        dear: bool = False,
         validate: bool = False,
         log_events: int = 0,
     ) -> None:
         self._machine = machine
         self._validate = validate
-        self._batch_pages = batch_pages
-        self._rank = np.array(derive_tier_rank(machine.topology), np.uint8)
+        self.books = Books(machine, batch_pages, prior_cost, hold_back, dear=dear)
         self.state = MigrationState(
             machine.pages,
-            self._rank.tolist(),
+            self.books.rank.tolist(),
             start_ns=machine.clock.now_ns(),
             quota_pages_per_s=quota_pages_per_s,
             quota_burst_s=quota_burst_s,
@@ -77,12 +75,23 @@ class MigrationEngine:
             ping_pong_ns=ping_pong_ns,
             backoff_ns=backoff_ns,
             max_tries=max_tries,
+            hold_ns=DEFAULT_HOLD_NS if hold_back is None else hold_back.horizon_ns,
             log_events=log_events,
         )
-        self.cost = CostModel(len(self._rank), prior_cost)
-        self.ledger = GainLedger()
 
     # -- one epoch --------------------------------------------------------
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that have a new owner or none; make room for new ones."""
+        self.state.handle(Renewed(self._machine.clock.now_ns(), change))
+        self.books.renew(change)
+
+    def collect(self) -> Outcome:
+        """Return what ended since the last call, beyond what ``submit`` returned.
+
+        Nothing here: ``submit`` carries out all that it can.
+        """
+        return Outcome.none()
 
     def submit(self, moves: Moves, dt_ns: int) -> Outcome:
         """Carry out a plan as far as room and quota go; return what became of it.
@@ -103,110 +112,23 @@ class MigrationEngine:
         todo = state.handle(
             PlanArrived(now_ns, moves, machine.usage(), machine.placement())
         )
-        batches: list[MoveBatch] = []
-        done: list[BatchDone] = []
+        ended: list[Ended] = []
         while todo:
             if self._validate:
                 state.validate()
             wave: list[BatchDone] = []
             for batch in todo:
-                result = machine.move(batch.page, batch.node)
-                wave.append(
-                    BatchDone(now_ns, batch.id, result.errno, float(result.cost_ns))
-                )
-            batches += todo
-            done += wave
+                errno, cost_ns = move_batch(machine, batch, self.books.hold_back)
+                wave.append(BatchDone(now_ns, batch.id, errno, cost_ns))
+                ended.append(Ended(batch, wave[-1]))
             todo = state.handle(*wave)
         if self._validate:
             state.validate()
-        return self._settle(now_ns, moves, batches, done)
-
-    def collect(self) -> Outcome:
-        """Return what ended since the last call, beyond what ``submit`` returned.
-
-        Nothing here: ``submit`` carries out all that it can.
-        """
-        return Outcome.none()
-
-    def renew(self, change: SpacesChanged) -> None:
-        """Forget pages that have a new owner or none; make room for new ones."""
-        self.state.handle(Renewed(self._machine.clock.now_ns(), change))
-        self.ledger.renew(change)
-
-    def _settle(
-        self,
-        now_ns: int,
-        moves: Moves,
-        batches: list[MoveBatch],
-        done: list[BatchDone],
-    ) -> Outcome:
-        """Feed cost model and ledger; return the outcome."""
-        if not batches:
-            return Outcome.none()
-        page = np.concatenate([b.page for b in batches])
-        node = np.concatenate([b.node for b in batches])
-        src = np.concatenate([b.src for b in batches])
-        errno = np.concatenate([d.errno for d in done])
-        size = np.array([len(b) for b in batches])
-        cost_ns = np.array([d.cost_ns for d in done])
-        ok = errno == 0
-        # What failed tries cost is part of what a page that moved has cost.
-        starts = np.concatenate([[0], np.cumsum(size)[:-1]])
-        moved = np.add.reduceat(ok, starts, dtype=np.int64)
-        path = np.array([(int(b.src[0]) << 8) | int(b.node[0]) for b in batches])
-        for key in sorted(set(path.tolist())):
-            on = path == key
-            self.cost.observe(key >> 8, key & 255, moved[on], cost_ns[on])
-        self._open_ledger(
-            now_ns,
-            moves,
-            page[ok],
-            src[ok],
-            node[ok],
-            np.repeat(cost_ns / size, size)[ok],
-        )
-        return Outcome(page, node, errno, float(cost_ns.sum()))
-
-    def _open_ledger(
-        self,
-        now_ns: int,
-        moves: Moves,
-        page: NDArray[np.uint32],
-        src: NDArray[np.uint8],
-        node: NDArray[np.uint8],
-        cost_ns: NDArray[np.float64],
-    ) -> None:
-        """Enter the sampled moves with what the plan promised for them."""
-        rank = self._rank
-        rows = self.ledger.admit(page)
-        if len(rows) == 0:
-            return
-        page, src, node, cost_ns = page[rows], src[rows], node[rows], cost_ns[rows]
-        from_plan = self.ledger.sampled(moves.page)
-        planned, gain = moves.page[from_plan], moves.gain_ns[from_plan]
-        order = np.argsort(planned)
-        planned, gain = planned[order], gain[order]
-        promised = np.full(len(page), np.nan, np.float32)
-        if len(planned):
-            at = np.minimum(np.searchsorted(planned, page), len(planned) - 1)
-            same = planned[at] == page
-            promised[same] = gain[at[same]]
-        self.ledger.open(
-            now_ns, page, src, node, promised, cost_ns, rank[node] > rank[src]
-        )
+        return self.books.settle(now_ns, [moves], ended)
 
     def account_epoch(self, view: HotnessView, dt_ns: int) -> None:
         """Credit an epoch to the moves that are followed; call before ``submit``."""
-        if len(self.ledger):
-            machine = self._machine
-            self.ledger.account_epoch(
-                machine.clock.now_ns(),
-                dt_ns,
-                view.rate,
-                machine.placement(),
-                machine.latency_ns(),
-                machine.parallelism,
-            )
+        self.books.account_epoch(view, dt_ns)
 
     # -- what the loop and reports read -----------------------------------
 
@@ -215,12 +137,29 @@ class MigrationEngine:
 
         Of fewer where batches are kept smaller.
         """
-        return self.cost.expected_ns_per_page(min(self._batch_pages, TYPICAL_BATCH))
+        return self.books.move_cost_ns()
 
     def move_limit_pages(self) -> int:
         """Return how many pages the quota lets go now, for ``Epoch``."""
         allowed = self.state.allowance_pages(self._machine.clock.now_ns())
         return min(allowed, NO_LIMIT_PAGES)
+
+    def throttle(self, share: float) -> None:
+        """Go on at a share of the quota; 0: plans wait."""
+        self.state.handle(Throttled(self._machine.clock.now_ns(), share))
+
+    def close(self) -> None:
+        """Do nothing: nothing is on the way between two calls."""
+
+    @property
+    def cost(self) -> CostModel:
+        """What moves cost."""
+        return self.books.cost
+
+    @property
+    def ledger(self) -> GainLedger:
+        """What moves promised and earned, by the tracker's word."""
+        return self.books.ledger
 
     @property
     def totals(self) -> Totals:

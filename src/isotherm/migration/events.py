@@ -33,7 +33,8 @@ class BatchDone:
     Attributes:
         now_ns: The machine's time.
         batch: The ``id`` of the batch.
-        errno: 0 where the page moved, else a positive errno, int16[n].
+        errno: 0 where the page moved, else a positive errno, or ``HELD_BACK`` for
+            a page that was not tried and is to be left alone, int16[n].
         cost_ns: Time that the batch took, all of it.
     """
 
@@ -69,7 +70,20 @@ class Renewed:
     change: SpacesChanged
 
 
-Event = PlanArrived | BatchDone | Tick | Renewed
+@dataclass(frozen=True, slots=True, eq=False)
+class Throttled:
+    """From now on movement goes at a share of its quota.
+
+    Attributes:
+        now_ns: The machine's time.
+        share: 0 (nothing starts) to 1.
+    """
+
+    now_ns: int
+    share: float
+
+
+Event = PlanArrived | BatchDone | Tick | Renewed | Throttled
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -88,6 +88,24 @@ class RetryTable:
                 mask[at[found]] = False
                 self.keep(mask)
 
+    def rest(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        src: NDArray[np.uint8],
+        until_ns: int,
+    ) -> None:
+        """Let pages rest until a time, whatever they have been through."""
+        self.forget(page)
+        n = len(page)
+        self._insert(
+            page,
+            node,
+            src,
+            np.full(n, self._max_tries, np.uint8),
+            np.full(n, until_ns, np.int64),
+        )
+
     def renew(self, change: SpacesChanged) -> int:
         """Drop the rows of renewed pages; return how many of them were waiting."""
         gone = change.holds(self.page)
@@ -113,6 +131,18 @@ class RetryTable:
         rests = tries >= self._max_tries
         wait_ns = np.int64(self._backoff_ns) << (tries.astype(np.int64) - 1)
         until_ns = now_ns + np.where(rests, np.int64(self._rest_ns), wait_ns)
+        self._insert(page, node, src, tries, until_ns)
+        return int(np.count_nonzero(rests))
+
+    def _insert(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        src: NDArray[np.uint8],
+        tries: NDArray[np.uint8],
+        until_ns: NDArray[np.int64],
+    ) -> None:
+        """Add rows of pages that have none, not on their way."""
         order = np.argsort(np.concatenate([self.page, page]))
         self.page = np.concatenate([self.page, page])[order]
         self.node = np.concatenate([self.node, node])[order]
@@ -120,4 +150,3 @@ class RetryTable:
         self.tries = np.concatenate([self.tries, tries])[order]
         self.until_ns = np.concatenate([self.until_ns, until_ns])[order]
         self.out = np.concatenate([self.out, np.zeros(len(page), np.bool_)])[order]
-        return int(np.count_nonzero(rests))

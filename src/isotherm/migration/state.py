@@ -29,9 +29,11 @@ from isotherm.migration.events import (
     MoveBatch,
     PlanArrived,
     Renewed,
+    Throttled,
     Tick,
     frozen,
 )
+from isotherm.migration.holdback import DEFAULT_HOLD_NS, HELD_BACK
 from isotherm.migration.queue import Path, PathQueues, has_duplicates
 from isotherm.migration.retry import TRANSIENT, RetryTable
 from isotherm.migration.room import NodeRoom
@@ -56,11 +58,14 @@ class MigrationState:
         quota_pages_per_s: Pages tried per second; None: no quota.
         quota_burst_s: How many seconds of unused quota may be saved.
         batch_pages: Most pages in one batch.
+        least_pages: Nothing starts before the quota lets so many go, or all that
+            wait: small batches cost as much as large ones.
         max_in_flight_pages: Most pages on the way; None: no bound.
         ping_pong_ns: A page moved back within this time counts as ping-pong.
         backoff_ns: Wait before the second try; doubles with each.
         max_tries: Tries of a page in all.
         rest_ns: How long a page is left alone that failed every time.
+        hold_ns: How long one that was held back.
         log_events: Keep so many of the latest calls, for replay; 0 keeps none.
     """
 
@@ -73,11 +78,13 @@ class MigrationState:
         quota_pages_per_s: float | None = None,
         quota_burst_s: float = 1.0,
         batch_pages: int = 512,
+        least_pages: int = 1,
         max_in_flight_pages: int | None = None,
         ping_pong_ns: int = 10 * NS_PER_S,
         backoff_ns: int = NS_PER_S // 2,
         max_tries: int = 4,
         rest_ns: int = 10 * NS_PER_S,
+        hold_ns: int = DEFAULT_HOLD_NS,
         log_events: int = 0,
     ) -> None:
         if batch_pages < 1:
@@ -94,6 +101,9 @@ class MigrationState:
         self._max_in_flight = max_in_flight_pages or _UNLIMITED
         self._now_ns = start_ns
         self._start_ns = start_ns
+        self._least = least_pages
+        self._hold_ns = hold_ns
+        self._share = 1.0
         self._tokens = 0.0
         self._next_id = 0
         self._room = NodeRoom(self._rank)
@@ -115,20 +125,38 @@ class MigrationState:
         return self._totals
 
     @property
+    def queued(self) -> int:
+        """Wishes that have not started."""
+        return len(self._queue)
+
+    @property
+    def batches_in_flight(self) -> Mapping[int, MoveBatch]:
+        """Batches on the way, ``{id: batch}`` (live: do not write)."""
+        return self._in_flight
+
+    @property
+    def in_flight(self) -> NDArray[np.uint32]:
+        """Pages on the way, uint32[n]."""
+        pages = [batch.page for batch in self._in_flight.values()]
+        return np.concatenate(pages) if pages else np.empty(0, np.uint32)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is queued, in flight, waiting or resting."""
         return not (len(self._queue) or self._in_flight or len(self._retry))
 
     def allowance_pages(self, now_ns: int) -> int:
         """Return how many pages the quota would let go at ``now_ns``."""
+        if self._share == 0:
+            return 0
         return _UNLIMITED if self._quota is None else int(self._filled(now_ns))
 
     def handle(self, *events: Event) -> list[MoveBatch]:
         """Take events in order; return the batches to start now.
 
         Batches that are done at the same time belong in one call: each call
-        hands out work once, at its end; one with nothing but ``Renewed`` hands
-        out none, for the loop is about to see how things are.
+        hands out work once, at its end; one with nothing but ``Renewed`` or
+        ``Throttled`` hands out none: work begins with what is known by then.
 
         Raises:
             ValueError: An event contradicts the state: an unknown batch, a
@@ -148,21 +176,29 @@ class MigrationState:
                     self._plan_arrived(event)
                 elif isinstance(event, Renewed):
                     self._renewed(event.change)
+                elif isinstance(event, Throttled):
+                    self._throttled(event.share)
                 else:
                     self._tick(event)
         self._batches_done(done)
         if self.log.maxlen and events:
             self.log.append(tuple(frozen(event) for event in events))
-        if not len(self._queue) or all(isinstance(e, Renewed) for e in events):
+        quiet = all(isinstance(event, Renewed | Throttled) for event in events)
+        if quiet or not len(self._queue):
             return []
         return self._dispatch()
 
     # -- events -----------------------------------------------------------
 
+    def _throttled(self, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share: expected 0 to 1, got {share}")
+        self._share = share
+
     def _filled(self, now_ns: int) -> float:
         """Return the tokens of the bucket at ``now_ns``."""
         quota = self._quota or 0.0
-        gained = quota * (now_ns - self._now_ns) / NS_PER_S
+        gained = self._share * quota * (now_ns - self._now_ns) / NS_PER_S
         return min(self._tokens + gained, max(self._tokens, quota * self._burst_s))
 
     def _pass_time(self, now_ns: int) -> None:
@@ -322,7 +358,10 @@ class MigrationState:
         if self._overtaken or not ok.all():
             lost = self._take_overtaken(batches)
             totals.overtaken += int(np.count_nonzero(lost))
-            bad = ~ok & ~lost
+            held = (errno == HELD_BACK) & ~lost
+            if held.any():
+                self._held_back(page, np.repeat(node, size), np.repeat(src, size), held)
+            bad = ~ok & ~lost & ~held
             to, of = np.repeat(node, size)[bad], np.repeat(src, size)[bad]
             self._failed(page[bad], to, of, errno[bad])
             starts = np.concatenate([[0], np.cumsum(size)[:-1]])
@@ -355,6 +394,18 @@ class MigrationState:
         ]
         return np.concatenate(rows)
 
+    def _held_back(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        src: NDArray[np.uint8],
+        held: NDArray[np.bool_],
+    ) -> None:
+        self._totals.held_back += int(np.count_nonzero(held))
+        self._retry.rest(
+            page[held], node[held], src[held], self._now_ns + self._hold_ns
+        )
+
     def _failed(
         self,
         page: NDArray[np.uint32],
@@ -378,7 +429,9 @@ class MigrationState:
 
     def _budget(self) -> int:
         allowed = _UNLIMITED if self._quota is None else int(self._tokens)
-        return min(allowed, self._max_in_flight - self._in_flight_pages)
+        budget = min(allowed, self._max_in_flight - self._in_flight_pages)
+        enough = min(self._least, len(self._queue), self._max_in_flight)
+        return budget if self._share > 0 and budget >= enough else 0
 
     def _dispatch(self) -> list[MoveBatch]:
         budget = self._budget()
@@ -449,6 +502,7 @@ class MigrationState:
             "tried is the sum of ends": self._totals.tried
             == self._totals.applied
             + self._totals.overtaken
+            + self._totals.held_back
             + sum(self._totals.errno.values()),
             "moves change the node": bool((node != src).all()),
             "tokens": self._tokens >= 0,

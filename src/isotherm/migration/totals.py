@@ -19,11 +19,12 @@ class Totals:
     not_present: int = 0  #: without memory when the plan arrived
     duplicate: int = 0  #: named before in the same plan
     in_flight: int = 0  #: on the way when a newer plan named them
-    rested: int = 0  #: refused: failed every time, not long ago
+    rested: int = 0  #: refused: failed every time or held back, not long ago
     gave_up: int = 0  #: failed ``max_tries`` times
     dropped: int = 0  #: failed for a reason that will not pass
     renewed: int = 0  #: their page got a new owner, or none, before they started
     overtaken: int = 0  #: the same while they were on the way
+    held_back: int = 0  #: left where they are, for comparison
     batches: int = 0  #: batches that are done
     cost_ns: float = 0.0  #: time of those
     errno: dict[int, int] = field(default_factory=dict)  #: ``{errno: pages}``
@@ -35,4 +36,5 @@ class Totals:
             self.applied + self.superseded + self.already_there + self.not_present
             + self.duplicate + self.in_flight + self.rested + self.gave_up
             + self.dropped + self.renewed + self.overtaken
+            + self.held_back
         )  # fmt: skip

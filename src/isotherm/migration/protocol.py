@@ -1,0 +1,58 @@
+"""The seam to the loop: what carries out plans."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.hotness.protocol import HotnessView
+from isotherm.machine.protocol import SpacesChanged
+from isotherm.policy.plan import Moves, Outcome
+
+
+class Engine(Protocol):
+    """Carries out plans; at once, or beside the loop."""
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that have a new owner or none; make room for new ones."""
+        ...
+
+    def collect(self) -> Outcome:
+        """Return the moves that ended since the last call.
+
+        Those that ``submit`` returned are not among them, nor are pages renewed on
+        the way.
+        """
+        ...
+
+    def account_epoch(self, view: HotnessView, dt_ns: int) -> None:
+        """Credit an epoch to the moves that are followed."""
+        ...
+
+    def move_cost_ns(self) -> NDArray[np.float64]:
+        """Return the expected cost of a page in a batch, float64[nodes, nodes]."""
+        ...
+
+    def move_limit_pages(self) -> int:
+        """Return how many moves of a plan made now can be carried out."""
+        ...
+
+    def submit(self, moves: Moves, dt_ns: int) -> Outcome:
+        """Take a plan; what the last one wished and was not started is void.
+
+        Args:
+            moves: Wishes.
+            dt_ns: Length of an epoch: the time to carry them out in.
+
+        Returns:
+            What was carried out before this returned.
+        """
+        ...
+
+    def throttle(self, share: float) -> None:
+        """Go on at a share of the quota: 1 all of it, 0 nothing starts."""
+        ...
+
+    def close(self) -> None:
+        """Start nothing more, and return when nothing is on the way."""
+        ...
