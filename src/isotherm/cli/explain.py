@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +24,11 @@ Examples:
   isotherm simulate --workload drift --record run
   isotherm explain run --pages 0-63
   isotherm explain run --pages 4096 --json
+  isotherm explain --pid 4242
+  isotherm explain --pid 4242 --range 7f3a40000000-7f3a40200000
 
-Overhead: reads only the part of the recording that holds the range.
+Overhead: of a recording only the part that holds the range is read. A running
+daemon answers in a thread of its own from what it remembers, half a byte a page.
 """
 
 app = App(name="explain", help_epilogue=EPILOGUE, help_format="plaintext")
@@ -38,24 +41,39 @@ MAX_RANGES = 4
 
 @app.default
 def explain(
-    directory: Path,
+    directory: Path | None = None,
     /,
     *,
-    pages: str,
+    pages: str | None = None,
+    pid: int | None = None,
+    range: str | None = None,  # noqa: A002  # the option's name
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
-    """Say where pages are, how hot they were, what moved when, and why.
+    """Say where pages are, how hot they are, what moved when, and why.
 
     Parameters
     ----------
     directory
-        A recording, made by isotherm simulate --record.
+        A recording, made by isotherm simulate --record or isotherm run --record.
+        Without one, the running daemon that manages --pid is asked.
     pages
-        First and last page, both included: 0-63; or one page.
+        First and last page, both included: 0-63; or one page. Of a recording, or
+        counted from the first managed page of --pid.
+    pid
+        A process that a running isotherm manages.
+    range
+        Addresses of --pid, hexadecimal, the second not included: 7f00-8f00.
     json
         Print one JSON document with raw units and every move.
     """
     start_logging()
+    if directory is None:
+        return _explain_running(pid, pages, range, json=json)
+    if pid is not None or range is not None or pages is None:
+        raise UsageError(
+            f"{directory}: a recording takes --pages, and neither --pid nor --range",
+            hint=f"isotherm explain {directory} --pages 0-63",
+        )
     first, last = parse_pages(pages)
 
     from isotherm.lab.explain import explain as read  # noqa: PLC0415  # pyarrow
@@ -66,6 +84,58 @@ def explain(
     else:
         _print(found)
     return 0
+
+
+def _explain_running(
+    pid: int | None, pages: str | None, addresses: str | None, *, json: bool
+) -> int:
+    """Ask a running daemon; without a process, list what the daemons manage."""
+    from isotherm.daemon.asking import (  # noqa: PLC0415  # --help is quick
+        ask_about,
+        list_managed,
+    )
+
+    if pid is None:
+        if pages is not None or addresses is not None:
+            raise UsageError("explain: --pages and --range need a recording or --pid")
+        managed = list_managed()
+        if json:
+            print_json({"daemons": managed})
+        else:
+            _print_managed(managed)
+        return 0
+    if pages is not None and addresses is not None:
+        raise UsageError("explain: expected one of --pages and --range")
+    found = ask_about(
+        pid,
+        None if addresses is None else parse_addresses(addresses),
+        None if pages is None else parse_pages(pages),
+    )
+    if json:
+        print_json(found)
+    else:
+        _print_live(found)
+    return 0
+
+
+def parse_addresses(text: str) -> tuple[int, int]:
+    """Return first address and the one past the last of ``A-B``, hexadecimal.
+
+    Raises:
+        UsageError: It is not a range.
+
+    >>> parse_addresses("1000-0x3000")
+    (4096, 12288)
+    """
+    match = re.fullmatch(
+        r"(?:0x)?([0-9a-fA-F]{1,16})-(?:0x)?([0-9a-fA-F]{1,16})", text.strip()
+    )
+    if match is None or not int(match[1], 16) < int(match[2], 16):
+        raise UsageError(
+            f"range: expected hexadecimal START-END, START below END, got {text!r}",
+            hint="as in /proc/PID/maps: --range 7f3a40000000-7f3a40200000",
+        )
+    return int(match[1], 16), int(match[2], 16)
 
 
 def parse_pages(text: str) -> tuple[int, int]:
@@ -97,19 +167,89 @@ def _print(found: Mapping[str, Any]) -> None:
         f" {found['workload']} under {found['policy']} on {found['machine']}"
     )
     for when, key in (("at the start", "start"), ("at the end", "end")):
-        parts = [
-            f"{nr} on node {node} ({found['nodes'].get(node, 'no memory')})"
-            for node, nr in found[f"{key}_pages_per_node"].items()
-        ]
-        _wrapped(f"{when}: {', '.join(parts)}")
+        _print_nodes(when, found[f"{key}_pages_per_node"], found["nodes"])
     _print_heat(found["heat"])
-    _print_moves(found["moves"])
+    _print_moves(found["moves"], str)
     print_text("why")
-    for group in found["why"]:
-        where = _ranges(group["pages"])
+    _print_why(found["why"], _ranges)
+
+
+def _print_live(found: Mapping[str, Any]) -> None:
+    """Print what a daemon answered: addresses instead of page numbers."""
+    state = found["state"]
+    start, end = found["range"]
+    size = render_bytes(found["nr_pages"] * found["page_bytes"])
+    print_text(f"pid {found['pid']}: {start:x}-{end:x}, {size} managed")
+    said = f"policy {state['policy']}, an epoch of {state['epoch_s']:g} s"
+    if state["dry_run"]:
+        said += ", a dry run: nothing is moved"
+    elif state["brake_share"] < 1:
+        said += f", the brake lets {state['brake_share']:.0%} of moves go"
+    _wrapped(said)
+    _wrapped(
+        f"in all promoted {state['promoted_pages']}, demoted {state['demoted_pages']}"
+        f" pages; sampled moves promised {render_ns(state['promised_ns'])} and"
+        f" earned {render_ns(state['realised_ns'])}"
+    )
+    _print_nodes("now", found["end_pages_per_node"], found["nodes"])
+    _print_hot_ranges(found["ranges"])
+    _print_heat(found["heat"])
+    size_of = found["page_bytes"]
+    _print_moves(found["moves"], lambda page: f"{page * size_of:x}")
+    print_text("why")
+    _print_why(found["why"], lambda ranges: _address_ranges(ranges, size_of))
+
+
+def _print_managed(daemons: Sequence[Mapping[str, Any]]) -> None:
+    if not daemons:
+        print_text("no isotherm runs")
+    for daemon in daemons:
+        print_text(f"isotherm {daemon['pid']}: {daemon['targets']}")
+        for process in daemon["processes"]:
+            mapped = render_bytes(process["mapped_bytes"])
+            print_text(f"  pid {process['pid']}  {mapped} mapped")
+
+
+def _print_nodes(when: str, nodes: Mapping[str, int], names: Mapping[str, str]) -> None:
+    parts = [
+        f"{nr} on node {node} ({names.get(node, 'no memory')})"
+        for node, nr in nodes.items()
+    ]
+    _wrapped(f"{when}: {', '.join(parts)}")
+
+
+def _print_why(
+    groups: Sequence[Mapping[str, Any]],
+    where: Callable[[Sequence[Sequence[int]]], str],
+) -> None:
+    for group in groups:
         _wrapped(
-            f"{group['what']}, {group['nr_pages']} pages ({where}): {group['words']}"
+            f"{group['what']}, {group['nr_pages']} pages ({where(group['pages'])}):"
+            f" {group['words']}"
         )
+
+
+def _print_hot_ranges(ranges: Sequence[Mapping[str, Any]]) -> None:
+    if not ranges:
+        return
+    made = table(
+        [
+            ("range", "left"),
+            ("size", "right"),
+            ("accesses/page/s", "right"),
+            ("in fast memory", "right"),
+        ]
+    )
+    for run in ranges[:MAX_MOVES]:
+        made.add_row(
+            f"{run['start']:x}-{run['end']:x}",
+            render_bytes(run["nr_pages"] * PAGE_BYTES),
+            f"{run['rate']:.3g}",
+            f"{run['fast_share']:.0%}",
+        )
+    print_table(made)
+    if len(ranges) > MAX_MOVES:
+        print_text(f"{len(ranges) - MAX_MOVES} colder ranges left out")
 
 
 def _print_heat(heat: Sequence[Mapping[str, Any]]) -> None:
@@ -128,7 +268,9 @@ def _print_heat(heat: Sequence[Mapping[str, Any]]) -> None:
     print_table(made)
 
 
-def _print_moves(moves: Sequence[Mapping[str, Any]]) -> None:
+def _print_moves(
+    moves: Sequence[Mapping[str, Any]], name: Callable[[int], str]
+) -> None:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for move in moves:
         key = tuple(move[name] for name in ("time_s", "src", "dst", "reason", "errno"))
@@ -148,7 +290,7 @@ def _print_moves(moves: Sequence[Mapping[str, Any]]) -> None:
         text = reason if errno == 0 else f"{reason}, {_errno(errno)}"
         made.add_row(
             f"{time_s:.5g}",
-            f"{len(group)}: {pages[0]}" + ("…" if len(pages) > 1 else ""),
+            f"{len(group)}: {name(pages[0])}" + ("…" if len(pages) > 1 else ""),
             f"{src} -> {dst}",
             text,
             _mean(group, "gain_ns"),
@@ -172,6 +314,15 @@ def _mean(group: Sequence[Mapping[str, Any]], name: str) -> str:
 
 def _ranges(ranges: Sequence[Sequence[int]]) -> str:
     said = [f"{a}-{b}" if b > a else str(a) for a, b in ranges[:MAX_RANGES]]
+    if len(ranges) > MAX_RANGES:
+        said.append("…")
+    return ", ".join(said)
+
+
+def _address_ranges(ranges: Sequence[Sequence[int]], page_bytes: int) -> str:
+    said = [
+        f"{a * page_bytes:x}-{(b + 1) * page_bytes:x}" for a, b in ranges[:MAX_RANGES]
+    ]
     if len(ranges) > MAX_RANGES:
         said.append("…")
     return ", ".join(said)

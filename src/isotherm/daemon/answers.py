@@ -1,0 +1,97 @@
+"""What a running daemon answers: its history joined with its state."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from isotherm.core.errors import UsageError
+from isotherm.core.units import PAGE_BYTES
+from isotherm.daemon.history import History
+from isotherm.daemon.socket import ExplainSocket, Question
+from isotherm.daemon.why_live import explain_live, pid_of
+from isotherm.loop.epoch import Step
+
+if TYPE_CHECKING:
+    from isotherm.daemon.service import Service
+
+
+class Answers:
+    """Watches a service and serves ``isotherm explain``; a context manager.
+
+    Args:
+        service: The daemon's; it is observed from now on.
+        path: Where the socket is to be.
+        targets: What the daemon was told to manage, in words.
+
+    Raises:
+        UnsupportedError: The path is too long for a socket.
+        NotPermittedError: The socket cannot be made there.
+    """
+
+    def __init__(self, service: "Service", path: Path, targets: str = "") -> None:
+        self.history = History(service.machine, service.engine)
+        self._service, self._targets = service, targets
+        self.socket = ExplainSocket(path, self.answer)
+        service.observers.append(self.observe)
+
+    def observe(self, service: "Service", step: Step) -> None:
+        """Take in one epoch."""
+        self.history.observe(step, service.gate.wished)
+
+    def answer(self, question: Question) -> Mapping[str, Any]:
+        """Return what is asked for, as JSON values.
+
+        Raises:
+            UsageError: A question without its process, or a range without pages.
+            TargetGoneError: The process is not managed.
+        """
+        state = self.state()
+        if question.ask == "status":
+            return {**state, "processes": self._processes()}
+        if question.pid is None:
+            raise UsageError("explain: expected a pid")
+        return explain_live(
+            self.history, question.pid, question.start, question.end, state
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what the daemon says of itself, in raw units."""
+        service = self._service
+        both = service.engine.ledger.both
+        return {
+            "targets": self._targets,
+            "policy": service.config.loop.policy,
+            "dry_run": service.dry_run,
+            "epochs": service.epochs,
+            "epoch_s": service.pacer.epoch_s,
+            "brake_share": service.brake.share,
+            "fast_share": service.fast_share,
+            "managed_pages": service.managed_pages,
+            "promoted_pages": service.engine.promoted_pages,
+            "demoted_pages": service.engine.demoted_pages,
+            "promised_ns": both.promised_ns,
+            "realised_ns": both.realised_ns,
+            "history_bytes": self.history.bytes,
+        }
+
+    def _processes(self) -> list[dict[str, Any]]:
+        pages: dict[int, int] = {}
+        for space in self.history.machine.spaces:
+            pid = pid_of(space)
+            if pid is not None:
+                pages[pid] = pages.get(pid, 0) + space.pages
+        return [
+            {"pid": pid, "mapped_bytes": nr * PAGE_BYTES}
+            for pid, nr in sorted(pages.items())
+        ]
+
+    def close(self) -> None:
+        """Stop answering; may be called again."""
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop answering."""
+        self.close()

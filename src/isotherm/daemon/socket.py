@@ -1,0 +1,241 @@
+"""The socket on which a running daemon answers questions.
+
+A stream socket beside the daemon's other files, mode 0600; who connects must be
+root or the daemon's own user, as the kernel says (SO_PEERCRED). A client sends
+one JSON document in one line, gets one JSON document, and the connection ends:
+
+``{"ask": "status"}``
+    What the daemon says of itself, and the processes that it manages.
+``{"ask": "explain", "pid": 4242, "start": 139..., "end": 139...}``
+    Why memory of a process is where it is; without start and end all of it.
+
+An answer is ``{"answer": {...}}`` or ``{"error": {"message", "hint",
+"exit_code"}}``. A document is data: nothing in it is evaluated, and there is
+nothing that changes the daemon.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from isotherm.core.errors import (
+    IsothermError,
+    NotPermittedError,
+    TargetGoneError,
+    UnsupportedError,
+    UsageError,
+)
+
+#: A longer line is no question.
+MOST_QUESTION_BYTES: Final = 1 << 16
+#: An answer with all its moves stays far below.
+MOST_ANSWER_BYTES: Final = 1 << 26
+#: A client that does not write or read in this time is dropped.
+CLIENT_S: Final = 5.0
+#: An address in sun_path (include/uapi/linux/un.h), with its final zero.
+_MOST_PATH: Final = 108
+_UCRED: Final = struct.Struct("iII")
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client asks.
+
+    Attributes:
+        ask: ``status`` or ``explain``.
+        pid: Of the process to explain.
+        start: First address.
+        end: One past the last.
+    """
+
+    ask: Literal["status", "explain"]
+    pid: int | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+Answer = Callable[[Question], Mapping[str, Any]]
+
+
+class ExplainSocket:
+    """Serves questions in a thread of its own until it is closed.
+
+    Args:
+        path: Of the socket; one that a dead daemon has left is replaced.
+        answer: Makes an answer; called in the thread, one question at a time.
+
+    Raises:
+        UnsupportedError: The path is too long for a socket.
+        NotPermittedError: It cannot be made there.
+    """
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        if len(os.fsencode(path)) >= _MOST_PATH:
+            raise UnsupportedError(
+                f"{path}: too long for a socket, expected below {_MOST_PATH} bytes",
+                hint="set ISOTHERM_RUN_DIRECTORY to a shorter one",
+            )
+        self.path = path
+        self._answer = answer
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.unlink(missing_ok=True)
+            _bind_private(self._socket, path)
+            self._socket.listen(8)
+        except OSError as error:
+            self._socket.close()
+            raise NotPermittedError(f"{path}: {error.strerror}") from None
+        self._closing = False
+        self._thread = threading.Thread(
+            target=self._serve, name="explain-socket", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and remove the socket; may be called again."""
+        if self._closing:
+            return
+        self._closing = True
+        # accept() does not notice a close; it does notice a visitor.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as visitor:
+            visitor.settimeout(CLIENT_S)
+            visitor.connect(str(self.path))
+        self._thread.join(2 * CLIENT_S)
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            with client:
+                if self._closing:
+                    return
+                client.settimeout(CLIENT_S)
+                # A client that goes away hurts nobody but itself.
+                with contextlib.suppress(OSError):
+                    client.sendall(self._reply(client) + b"\n")
+
+    def _reply(self, client: socket.socket) -> bytes:
+        from isotherm.observability.jsonable import encode_json  # noqa: PLC0415
+
+        try:
+            _check_peer(client)
+            question = _parse(_read_line(client, MOST_QUESTION_BYTES))
+            return encode_json({"answer": self._answer(question)})
+        except IsothermError as error:
+            told = {
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            }
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a question must not end the daemon
+            message = f"unexpected {type(error).__name__}: {error}"
+            told = {"message": message, "hint": None, "exit_code": 1}
+        return encode_json({"error": told})
+
+
+def ask(path: Path, question: Question, timeout_s: float = 30.0) -> dict[str, Any]:
+    """Ask a daemon and return its answer.
+
+    Args:
+        path: Of its socket.
+        question: What to ask.
+        timeout_s: How long to wait.
+
+    Raises:
+        TargetGoneError: Nobody listens there.
+        NotPermittedError: It is another user's.
+        IsothermError: What the daemon raised.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.settimeout(timeout_s)
+        try:
+            server.connect(str(path))
+            server.sendall(msgspec.json.encode(question) + b"\n")
+            line = _read_line(server, MOST_ANSWER_BYTES)
+        except PermissionError:
+            raise NotPermittedError(
+                f"{path}: the daemon is another user's", hint="run as that user or root"
+            ) from None
+        except (FileNotFoundError, ConnectionError):
+            raise TargetGoneError(f"{path}: no daemon answers here") from None
+        except OSError as error:
+            raise IsothermError(f"{path}: {error}") from None
+    try:
+        document = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise IsothermError(f"{path}: not an answer: {error}") from None
+    if "error" in document:
+        raise _as_raised(document["error"])
+    answer: dict[str, Any] = document["answer"]
+    return answer
+
+
+def _as_raised(told: Mapping[str, Any]) -> IsothermError:
+    kinds: dict[int, type[IsothermError]] = {
+        2: UsageError,
+        3: UnsupportedError,
+        4: NotPermittedError,
+        5: TargetGoneError,
+    }
+    kind = kinds.get(told["exit_code"], IsothermError)
+    return kind(told["message"], hint=told["hint"])
+
+
+def _bind_private(server: socket.socket, path: Path) -> None:
+    """Bind so that nobody else can connect, not even for a moment.
+
+    The umask is the whole process's: another thread that makes a file meanwhile
+    makes it private.
+    """
+    before = os.umask(0o177)
+    try:
+        server.bind(str(path))
+    finally:
+        os.umask(before)
+
+
+def _check_peer(client: socket.socket) -> None:
+    _, uid, _ = _UCRED.unpack(
+        client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    if uid not in (0, os.geteuid()):
+        raise NotPermittedError(f"user {uid} may not ask this daemon")
+
+
+def _parse(line: bytes) -> Question:
+    try:
+        return msgspec.json.decode(line, type=Question)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"question: {error}") from None
+
+
+def _read_line(end: socket.socket, most: int) -> bytes:
+    """Return what comes before a newline or the end.
+
+    Raises:
+        UsageError: It is longer than ``most``.
+    """
+    parts: list[bytes] = []
+    total = 0
+    while total <= most:
+        part = end.recv(1 << 16)
+        if not part:
+            return b"".join(parts)
+        line, newline, _ = part.partition(b"\n")
+        parts.append(line)
+        total += len(line)
+        if newline:
+            return b"".join(parts)
+    raise UsageError(f"longer than {most} bytes, expected one line")

@@ -1,0 +1,225 @@
+"""``explain`` of a running daemon: the socket, its rules, and what it answers."""
+
+import json
+import os
+import socket
+import stat
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
+from isotherm.daemon.answers import Answers
+from isotherm.daemon.socket import ExplainSocket, Question, ask
+from isotherm.daemon.why_live import Part, explain_live
+from isotherm.machine.protocol import Space
+
+PID, START = 4242, 0x7F00_0000_0000
+SPACES = (
+    Space(0, 1024, f"pid {PID} [heap]", START // 4096),
+    Space(1024, 2048, f"pid {PID}", START // 4096 + 5000),
+    Space(3072, 1024, "pid 77", 99),
+)
+
+
+class Owned:
+    """A simulated machine whose pages belong to processes."""
+
+    def __init__(self, machine) -> None:
+        self._machine = machine
+
+    def __getattr__(self, name):
+        return getattr(self._machine, name)
+
+    @property
+    def spaces(self):
+        """Return spaces of two processes."""
+        return SPACES
+
+
+@pytest.fixture
+def answers(playing, tmp_path):
+    """Return a service that has run for half a minute, and its answers."""
+    played = playing()
+    made = Answers(played.service, tmp_path / "s", "pid 4242")
+    made.history.machine = Owned(played.machine)
+    played.service.run(played.wait, 30.0)
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+def test_an_answer_agrees_with_the_machine(answers):
+    """Pages per node, moves and groups are those of the simulator."""
+    machine = answers.history.machine
+    found = explain_live(answers.history, PID)
+    node = machine.placement()[:3072]
+    assert (node == 0).sum() == found["end_pages_per_node"]["0"]
+    assert 3072 == found["nr_pages"] == sum(g["nr_pages"] for g in found["why"])
+    moved = [m for m in found["moves"] if m["errno"] == 0]
+    promoted = {m["page"] for m in moved if m["dst"] == 0}
+    group = next(g for g in found["why"] if g["what"] == "promoted")
+    pages = {p for a, b in group["pages"] for p in range(a, b + 1)}
+    assert pages <= promoted
+    assert all(m["src"] != m["dst"] for m in moved)
+    assert any(m["earned_ns"] is not None for m in moved)
+    starts = [run["start"] for run in found["ranges"]]
+    assert START in starts
+    rates = [run["rate"] for run in found["ranges"]]
+    assert sorted(rates, reverse=True) == rates
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.slow
+def test_promoted_pages_earn_what_they_save(answers):
+    """Earned is accesses times latency saved, less the cost: it grows with heat."""
+    found = explain_live(answers.history, PID)
+    up = [m for m in found["moves"] if m["dst"] == 0 and m["earned_ns"] is not None]
+    down = [m for m in found["moves"] if m["dst"] == 1 and m["earned_ns"] is not None]
+    assert np.mean([m["earned_ns"] for m in up[: len(up) // 2]]) > 0
+    assert all(m["earned_ns"] <= 0 for m in down)
+
+
+@pytest.mark.slow
+def test_a_range_is_a_part_of_the_whole(answers):
+    """Addresses cut exactly, across spaces too; groups name virtual pages."""
+    begin = START + 1000 * 4096
+    end = START + 5010 * 4096
+    found = explain_live(answers.history, PID, begin, end)
+    assert 24 + 10 == found["nr_pages"]
+    pages = [p for g in found["why"] for a, b in g["pages"] for p in range(a, b + 1)]
+    first = START // 4096
+    expected = [*range(first + 1000, first + 1024), *range(first + 5000, first + 5010)]
+    assert expected == sorted(pages)
+
+
+def test_ranges_of_nobody_are_refused():
+    """A process that is not managed has gone; a range outside is a usage error."""
+    with pytest.raises(TargetGoneError, match="pid 5: not managed"):
+        Part(SPACES, 5)
+    with pytest.raises(UsageError, match="no managed memory"):
+        Part(SPACES, PID, 0, 4096)
+
+
+@pytest.mark.slow
+def test_the_socket_answers_what_a_call_would(answers):
+    """Asked through the socket, the answer is the same document."""
+    path = answers.socket.path
+    said = ask(path, Question("explain", PID, START, START + 4096))
+    assert 1 == said["nr_pages"]
+    status = ask(path, Question("status"))
+    assert [PID, 77] == sorted((p["pid"] for p in status["processes"]), reverse=True)
+    assert 30 == status["epochs"]
+    with pytest.raises(TargetGoneError, match="not managed"):
+        ask(path, Question("explain", 5))
+    with pytest.raises(UsageError):
+        ask(path, Question("explain"))
+
+
+@pytest.fixture
+def echo(tmp_path):
+    """Return a socket that answers with the question."""
+    made = ExplainSocket(tmp_path / "s", lambda q: {"ask": q.ask, "pid": q.pid})
+    yield made
+    made.close()
+
+
+def test_the_socket_is_private_and_goes_away(tmp_path):
+    """Mode 0600 from the first moment; no file and no thread remain."""
+    before = threading.active_count()
+    path = tmp_path / "s"
+    path.touch()  # what a dead daemon has left
+    made = ExplainSocket(path, lambda q: {})
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    made.close()
+    made.close()
+    assert not path.exists()
+    assert before == threading.active_count()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense\n",
+        b"\n",
+        b'{"ask": "stop"}\n',
+        b'{"ask": "status", "x": 1}\n',
+        b'{"ask": "explain", "pid": "4242; rm"}\n',
+        b"x" * 70_000,
+    ],
+)
+def test_wrong_questions_get_an_error_and_hurt_nobody(echo, line):
+    """The next question is answered as ever."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(echo.path))
+        client.sendall(line)
+        client.shutdown(socket.SHUT_WR)
+        said = json.loads(client.makefile("rb").read())
+    assert 2 == said["error"]["exit_code"]
+    assert {"ask": "status", "pid": None} == ask(echo.path, Question("status"))
+
+
+def test_a_client_that_leaves_hurts_nobody(echo):
+    """Connecting and going away is no reason to stop."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(echo.path))
+    assert "status" == ask(echo.path, Question("status"))["ask"]
+
+
+def test_a_failing_answer_is_told(tmp_path):
+    """An unexpected error reaches the client in words, and the daemon lives."""
+    made = ExplainSocket(tmp_path / "s", lambda q: {"x": 1 // 0})
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        ask(made.path, Question("status"))
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        ask(made.path, Question("status"))
+    made.close()
+
+
+def test_nobody_listening_is_said(tmp_path):
+    """A socket that is not there, or whose daemon died, is a target that has gone."""
+    with pytest.raises(TargetGoneError):
+        ask(tmp_path / "s", Question("status"))
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "s"))
+    with pytest.raises(TargetGoneError):
+        ask(tmp_path / "s", Question("status"))
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
+    """The kernel's limit is 108 bytes; the message says what to set."""
+    with pytest.raises(UnsupportedError) as caught:
+        ExplainSocket(Path(tmp_path) / ("x" * 120), lambda q: {})
+    assert "ISOTHERM_RUN_DIRECTORY" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: cannot become another user")
+def test_other_users_are_refused(tmp_path):
+    """Even where the file lets them in, the kernel's word about the peer counts."""
+    folder = tempfile.TemporaryDirectory()  # not below pytest's private folder
+    Path(folder.name).chmod(0o755)
+    echo = ExplainSocket(Path(folder.name) / "s", lambda q: {})
+    echo.path.chmod(0o666)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(65534)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(echo.path))
+                client.sendall(b'{"ask": "status"}\n')
+                os.write(writer, client.recv(4096))
+        except BaseException as error:  # noqa: BLE001  # told to the parent
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = json.loads(pipe.read())
+    echo.close()
+    folder.cleanup()
+    assert 4 == said["error"]["exit_code"]
