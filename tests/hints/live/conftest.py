@@ -18,6 +18,8 @@ _CHILD = textwrap.dedent(
     import ctypes, mmap, sys, threading
 
     pages, advice = int(sys.argv[1]), int(sys.argv[2])
+    offer = 0
+    exec(sys.argv[3])
     extra = 512 * 4096
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     memory = mmap.mmap(-1, pages * 4096 + extra, flags)
@@ -25,7 +27,7 @@ _CHILD = textwrap.dedent(
     skip = -start % extra  # aligned to a huge page
     if advice:
         memory.madvise(advice)
-    print((start + skip) >> 12, flush=True)
+    print((start + skip) >> 12, offer, flush=True)
 
     def work(verb, first, last, step):
         for page in range(first, last, step):
@@ -53,19 +55,26 @@ MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 
 
 class Target:
-    """A child process with ``pages`` pages of private memory, none there yet."""
+    """A child process with ``pages`` pages of private memory, none there yet.
 
-    def __init__(self, pages: int, advice: int = MADV_NOHUGEPAGE) -> None:
+    ``prelude`` is code that it runs before; what that sets ``offer`` to comes back.
+    """
+
+    def __init__(
+        self, pages: int, advice: int = MADV_NOHUGEPAGE, prelude: str = ""
+    ) -> None:
         self.pages = pages
+        arguments = [str(pages), str(advice), textwrap.dedent(prelude)]
         self._child = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", _CHILD, str(pages), str(advice)],
+            [sys.executable, "-S", "-E", "-c", _CHILD, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._child.stdout is not None
         self.pid = self._child.pid
-        self.vpage = int(self._child.stdout.readline())
+        first, offer = self._child.stdout.readline().split()
+        self.vpage, self.offer = int(first), int(offer)
 
     def _do(self, verb: str, first: int, last: int, step: int, *, thread: bool) -> None:
         assert self._child.stdin is not None
@@ -128,8 +137,8 @@ def new_target() -> Iterator[Callable[..., Target]]:
     """Return a function that starts targets; all of them end with the test."""
     started: list[Target] = []
 
-    def start(pages: int, advice: int = MADV_NOHUGEPAGE) -> Target:
-        started.append(Target(pages, advice))
+    def start(pages: int, advice: int = MADV_NOHUGEPAGE, prelude: str = "") -> Target:
+        started.append(Target(pages, advice, prelude))
         return started[-1]
 
     yield start
