@@ -126,6 +126,7 @@ class BackgroundEngine:
         self._share = 1.0
         self._pause_until_ns = 0
         self._closing = False
+        self._runs = True
         self._error: BaseException | None = None
         # The loop's alone.
         self._plans: list[Moves] = []
@@ -284,15 +285,21 @@ class BackgroundEngine:
         """What became of all wishes, with failures by errno (live: do not write)."""
         return self.state.totals
 
+    @property
+    def promoted_pages(self) -> int:
+        """Pages moved to a faster tier."""
+        return self.totals.promoted
+
+    @property
+    def demoted_pages(self) -> int:
+        """Pages moved to a slower tier."""
+        return self.totals.demoted
+
     # -- the thread's side ------------------------------------------------
 
     @property
     def _is_done(self) -> bool:
         return not (self._todo or self.state.queued or len(self.state.in_flight))
-
-    @property
-    def _runs(self) -> bool:
-        return self._thread.is_alive() and not self._closing
 
     def _handle(self, *events: Event) -> list[MoveBatch]:
         """Hand events to the state; the lock is held."""
@@ -308,6 +315,9 @@ class BackgroundEngine:
         except BaseException as error:  # noqa: BLE001  # handed to the loop's thread
             with self._changed:
                 self._error = error
+        finally:
+            with self._changed:
+                self._runs = False
                 self._changed.notify_all()
 
     def _next(self) -> MoveBatch | None:

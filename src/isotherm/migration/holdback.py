@@ -36,7 +36,7 @@ _N, _PROMISE, _Y, _X, _YY, _XY, _XX = range(7)
 # Odd multipliers of the splitmix64 generator (Steele, Lea and Flood, OOPSLA 2014).
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = 0x9E3779B97F4A7C15
 
 Floats = NDArray[np.float64]
 
@@ -130,7 +130,8 @@ class HoldBack:
             page: Flat pages, uint32[n].
             batch: Number of the batch.
         """
-        x = page.astype(np.uint64) + np.uint64(batch + 1) * _GOLDEN
+        salt = (batch + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF
+        x = page.astype(np.uint64) + np.uint64(salt)
         x = (x ^ (x >> np.uint64(30)) ^ self._seed) * _MIX_1
         x = (x ^ (x >> np.uint64(27))) * _MIX_2
         draw = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
