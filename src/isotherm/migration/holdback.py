@@ -194,6 +194,8 @@ class HoldBack:
             parallelism: Accesses in flight that share a latency, >= 1.
         """
         self._sums *= 0.5 ** (dt_ns / self._half_life_ns)
+        if self._shift and len(self._page) < self._limit >> 3:
+            self._shift -= 1
         if len(self._page) == 0:
             return
         here = node[self._page]
@@ -207,8 +209,6 @@ class HoldBack:
         new = np.isnan(self._expected_ns)
         self._expected_ns[new] = flat[new]
         self._settle(gone | (now_ns - self._opened_ns >= self.horizon_ns))
-        if self._shift and len(self._page) < self._limit >> 3:
-            self._shift -= 1
 
     def renew(self, change: SpacesChanged) -> None:
         """Let go of followed pages that have a new owner or none, uncounted."""
