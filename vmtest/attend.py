@@ -20,7 +20,7 @@ from vmtest.qemu import PORTS, port_options
 
 _LEASH = Path(__file__).with_name("leash.py")
 _ENDING_S = 10
-"""From the command's exit status to the end of QEMU."""
+"""To read what is left in the pipes, and for QEMU to go."""
 
 _CONSOLE_LINES = 40
 
@@ -110,7 +110,8 @@ def attend(
                             if verbose:
                                 streams.say(f"{booted_s:.1f} s: the command starts")
                         if progress.exit_status is not None:
-                            end = min(end, now + _ENDING_S)
+                            process.kill()
+                            end = now + _ENDING_S
                     else:
                         _pass_on(data, getattr(streams, key.data))
             late = bool(ears.get_map())

@@ -84,7 +84,8 @@ class Cache:
     def folder(self, name: str) -> Path:
         """Return a folder of the cache for other things, made if need be."""
         path = self.top / name
-        path.mkdir(parents=True, exist_ok=True)
+        with self._writable():
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def _tree(
@@ -125,14 +126,19 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
+        with self._writable():
             self.top.mkdir(parents=True, exist_ok=True)
             lock = (self.top / "lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise GuestError(
                 f"{self.top}: cannot write to the cache: {error.strerror}",
                 "name another folder in VMTEST_CACHE",
             ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

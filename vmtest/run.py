@@ -49,7 +49,9 @@ def run(
     """
     cache = cache or Cache()
     streams = Streams(stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
-    layout_options(request.layout, request.cpus)  # refuse before anything is fetched
+    # Refuse what cannot be before anything is fetched.
+    layout_options(request.layout, request.cpus)
+    resolve_shares(request, cache.folder("numba"))
 
     def boots_with_kvm() -> bool:
         probe = replace(

@@ -34,6 +34,11 @@ for folder in /run /dev/shm; do
 done
 $b mkdir -p /new/dev/pts
 $b mount -t devpts devpts /new/dev/pts
+# The kernel makes no such links, and a shell would make a file of that name.
+$b ln -s /proc/self/fd /new/dev/fd
+$b ln -s /proc/self/fd/0 /new/dev/stdin
+$b ln -s /proc/self/fd/1 /new/dev/stdout
+$b ln -s /proc/self/fd/2 /new/dev/stderr
 $b mkdir /new/run/vmtest /new/run/vmtest/bin
 
 number=0

@@ -68,6 +68,8 @@ for share in $shares; do
     $b umount "$share"
 done
 $b sync
+# Unmounting made QEMU answer requests that came after the last output, so all
+# of it has arrived. On this line the machine is switched off from outside.
 echo "exit $status" >&3
-exec 3>&-
+$b sleep 10
 $b poweroff -f
