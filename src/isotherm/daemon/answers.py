@@ -76,7 +76,7 @@ class Answers:
 
     def _processes(self) -> list[dict[str, Any]]:
         pages: dict[int, int] = {}
-        for space in self.history.machine.spaces:
+        for space in self.history.spaces:
             pid = pid_of(space)
             if pid is not None:
                 pages[pid] = pages.get(pid, 0) + space.pages

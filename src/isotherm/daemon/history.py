@@ -135,6 +135,7 @@ class History:
         self.lock = RLock()
         self.machine = machine
         self._engine = engine
+        self.spaces = machine.spaces
         self.move_cost_ns: NDArray[np.float64] | None = None
         self.stretches: list[Stretch] = []
         self.moves = Kept()
@@ -170,6 +171,7 @@ class History:
             if step.change is not None:
                 self._renew(step.change)
             self._keep_moves(now_ns, step, wished)
+            self.spaces = self.machine.spaces
             self.notes = dict(step.plan.notes)
             self.epochs += 1
             self.epoch_ns = float(now_ns - self._last_ns)

@@ -113,7 +113,7 @@ def explain_live(
         UsageError: None of its managed memory is in the range.
     """
     with history.lock:
-        part = Part(history.machine.spaces, pid, start, end)
+        part = Part(history.spaces, pid, start, end)
         known = part.page < history.machine.pages
         part.page, part.vpage = part.page[known], part.vpage[known]
         answer = _Answer(history, part)
