@@ -1,0 +1,282 @@
+"""Accessed bits by mapping: ``Referenced`` of smaps, cleared by clear_refs.
+
+/proc/PID/smaps says of every mapping how much of it was touched since the bits
+were last cleared (fs/proc/task_mmu.c). That tells mappings apart, not pages: a heap
+of one mapping is one number. It needs nothing but /proc, so it works where every
+other source is missing.
+
+Registering alternate ranges of the target with a userfaultfd makes each a mapping
+of its own, and so makes the numbers as fine as the ranges. Nothing is protected,
+so nothing faults; but the target gets a userfaultfd by ptrace and up to 16384 more
+mappings. That is done only to targets named for it (``--intrusive``). The kernel
+joins the mappings again when our descriptor closes, in whatever way we end.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.availability import Availability
+from isotherm.core.errors import IsothermError
+from isotherm.core.units import PAGE_BYTES, PAGES_PER_HUGE_PAGE
+from isotherm.hints.batch import HintBatch, Look, Mechanism, RegionCounts
+from isotherm.hints.live.accessed_bits import SET_BIT_NS
+from isotherm.hints.live.regions import to_flat
+from isotherm.hints.live.userfaultfd import RemoteUserfaultfd, inject
+from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.spaces import SpaceMap
+
+#: Looks into which one interval is divided: a share of pages touched in it becomes
+#: the share that a look of a millionth of it would have found.
+CHECKS: Final = 1 << 20
+LONGEST: Final = 64  # times the interval that was asked for
+_MAPPING: Final = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) [^\n]*\n"
+    rb"(?:[A-Z][^\n]*\n)*?Rss: +([0-9]{1,18}) kB\n"
+    rb"(?:[A-Z][^\n]*\n)*?Referenced: +([0-9]{1,18}) kB\n",
+    re.MULTILINE,
+)
+
+#: Mappings into which a process is split at most, of vm.max_map_count (65530).
+MOST_SPLITS: Final = 16384
+
+
+def parse_smaps(text: bytes) -> NDArray[np.int64]:
+    r"""Return mappings, int64[n, 4]: start, end, resident, referenced, in pages.
+
+    >>> parse_smaps(b"7000-9000 rw-p\nRss: 8 kB\nReferenced: 4 kB\n").tolist()
+    [[7, 9, 2, 1]]
+    """
+    kib = PAGE_BYTES // 1024
+    rows = [
+        (
+            int(found[1], 16) // PAGE_BYTES,
+            int(found[2], 16) // PAGE_BYTES,
+            int(found[3]) // kib,
+            int(found[4]) // kib,
+        )
+        for found in _MAPPING.finditer(text)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def checks_found(share: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """Return of ``CHECKS`` looks how many would find a bit.
+
+    If a share ``s`` of pages is touched in an interval, then ``1 - (1 - s)^(1/n)``
+    is in an n-th of it, touches being independent (Poisson).
+    """
+    share = np.clip(share, 0.0, 1.0 - 1e-4)
+    found = np.rint(CHECKS * -np.expm1(np.log1p(-share) / CHECKS))
+    return np.asarray(found, np.uint32)
+
+
+def alternate(
+    ranges: NDArray[np.int64], chunk: int, most: int
+) -> list[tuple[int, int]]:
+    """Return every second chunk of ranges of pages; larger ones if there are many.
+
+    >>> alternate(np.array([[0, 10]]), 4, 100)
+    [(0, 4), (8, 10)]
+    >>> alternate(np.array([[0, 10]]), 4, 1)
+    [(0, 8)]
+    """
+    while (ranges[:, 1] // (2 * chunk) - ranges[:, 0] // (2 * chunk) + 1).sum() > most:
+        chunk *= 2
+        if chunk > 1 << 40:
+            return []
+    parts = []
+    for start, end in ranges.tolist():
+        for at in range(start // (2 * chunk) * 2 * chunk, end, 2 * chunk):
+            low, high = max(start, at), min(end, at + chunk)
+            if low < high:
+                parts.append((low, high))
+    return parts
+
+
+class AccessedRanges:
+    """Reads and clears what was touched of every mapping, at an interval.
+
+    It clears the bits that other readers of accessed bits look at: it is for hosts
+    that have none of them.
+
+    Args:
+        spaces: Which page is whose.
+        interval_s: Seconds between two looks, within the budget.
+        budget: CPU time that looking may take, as a share of one CPU.
+        intrusive: Processes whose mappings may be split.
+        chunk_pages: Pages of a part of a split mapping.
+        now_ns: The machine's time.
+        open_process: Opens a process.
+    """
+
+    mechanism: Final = Mechanism.REGION
+    name: Final = "accessed-range"
+
+    def __init__(
+        self,
+        spaces: SpaceMap,
+        *,
+        interval_s: float = 5.0,
+        budget: float = 0.01,
+        intrusive: frozenset[int] = frozenset(),
+        chunk_pages: int = PAGES_PER_HUGE_PAGE,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        open_process: Callable[[int], Process] = Process,
+    ) -> None:
+        self._spaces = spaces
+        self._wanted_s = interval_s
+        #: Seconds between two looks now: widened while they cost too much.
+        self.interval_s = interval_s
+        self._budget = budget
+        self._intrusive = intrusive
+        self._chunk = chunk_pages
+        self._uffds: dict[int, tuple[RemoteUserfaultfd, int]] = {}  # and the version
+        #: Why a process named for it was not split.
+        self.refused: dict[int, str] = {}
+        self._now_ns = now_ns
+        self._open_process = open_process
+        self._processes: dict[int, Process] = {}
+        self._cleared: dict[int, int] = {}  # pid -> when
+        self._guard = threading.Lock()
+        self._open = False
+
+    @staticmethod
+    def probe() -> Availability:
+        """Return whether smaps and clear_refs are there, on this process."""
+        name = "accessed-range"
+        for path, mode in (("smaps", os.R_OK), ("clear_refs", os.W_OK)):
+            if not os.access(f"/proc/self/{path}", mode):
+                why = f"/proc/PID/{path}: not there or not ours"
+                return Availability(name, "source", False, why)
+        return Availability(
+            name, "source", True, "smaps and clear_refs: one number a mapping"
+        )
+
+    def open(self) -> None:
+        """Begin; nothing is cleared before the first drain."""
+        self._open = True
+
+    def close(self) -> None:
+        """Give the descriptors back; may be called again."""
+        with self._guard:
+            self._open = False
+            for pid in list(self._processes):
+                self._forget(pid)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def look(self, looks: tuple[Look, ...]) -> None:
+        """Keep looking at all mappings."""
+
+    def drain(self) -> tuple[HintBatch, ...]:
+        """Return a batch a process whose interval is over."""
+        batches = []
+        with self._guard:
+            if not self._open:
+                return ()
+            pids = self._spaces.pids()
+            for pid in set(self._processes) - set(pids):
+                self._forget(pid)
+            for pid in pids:
+                last_ns = self._cleared.get(pid)
+                now_ns = self._now_ns()
+                if last_ns is None or now_ns - last_ns >= self.interval_s * 1e9:
+                    batch = self._look_at(pid, last_ns)
+                    if batch is not None:
+                        batches.append(batch)
+        return tuple(batches)
+
+    def _forget(self, pid: int) -> None:
+        process = self._processes.pop(pid, None)
+        if process is not None:
+            process.close()
+        uffd = self._uffds.pop(pid, None)
+        if uffd is not None:
+            uffd[0].close()
+        self._cleared.pop(pid, None)
+
+    def _split(self, process: Process) -> None:
+        """Register every second chunk of a process's spaces."""
+        pid, version = process.pid, self._spaces.version
+        held = self._uffds.get(pid)
+        if held is not None and held[1] == version:
+            return
+        try:
+            uffd = held[0] if held is not None else inject(process)
+        except IsothermError as error:
+            self.refused[pid] = str(error)
+            return
+        self._uffds[pid] = (uffd, version)
+        for start, end in alternate(
+            self._spaces.ranges(pid)[:, :2], self._chunk, MOST_SPLITS // 2
+        ):
+            # What cannot be registered (a special mapping) stays whole.
+            uffd.register(start, end)
+
+    def _look_at(self, pid: int, last_ns: int | None) -> HintBatch | None:
+        spent_ns = time.thread_time_ns()
+        try:
+            process = self._processes.get(pid)
+            if process is None:
+                process = self._processes[pid] = self._open_process(pid)
+            if pid in self._intrusive and pid not in self.refused:
+                self._split(process)
+            mapping = parse_smaps(process.read_bytes("smaps"))
+            read_ns = self._now_ns()
+            fd = process.open("clear_refs", os.O_WRONLY)
+            try:
+                os.write(fd, b"1")
+            finally:
+                os.close(fd)
+        except (OSError, IsothermError):
+            self._forget(pid)
+            return None
+        self._cleared[pid] = self._now_ns()
+        spent_ns = time.thread_time_ns() - spent_ns
+        if last_ns is None or len(mapping) == 0:
+            return None
+        gathered_s = (read_ns - last_ns) / 1e9
+        self._keep_to_budget(spent_ns, gathered_s)
+        region, first, last = to_flat(
+            self._spaces.ranges(pid), mapping[:, 0], mapping[:, 1]
+        )
+        order = np.argsort(first, kind="stable")
+        region = region[order]
+        share = mapping[:, 3] / np.maximum(mapping[:, 2], 1)
+        touched = int(mapping[np.unique(region), 3].sum())
+        seen = RegionCounts(
+            first[order].astype(np.uint32),
+            last[order].astype(np.uint32),
+            checks_found(share)[region],
+            np.zeros(len(region), np.uint32),
+            CHECKS,
+            gathered_s / CHECKS,
+        )
+        return HintBatch(
+            self.name,
+            last_ns,
+            read_ns,
+            seen,
+            application_ns=touched * SET_BIT_NS,
+            background_ns=float(spent_ns),
+        )
+
+    def _keep_to_budget(self, spent_ns: int, gathered_s: float) -> None:
+        share = spent_ns * max(1, len(self._processes)) / (gathered_s * 1e9)
+        if share > self._budget:
+            longest_s = LONGEST * self._wanted_s
+            self.interval_s = min(longest_s, 2 * self.interval_s)
+        elif share < 0.3 * self._budget:
+            self.interval_s = max(self._wanted_s, self.interval_s / 2)
