@@ -78,7 +78,7 @@ def exact_moments(a, b, interval):
 def test_every_kernel_here_is_compared():
     """A new kernel without a comparison is a failure."""
     mine = {n.rsplit(".", 1)[1] for n in TWINS if n.startswith(ev.__name__ + ".")}
-    assert {"look", "add_events"} == mine
+    assert {"look", "add_events", "see"} == mine
 
 
 @numba_only
@@ -126,6 +126,39 @@ def test_add_events_equals_its_twin(pages, count, salt, seed):
         run(*state, page, count, seconds, salt)
         found.append([s.tolist() for s in state])
     assert found[1] == found[0]
+
+
+@numba_only
+@settings(deadline=None)
+@given(st.integers(1, 40), st.sampled_from([0, 1]), SALTS, st.integers(0, 2**32 - 1))
+def test_see_equals_its_twin(pages, looks, salt, seed):
+    """Filters and histories agree bit by bit, whichever pages were seen."""
+    rng = np.random.default_rng(seed)
+    code, history = filters(rng, pages)
+    page = np.flatnonzero(rng.random(pages) < 0.6).astype(np.uint32)
+    bit = rng.integers(0, 2, len(page)).astype(np.uint8)
+    interval = rng.choice([1e-3, 0.3, 5.0, 400.0], len(page))
+    found = []
+    for run in both("see"):
+        state = code.copy(), history.copy()
+        run(*state, page, bit, interval, looks, salt)
+        found.append([s.tolist() for s in state])
+    assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("bit", [0, 1])
+def test_a_page_is_seen_as_in_a_block(bit):
+    """One page's bit says what the same bit says in a look that decays nothing."""
+    code, history = (column[:64] for column in filters(np.random.default_rng(2), 64))
+    alone, past = code.copy(), history.copy()
+    page = np.arange(64, dtype=np.uint32)
+    ev.see(alone, past, page, np.full(64, bit, np.uint8), np.full(64, 2.0), 1, 5)
+    ev.look(
+        code, history, np.arange(8, dtype=np.uint32), np.full(8, 255 * bit, np.uint8),
+        np.full(8, 2.0), np.ones(8), np.zeros(8), ev.BITS, 0.5, 0.5, 5,
+    )  # fmt: skip
+    assert code.tolist() == alone.tolist()
+    assert history.tolist() == past.tolist()
 
 
 @settings(deadline=None)

@@ -252,3 +252,69 @@ def add_events(
         code[p] = _pack(a / b, b, ar.mix(p, salt + k))
         if count > 0:
             history[p] = history[p] | np.uint8(SAMPLED)
+
+
+def see_twin(
+    code: Codes,
+    history: Bytes,
+    page: NDArray[np.uint32],
+    bit: Bytes,
+    interval: Floats,
+    looks: int,
+    salt: int,
+) -> None:
+    """Numpy twin of `see`."""
+    p = page.astype(np.int64)
+    mean, b = unpack_array(code[p])
+    a = mean * b
+    on = bit > 0
+    a1, b1 = set_bit_array(a, b, interval)
+    a, b = np.where(on, a1, a), np.where(on, b1, b + interval)
+    code[p] = pack_array(a / b, b, ar.mix_array(p.astype(np.uint64), salt))
+    h = history[p]
+    if looks:
+        history[p] = ((h << np.uint8(1)) & HISTORY_MASK) | on
+    else:
+        history[p] = np.where(on, h | np.uint8(SAMPLED), h)
+
+
+@kernel(twin=see_twin)
+def see(
+    code: Codes,
+    history: Bytes,
+    page: NDArray[np.uint32],
+    bit: Bytes,
+    interval: Floats,
+    looks: int,
+    salt: int,
+) -> None:
+    """Fuse bits of single pages, without decay.
+
+    Args:
+        code: Filters, uint16[pages], changed.
+        history: Last looks, uint8[pages], changed.
+        page: uint32[n], none twice.
+        bit: 1 where the page was found accessed, uint8[n].
+        interval: What the bit covers, reference periods, float64[n], > 0.
+        looks: 1: the bits make history; 0: set ones count like samples.
+        salt: For rounding.
+    """
+    for k in range(page.size):
+        p = np.int64(page[k])
+        c = np.int64(code[p])
+        b = ar.decode(
+            c & (ar.EXPOSURE_CODES - 1), ar.EXPOSURE_SHIFT, ar.EXPOSURE_OFFSET
+        )
+        a = ar.decode(c >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET) * b
+        seen = 0
+        if bit[k] > 0:
+            seen = 1
+            a, b = set_bit(a, b, interval[k])
+        else:
+            b = b + interval[k]
+        h = history[p]
+        if looks:
+            history[p] = ((h << 1) & HISTORY_MASK) | seen
+        elif seen:
+            history[p] = h | np.uint8(SAMPLED)
+        code[p] = _pack(a / b, b, ar.mix(p, salt))

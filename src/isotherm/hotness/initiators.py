@@ -9,6 +9,7 @@ from isotherm.trace.stream import UNKNOWN_INITIATOR
 
 REGION_PAGES = 64
 MAX_INITIATORS = 8
+MOST_WEIGHT = 1e6  # single floats add up counts of 1 in a sum of 16 million
 
 
 class InitiatorShares:
@@ -23,6 +24,7 @@ class InitiatorShares:
 
     def __init__(self, blocks: int) -> None:
         self._regions = -(-blocks * 8 // REGION_PAGES)
+        self._weight = 1.0
         self._only: int | None = None
         self._counts: NDArray[np.float32] | None = None
 
@@ -40,12 +42,27 @@ class InitiatorShares:
                 return
             self._counts = np.zeros((self._regions, MAX_INITIATORS + 1), np.float32)
             if self._only is not None:
-                self._counts[:, self._column(np.array([self._only]))[0]] = 1.0
+                only = self._column(np.array([self._only]))[0]
+                self._counts[:, only] = self._weight
         np.add.at(
             self._counts,
             (page.astype(np.int64) // REGION_PAGES, self._column(initiator)),
-            np.float32(1),
+            np.float32(self._weight),
         )
+
+    def fade(self, keep: float) -> None:
+        """Let what was counted weigh so much less than what is to come.
+
+        New counts get a growing weight instead of all old ones a shrinking one.
+
+        Args:
+            keep: In (0, 1].
+        """
+        self._weight /= keep
+        if self._weight > MOST_WEIGHT:
+            if self._counts is not None:
+                self._counts /= np.float32(self._weight)
+            self._weight = 1.0
 
     def renew(self, blocks: int, change: SpacesChanged) -> None:
         """Forget who accessed renewed pages; make room for new ones."""

@@ -15,6 +15,7 @@ from isotherm.hints.batch import (
     AccessedBits,
     FaultDelays,
     HintBatch,
+    LiveMechanism,
     Mechanism,
     RegionCounts,
     Samples,
@@ -34,6 +35,10 @@ REGION_BLOCKS = 8  # 64 pages
 REACH = 0.9  # bond of two blocks of one region: evidence reaches some 10 blocks
 EDGE_SCALE = 1.0  # excess unlikeness of a true edge, at least
 REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
+SPARSE = frozenset(LiveMechanism)  # these look at a few pages drawn at random
+WRITE_SHARE = 0.3  # of the accesses: what bits say that only writes set
+OLDEST = 1 << 15  # epochs: no block is older; its evidence has gone long before
+SWEEPS = 1 << 13  # every block's age is seen to in so many epochs
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
 
 
@@ -56,7 +61,7 @@ class GammaTracker:
     """Fuses all hints into rates.
 
     Args:
-        pages: Length of the flat page index, > 0.
+        pages: Length of the flat page index, >= 0.
         epoch_ns: Length of an epoch.
         mechanisms: What evidence to expect.
         seed: For stochastic rounding.
@@ -69,7 +74,7 @@ class GammaTracker:
         self,
         pages: int,
         epoch_ns: int,
-        mechanisms: frozenset[Mechanism],
+        mechanisms: frozenset[Mechanism | LiveMechanism],
         seed: int = 1,
         *,
         half_life_s: float = HALF_LIFE_S,
@@ -111,7 +116,7 @@ class GammaTracker:
         """State kept for a page, all of it."""
         columns = (self.code, self.history, self.looked, self.samples, self.region)
         total = sum(c.nbytes for c in columns) + self.stamp.nbytes + self.edge.nbytes
-        return (total + self.initiators.nbytes) / self.pages
+        return (total + self.initiators.nbytes) / max(1, self.pages)
 
     def renew(self, change: SpacesChanged) -> None:
         """Put renewed pages back to the prior; make room for new ones.
@@ -146,6 +151,7 @@ class GammaTracker:
     ) -> TrackerView:
         """Fuse one epoch's evidence; see the protocol."""
         self._epoch += 1
+        self.initiators.fade(0.5 ** (self.epoch_s / self._half_life_s))
         if self.reference is None:
             self._begin(batches, access_rate)
         self._follow_mean(access_rate)
@@ -158,9 +164,10 @@ class GammaTracker:
                 self._add_faults(batch.seen)
             elif isinstance(batch.seen, RegionCounts):
                 self._add_regions(batch.seen, b0)
+        self._keep_ages()
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
-                self._look_at_bits(batch.seen, b0)
+                self._look_at_bits(batch.seen, b0, sparse=batch.source in SPARSE)
         if not self._has_bits:
             stripe = np.arange(
                 self._epoch % self._revisit_epochs,
@@ -221,6 +228,8 @@ class GammaTracker:
 
     def _estimate_mean(self) -> None:
         """Without a counting PMU the filters themselves give the mean."""
+        if self.pages == 0:
+            return
         stride = max(1, self.pages // 65536)
         mean, _ = evidence.unpack_array(self.code[::stride])
         self.mean_rate = max(float(mean.mean()) * self._unit(), 0.05 * self.mean_rate)
@@ -248,10 +257,74 @@ class GammaTracker:
     def _revisit_s(self) -> float:
         return self._revisit_epochs * self.epoch_s
 
-    def _look_at_bits(self, seen: AccessedBits, b0: float) -> None:
-        seen = seen.whole_blocks(self.pages)
-        interval = seen.interval_s.astype(np.float64) * self._unit()
-        self._look(seen.block, b0, seen.bits, interval, opening=seen.opening)
+    def _look_at_bits(self, seen: AccessedBits, b0: float, *, sparse: bool) -> None:
+        if sparse or seen.writes_only:
+            self._see_pages(seen)
+            return
+        whole = seen.whole_blocks(self.pages)
+        interval = whole.interval_s.astype(np.float64) * self._unit()
+        self._look(whole.block, b0, whole.bits, interval, opening=seen.opening)
+        if len(whole.block) < len(seen.block):
+            self._look_at_parts(seen, whole, b0)
+
+    def _look_at_parts(
+        self, seen: AccessedBits, whole: AccessedBits, b0: float
+    ) -> None:
+        """Look at blocks of which some pages were not observed."""
+        part = ~np.isin(seen.block, whole.block) & (seen.interval_s > 0)
+        if seen.observed is None or not part.any():
+            return
+        rest = AccessedBits(
+            seen.block[part],
+            seen.bits[part],
+            seen.interval_s[part],
+            seen.observed[part],
+            seen.opening,
+        )
+        self._decay(rest.block, b0)
+        self._see_pages(rest, looks=not seen.opening)
+
+    def _decay(self, block: NDArray[np.uint32], b0: float) -> None:
+        """Decay blocks and give them the exposure of sampling; no history."""
+        revisit_epochs = self._revisit_epochs
+        nothing = np.zeros(len(block), np.uint8)
+        self._look(block, b0, nothing, np.zeros(len(block)), opening=True)
+        self._revisit_epochs = revisit_epochs
+
+    def _see_pages(self, seen: AccessedBits, *, looks: bool = False) -> None:
+        """Fuse the bits of the pages that were observed, page by page.
+
+        Where only writes set them a page that is read too is seen through a
+        thinned stream: exposure counts by the share of writes, for set and unset
+        bits alike. (Set bits in full and no unset ones would find all hot.)
+        """
+        page = seen.block.astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
+        bit = (seen.bits[:, None] >> np.arange(8)) & 1
+        known = np.broadcast_to(seen.interval_s[:, None] > 0, page.shape)
+        known = known & (page < self.pages)
+        if seen.observed is not None:
+            known = known & (((seen.observed[:, None] >> np.arange(8)) & 1) > 0)
+        if not known.any():
+            return
+        interval = np.broadcast_to(seen.interval_s[:, None], page.shape)[known]
+        scale = self._unit() * (WRITE_SHARE if seen.writes_only else 1.0)
+        evidence.see(
+            self.code,
+            self.history,
+            page[known].astype(np.uint32),
+            bit[known].astype(np.uint8),
+            interval.astype(np.float64) * scale,
+            int(looks),
+            self._next_salt(1),
+        )
+
+    def _keep_ages(self) -> None:
+        """Let no block grow so old that its stamp of 16 bits comes round again."""
+        sweep = self._epoch % SWEEPS
+        first = self.blocks * sweep // SWEEPS
+        stamp = self.stamp[first : self.blocks * (sweep + 1) // SWEEPS]
+        age = (self._epoch - stamp.astype(np.int64)) & 0xFFFF
+        stamp[age > OLDEST] = (self._epoch - OLDEST) & 0xFFFF
 
     def _look(
         self,
@@ -356,11 +429,7 @@ class GammaTracker:
         draw = (noise >> np.uint64(40)).astype(np.float64) / (1 << 24)
         found = np.floor(k + draw).astype(np.int64)
         interval = np.full(len(block), whole_s * self._unit())
-        once = np.unique(block).astype(np.uint32)
-        revisit_epochs = self._revisit_epochs
-        nothing = np.zeros(len(once), np.uint8)
-        self._look(once, b0, nothing, np.zeros(len(once)), opening=True)
-        self._revisit_epochs = revisit_epochs
+        self._decay(np.unique(block).astype(np.uint32), b0)
         self.looked[block] = regions.look_code_array(found, interval)
 
     def _region_rates(self) -> None:
@@ -373,7 +442,7 @@ class GammaTracker:
             seconds = gathered * half_life_s / np.log(2.0)
             sampled = seconds / self._sampling_period * self._unit()
         self._unlike *= 0.99
-        compared = self._unlike[1].sum() / self.blocks
+        compared = self._unlike[1].sum() / max(1, self.blocks)
         first, last = self._fresh = stretch(self.blocks, self._epoch)
         bond = regions.bonds(self._unlike, compared, REACH, EDGE_SCALE)
         regions.region_rates(
