@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
 from isotherm.core.units import NS_PER_S
@@ -16,6 +15,7 @@ from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.mechanisms import SimPageTable
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.engine import MigrationEngine
+from isotherm.migration.holdback import HoldBack
 from isotherm.trace.stream import Pace
 from isotherm.workloads.registry import make_workload
 
@@ -56,6 +56,7 @@ def playing() -> Callable[..., Played]:
         config: Config | None = None,
         cpu_ns: Callable[[], int] = lambda: 0,
         alive: Callable[[], bool] = lambda: True,
+        hold_back: HoldBack | None = None,
         **options: Any,
     ) -> Played:
         machine = SimMachine(load_machine("dram-cxl"), PAGES, 0.2)
@@ -67,7 +68,9 @@ def playing() -> Callable[..., Played]:
             machine,
             (source,),
             config or Config(),
-            lambda m: MigrationEngine(m, quota_pages_per_s=51200.0),
+            lambda m: MigrationEngine(
+                m, quota_pages_per_s=51200.0, hold_back=hold_back
+            ),
             alive,
             cpu_ns=cpu_ns,
             **options,
@@ -75,13 +78,3 @@ def playing() -> Callable[..., Played]:
         return Played(service, machine)
 
     return build
-
-
-@pytest.fixture
-def fast_share() -> Callable[[SimMachine], float]:
-    """Return a function that says how much of the fast tier's pages are hot."""
-
-    def share(machine: SimMachine) -> float:
-        return float(np.mean(machine.placement() == 0))
-
-    return share

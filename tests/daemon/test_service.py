@@ -8,6 +8,7 @@ from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import BrakeConfig, Config
 from isotherm.daemon.pressure import Pressure
 from isotherm.daemon.record import LiveRecorder
+from isotherm.migration.holdback import Comparison, HoldBack
 
 NO_TRIAL = Config(brake=BrakeConfig(hold_back_percent=0))
 
@@ -49,7 +50,7 @@ def test_a_dry_run_moves_nothing(playing):
     assert np.array_equal(before, played.machine.placement())
     assert result["dry_run"]
     assert result["promoted_pages"] > 0
-    assert 0 == result["held_back"]["pages"]
+    assert 0 == result["held_back_pages"]
 
 
 def test_it_ends_when_asked_and_when_nobody_is_left(playing):
@@ -93,7 +94,6 @@ def test_without_the_brake_pressure_changes_nothing(playing):
     played = playing(config, pressure=stalls)
     played.service.run(played.wait, 10.0)
     assert [] == played.service.shifts
-    assert 0 == played.service.trial.held_back
 
 
 def test_a_dear_epoch_makes_epochs_longer(playing):
@@ -109,16 +109,20 @@ def test_a_dear_epoch_makes_epochs_longer(playing):
     assert 8.0 == tracker.epoch_s
 
 
-def test_some_moves_are_held_back(playing):
-    """One wish in a hundred stays unmade while its lot holds."""
-    played = playing(Config(brake=BrakeConfig(hold_back_percent=10.0)))
-    played.service.run(played.wait, 10.0)
+def test_moves_that_lose_are_braked(playing):
+    """When the moves are worse than those held back, movement halves and stops."""
+
+    class Losing(HoldBack):
+        def compare(self, least_entries=30):
+            return Comparison(100, 100, 1e6, -1e6, 1e5)
+
+    played = playing(hold_back=Losing(0.1))
+    played.service.run(played.wait, 8.0)
     service = played.service
-    assert service.trial.held_back > 0
-    held = service.trial.held(np.arange(4096, dtype=np.uint32), 0)
-    moved = service.engine.promoted_pages
-    assert moved > 0
-    assert 0.05 < held.mean() < 0.15
+    assert [("brake-halves", "loss"), ("brake-stops", "loss")] == [
+        (shift.event, shift.sign.value) for shift in service.shifts
+    ]
+    assert service.result()["held_back_pages"] > 0
 
 
 def test_observers_see_every_epoch(playing):

@@ -26,6 +26,13 @@ VERBS = (
     ("compare", "isotherm.cli.compare:app", "Policies side by side, with the bounds."),
     ("explain", "isotherm.cli.explain:app", "Why a page range is where it is."),
     (
+        "run",
+        "isotherm.cli.run:app",
+        "Keep a process's hot memory in the fast tier.",
+    ),
+    ("stop", "isotherm.cli.stop:app", "Stop runs, restore what they changed."),
+    ("config", "isotherm.cli.config:app", "Check and show the configuration."),
+    (
         "topology",
         "isotherm.cli.topology:app",
         "Nodes, tiers, initiators, and who said so.",

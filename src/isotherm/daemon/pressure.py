@@ -6,9 +6,7 @@ from pathlib import Path
 from isotherm.core.units import NS_PER_S
 
 #: Counters of pages that came back after reclaim.
-# Linux kernel commit 170b04b7ae49 ("mm/workingset: prepare the workingset detection
-# infrastructure for anon LRU") (in v5.9) split workingset_refault by kind; reading
-# by prefix takes both.
+# Linux 5.9 split workingset_refault by kind; reading by prefix takes both.
 REFAULT_PREFIX = "workingset_refault"
 
 

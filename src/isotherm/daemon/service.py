@@ -17,13 +17,15 @@ from isotherm.daemon.gate import Gate
 from isotherm.daemon.pressure import Pressure, PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.summary import failures
-from isotherm.daemon.trial import Trial
 from isotherm.hints.batch import HintBatch, HintSource, LiveMechanism, Mechanism
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.hotness.tracker import GammaTracker
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.protocol import NOT_PRESENT, Machine
-from isotherm.migration.engine import MigrationEngine, derive_tier_rank
+from isotherm.migration.books import Books, derive_tier_rank
+from isotherm.migration.ledger import GainLedger
+from isotherm.migration.protocol import Engine
+from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Outcome, Policy, Setup
 from isotherm.policy.registry import make_policy
 
@@ -33,6 +35,25 @@ ASKED_PAGES: Final = 1 << 14
 SMOOTH: Final = 0.2
 
 log = structlog.get_logger()
+
+
+class RunEngine(Engine, Protocol):
+    """An engine that also says what became of all moves."""
+
+    @property
+    def totals(self) -> Totals:
+        """What became of all wishes."""
+        ...
+
+    @property
+    def ledger(self) -> GainLedger:
+        """What moves promised and earned."""
+        ...
+
+    @property
+    def books(self) -> Books:
+        """Costs, and moves held back."""
+        ...
 
 
 class Observer(Protocol):
@@ -85,7 +106,7 @@ class Service:
         machine: Machine,
         sources: tuple[HintSource, ...],
         config: Config,
-        make_engine: Callable[[Machine], MigrationEngine],
+        make_engine: Callable[[Machine], RunEngine],
         alive: Callable[[], bool],
         *,
         pressure: PressureReader | None = None,
@@ -102,18 +123,13 @@ class Service:
         self._rank[: len(rank)] = rank
         self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
         self._seen_by = sorted({source.mechanism.value for source in sources})
-        budget, brake = config.budget, config.brake
         self.pacer = Pacer(
-            config.loop.epoch_s, config.loop.longest_epoch_s, budget.cpu_percent / 100
+            config.loop.epoch_s,
+            config.loop.longest_epoch_s,
+            config.budget.cpu_percent / 100,
         )
-        hold_back = 0.0 if dry_run or not brake.enabled else brake.hold_back_percent
-        self.trial = Trial(
-            hold_back / 100, np.array(rank, np.int64), seed=config.loop.seed
-        )
-        self.brake = Brake(limits_of(brake))
-        self.gate = Gate(
-            self._make_policy(), self.trial, np.array(rank), dry_run=dry_run
-        )
+        self.brake = Brake(limits_of(config.brake))
+        self.gate = Gate(self._make_policy(), dry_run=dry_run)
         self.engine = make_engine(machine)
         tracker: HotnessTracker | None = None
         if self.gate.uses_tracker:
@@ -137,7 +153,6 @@ class Service:
         self.most_managed_pages = 0
         self.lost = 0
         self.paced: list[dict[str, float | bool]] = []
-        self._node = machine.placement().copy()
         self._began_ns = machine.clock.now_ns()
         self._last_ns = self._began_ns
         self._last_cpu_ns = cpu_ns()
@@ -182,7 +197,7 @@ class Service:
         dt_ns = max(1, now_ns - self._last_ns)
         self._last_ns = now_ns
         step = self.step = run_epoch(self.loop, self.epochs, dt_ns)
-        self._follow(step, dt_ns)
+        self._follow(step)
         self._brake(step, now_ns)
         self._account(step)
         if self.recorder is not None:
@@ -193,27 +208,10 @@ class Service:
         log.debug("epoch", index=self.epochs, **self._figures(step))
         return step
 
-    def _follow(self, step: Step, dt_ns: int) -> None:
-        """Follow the trial, the fast share, and where pages are."""
-        machine, outcome = self.machine, step.outcome
-        node = machine.placement()
-        moved = (outcome.errno == 0) & (outcome.page < len(self._node))
-        page = outcome.page[moved]
-        now_ns = machine.clock.now_ns()
-        if len(page):
-            cost_ns = outcome.cost_ns / max(1, len(outcome.page))
-            self.trial.moved(
-                page, outcome.node[moved], self._node[page], cost_ns, now_ns
-            )
+    def _follow(self, step: Step) -> None:
+        """Follow what is managed, what was wished for, and the fast share."""
+        node = self.machine.placement()
         if step.hotness is not None:
-            self.trial.account_epoch(
-                now_ns,
-                dt_ns,
-                step.hotness.rate,
-                node,
-                machine.latency_ns(),
-                machine.parallelism,
-            )
             self._estimate_fast_share(step.hotness, node)
         wished = self.gate.wished
         down = self._rank[wished.node] > self._rank[node[wished.page]]
@@ -221,10 +219,6 @@ class Service:
         self.wished_pages[1] += int(np.count_nonzero(down))
         self.managed_pages = int(np.count_nonzero(node != NOT_PRESENT))
         self.most_managed_pages = max(self.most_managed_pages, self.managed_pages)
-        if len(self._node) == len(node):
-            np.copyto(self._node, node)
-        else:
-            self._node = node.copy()
 
     def _estimate_fast_share(self, view: HotnessView, node: NDArray[np.uint8]) -> None:
         """Estimate the share of accesses served by the fastest tier, from a sample."""
@@ -246,15 +240,13 @@ class Service:
         pressure = Pressure(None, None)
         if self._pressure is not None:
             pressure = self._pressure.read(now_ns)
-        verdict = self.trial.verdict()
-        tried = len(step.outcome.errno)
         reading = Reading(
             now_ns,
             pressure.some,
             pressure.refaults_per_s,
-            tried,
+            len(step.outcome.errno),
             int(np.count_nonzero(step.outcome.errno)),
-            None if verdict is None or self.gate.share <= 0 else verdict.in_errors,
+            self._gain(),
         )
         for shift in self.brake.step(reading):
             self.shifts.append(shift)
@@ -265,7 +257,16 @@ class Service:
                 limit=shift.limit,
                 share=shift.share,
             )
-        self.gate.share = self.brake.share
+            self.gate.share = shift.share
+            self.engine.throttle(shift.share)
+
+    def _gain(self) -> float | None:
+        """Return what moves gain over those held back, in standard errors."""
+        hold_back = self.engine.books.hold_back
+        found = None if hold_back is None else hold_back.compare()
+        if found is None or self.brake.share <= 0:
+            return None
+        return found.realised_ns / max(found.error_ns, 1e-9)
 
     def _account(self, step: Step) -> None:
         """Add up costs; change the pace where they do not fit the budget."""
@@ -298,7 +299,7 @@ class Service:
         tracker = self.loop.tracker
         if isinstance(tracker, GammaTracker):
             tracker.epoch_s = epoch_s
-        self.gate.replace_inner(self._make_policy)
+        self.gate.inner = self._make_policy()
 
     def _make_policy(self) -> Policy:
         machine, loop = self.machine, self.config.loop
@@ -330,11 +331,11 @@ class Service:
     def result(self) -> dict[str, Any]:
         """Return the run so far, in raw units."""
         seconds = (self._last_ns - self._began_ns) / NS_PER_S
-        engine, costs = self.engine, self.costs
-        promoted, demoted = engine.promoted_pages, engine.demoted_pages
+        engine, totals, costs = self.engine, self.engine.totals, self.costs
+        promoted, demoted = totals.promoted, totals.demoted
         if self.dry_run:
             promoted, demoted = self.wished_pages
-        verdict = self.trial.verdict()
+        hold_back = engine.books.hold_back
         return {
             "mover": "isotherm",
             "policy": self.config.loop.policy,
@@ -348,8 +349,8 @@ class Service:
             "promoted_pages": promoted,
             "demoted_pages": demoted,
             "moved_bytes": (promoted + demoted) * PAGE_BYTES,
-            "ping_pong_pages": engine.ping_pong_pages,
-            "failed": failures(engine.failures),
+            "ping_pong_pages": totals.ping_pong,
+            "failed": failures(totals.errno),
             "fast_share": self.fast_share,
             "fast_share_at_start": self.fast_share_at_start,
             "costs": {
@@ -364,11 +365,8 @@ class Service:
             "coarsened": self.paced,
             "promised_ns": engine.ledger.both.promised_ns,
             "realised_ns": engine.ledger.both.realised_ns,
-            "held_back": {
-                "pages": self.trial.held_back,
-                "gain_ns": None if verdict is None else verdict.gain_ns,
-                "error_ns": None if verdict is None else verdict.error_ns,
-            },
+            "held_back_pages": totals.held_back,
+            "held_back": None if hold_back is None else hold_back.to_dict(),
             "brake": [_shift(shift, self._began_ns) for shift in self.shifts],
             "gears": self.brake.gears,
         }

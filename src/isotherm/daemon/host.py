@@ -1,0 +1,160 @@
+"""A live host opened for one run: machine, hint sources, engine."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+
+from isotherm.core.changes import HostChanges
+from isotherm.core.errors import UnsupportedError
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.daemon.config import Config
+from isotherm.daemon.service import RunEngine, Service
+from isotherm.daemon.sources import Chosen, choose_sources
+from isotherm.hints.batch import HintSource
+from isotherm.machine.linux.machine import LinuxMachine
+from isotherm.machine.linux.targets.follow import EventKind, Follower, TargetEvent
+from isotherm.machine.protocol import Machine
+from isotherm.migration.background import BackgroundEngine
+from isotherm.topology.model import Topology
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Host:
+    """What a run works with; closed with the context that gave it.
+
+    Attributes:
+        machine: The host.
+        chosen: The hint sources that are open.
+        config: Settings.
+        engine: The engine that was made last.
+    """
+
+    machine: LinuxMachine
+    chosen: tuple[Chosen, ...]
+    config: Config
+    dry_run: bool = False
+    engine: BackgroundEngine | None = None
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def sources(self) -> tuple[HintSource, ...]:
+        """The open hint sources."""
+        return tuple(chosen.source for chosen in self.chosen)
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the managed processes, ascending."""
+        return tuple(sorted(self.machine.follower.targets))
+
+    def alive(self) -> bool:
+        """Return whether anything is left to manage; an empty cgroup may fill."""
+        follower = self.machine.follower
+        if follower.cgroups:
+            return True
+        return any(target.process.alive() for target in follower.targets.values())
+
+    def make_engine(self, machine: Machine) -> RunEngine:
+        """Return the engine that moves for this run."""
+        migration, brake = self.config.migration, self.config.brake
+        share = 0.0
+        if brake.enabled and not self.dry_run:
+            share = brake.hold_back_percent / 100
+        self.engine = BackgroundEngine(
+            machine,
+            epoch_ns=round(self.config.loop.epoch_s * NS_PER_S),
+            quota_pages_per_s=migration.limit_mib_s * (1 << 20) / PAGE_BYTES,
+            batch_pages=migration.batch_pages,
+            max_tries=migration.tries,
+            hold_back_share=share,
+            seed=self.config.loop.seed,
+        )
+        return cast("RunEngine", self.engine)  # close() also says whether it is done
+
+    def watch(self, service: Service, step: object) -> None:
+        """Log what has happened to processes; an observer of the service."""
+        self.tell(self.machine.take_events())
+
+    def tell(self, events: Sequence[TargetEvent]) -> None:
+        """Log what has happened to processes."""
+        for event in events:
+            what, comm = event.kind.value, event.comm
+            if event.kind is EventKind.REFUSED:
+                self.refused.append(event.why)
+                log.warning("target", what=what, pid=event.pid, why=event.why)
+            elif event.kind in (EventKind.FOUND, EventKind.EXITED, EventKind.EXEC):
+                log.info("target", what=what, pid=event.pid, comm=comm)
+            else:
+                log.debug("target", what=what, pid=event.pid, detail=event.detail)
+
+    def serving(self, service: Service) -> AbstractContextManager[object]:
+        """Do what goes on beside a run of the service."""
+        service.observers.append(self.watch)
+        return nullcontext()
+
+    def result(self) -> dict[str, Any]:
+        """Return what the machine adds to a run's result."""
+        machine = self.machine
+        return {
+            "sources": [chosen.to_dict() for chosen in self.chosen],
+            "pids": list(self.pids()),
+            "left_out_pages": machine.left_out(),
+            "unmovable_pages": machine.unmovable_pages(),
+            "refused_targets": self.refused,
+        }
+
+
+@contextmanager
+def open_host(
+    pids: tuple[int, ...],
+    cgroup: Path | None,
+    config: Config,
+    changes: HostChanges,
+    *,
+    intrusive: bool = False,
+    needs_sources: bool = True,
+    dry_run: bool = False,
+) -> Iterator[Host]:
+    """Open this host for the processes that are named.
+
+    Raises:
+        TargetGoneError: A process or the cgroup is not there.
+        NotPermittedError: It may not be looked into, or its pages not moved.
+        UnsupportedError: One tier only, or nothing to look with.
+    """
+    with ExitStack() as stack:
+        follower = Follower(pids, () if cgroup is None else (cgroup,))
+        stack.callback(follower.close)
+        machine = LinuxMachine(follower)
+        check_tiers(machine.topology)
+        chosen: tuple[Chosen, ...] = ()
+        if needs_sources:
+            chosen = choose_sources(machine, config, changes, intrusive=intrusive)
+            for one in chosen:
+                stack.callback(one.close)
+                one.open()
+        host = Host(machine, chosen, config, dry_run)
+        host.tell(machine.take_events())
+        # The thread that moves ends before sources close and descriptors go.
+        stack.callback(lambda: host.engine.close() if host.engine else None)
+        yield host
+
+
+def check_tiers(topology: Topology) -> None:
+    """Check that there is something to move between.
+
+    Raises:
+        UnsupportedError: There is one tier.
+    """
+    tiers = topology.tiers
+    if len(tiers) < 2:
+        nodes = ", ".join(str(n) for tier in tiers for n in tier.nodes)
+        raise UnsupportedError(
+            f"this host has one memory tier (node {nodes}): nothing to move between",
+            hint="swap on zram adds a compressed tier; python -m vmtest --layout"
+            " two-tier -- isotherm run ... tries it in a guest",
+        )

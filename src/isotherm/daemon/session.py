@@ -1,0 +1,371 @@
+"""One run from start to end: checks, targets, the loop, and putting all back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from isotherm.core.changes import HostChanges
+from isotherm.core.errors import NotPermittedError, UsageError
+from isotherm.daemon.config import Config
+from isotherm.daemon.doctor.permissions import effective_capabilities, has
+from isotherm.daemon.host import Host, open_host
+from isotherm.daemon.kernel_mover import KernelMover, Steered
+from isotherm.daemon.movers import Mover, find_movers, refuse
+from isotherm.daemon.pressure import PressureReader
+from isotherm.daemon.record import LiveRecorder
+from isotherm.daemon.rundir import (
+    HOST,
+    RunDirectory,
+    RunRecord,
+    run_directory,
+    start_ticks,
+)
+from isotherm.daemon.service import Service
+from isotherm.daemon.targets import find_cgroup
+from isotherm.daemon.waiting import Waiter
+
+#: What moving other processes' pages, seeing frames and steering DAMON needs.
+NEEDED: Final = ("sys-nice", "sys-admin", "sys-ptrace")
+EXIT_GONE: Final = 5
+EXIT_INTERRUPTED: Final = 130
+#: Seconds between looks at what the kernel's movers do.
+KERNEL_EPOCH_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        pids: Processes to manage.
+        cgroup: Or a cgroup.
+        command: Or a command to start.
+        config: Settings.
+        mover: ``isotherm`` or ``kernel``.
+        dry_run: Move nothing.
+        duration_s: End after so long.
+        intrusive: Sources may change something in the target.
+        with_other_movers: Run beside other movers.
+        record: Where to keep the run for ``explain``.
+        root: Where /proc and /sys are (other than for the targets themselves).
+        run_directory: Where daemons leave word; None: the usual place.
+    """
+
+    pids: tuple[int, ...] = ()
+    cgroup: str | None = None
+    command: tuple[str, ...] = ()
+    config: Config = field(default_factory=Config)
+    mover: str = "isotherm"
+    dry_run: bool = False
+    duration_s: float | None = None
+    intrusive: bool = False
+    with_other_movers: bool = False
+    record: Path | None = None
+    root: Path = Path("/")
+    run_directory: Path | None = None
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        code: Exit code.
+        result: Raw units, for ``--json``.
+    """
+
+    code: int
+    result: dict[str, Any]
+
+
+def run_session(request: Request) -> Ended:
+    """Run until it is over; nothing that was changed stays changed.
+
+    Raises:
+        NotPermittedError: This user may not do it; nothing was changed.
+        UnsupportedError: This host has nothing to move between, or another mover.
+        TargetGoneError: The target was not there.
+        UsageError: The target is no target.
+    """
+    check_permitted(request.root)
+    runs = RunDirectory(request.run_directory or run_directory())
+    for line in runs.recover():
+        log.warning("recovered", after="a run that was killed", what=line)
+    others = _look_at_others(request)
+    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
+    with ExitStack() as stack:
+        waiter = stack.enter_context(Waiter())
+        changes = HostChanges(runs.journal)
+        session = _Session(request, runs, changes, waiter, others, cgroup)
+        stack.callback(session.put_back)
+        return session.run()
+
+
+def check_permitted(root: Path = Path("/")) -> None:
+    """Check that memory of other processes may be seen and moved.
+
+    Raises:
+        NotPermittedError: A capability is missing.
+    """
+    held = effective_capabilities(root)
+    missing = [name for name in NEEDED if not has(held, name)]
+    if missing:
+        names = ", ".join(f"CAP_{name.upper().replace('-', '_')}" for name in missing)
+        who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
+        raise NotPermittedError(
+            f"isotherm run: {who} lacks {names}",
+            hint="run it as root; isotherm doctor lists what is missing",
+        )
+
+
+def _look_at_others(request: Request) -> list[Mover]:
+    """Return other movers that are let go on; refuse the rest.
+
+    With ``--mover kernel`` the kernel's own are what is wanted.
+    """
+    found = find_movers(request.root, request.pids or None)
+    if request.mover == "kernel":
+        wanted = ("numa-balancing", "numa-balancing-tiering", "demotion")
+        found = [mover for mover in found if mover.name not in wanted]
+    if not request.with_other_movers and not request.dry_run:
+        refuse(found)
+    for mover in found:
+        log.warning("other-mover", name=mover.name, why=mover.why)
+    return found
+
+
+class _Session:
+    """A run under way."""
+
+    def __init__(
+        self,
+        request: Request,
+        runs: RunDirectory,
+        changes: HostChanges,
+        waiter: Waiter,
+        others: list[Mover],
+        cgroup: Path | None,
+    ) -> None:
+        self.request, self.runs, self.changes = request, runs, changes
+        self.waiter, self.others, self.cgroup = waiter, others, cgroup
+        self.child: subprocess.Popen[bytes] | None = None
+        self.restored: list[str] = []
+
+    def run(self) -> Ended:
+        """Run it."""
+        request = self.request
+        with self._targets() as pids:
+            if pids:
+                self._lock(pids)
+            if request.mover == "kernel":
+                self._lock((HOST,))
+            with open_host(
+                pids,
+                self.cgroup,
+                request.config,
+                self.changes,
+                intrusive=request.intrusive,
+                needs_sources=request.mover == "isotherm",
+                dry_run=request.dry_run,
+            ) as host:
+                self._announce(pids)
+                if request.mover == "kernel":
+                    reason, result = self._steer(host)
+                else:
+                    reason, result = self._manage(host)
+            self.put_back()
+            result["target"] = self._describe_target(pids)
+            result["reason"] = reason
+            result["other_movers"] = [mover.name for mover in self.others]
+            result["restored"] = self.restored
+            return Ended(self._code(reason), result)
+
+    def put_back(self) -> None:
+        """Undo every change; safe to call again."""
+        self.restored += self.changes.restore()
+        self.changes.close()
+        self.runs.close()
+
+    # -- targets -----------------------------------------------------------
+
+    @contextmanager
+    def _targets(self) -> Iterator[tuple[int, ...]]:
+        """Give the named processes; a command is started, and waited for at the end."""
+        request = self.request
+        if not request.command:
+            yield request.pids
+            return
+        self.child = child = _start(request.command)
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            self.waiter.watch(pidfd)
+            yield (child.pid,)
+            self._await_child(child)
+        finally:
+            os.close(pidfd)
+            if child.poll() is None:
+                # Something failed here: the command must not run on unseen.
+                child.terminate()
+                child.wait()
+
+    def _await_child(self, child: "subprocess.Popen[bytes]") -> None:
+        """Wait for the command; SIGINT and SIGTERM are passed on to it."""
+        while child.poll() is None:
+            if self.waiter.signal in (signal.SIGTERM, signal.SIGHUP):
+                child.send_signal(self.waiter.signal)
+            # A terminal sends SIGINT to the command as well.
+            self.waiter.signal = None
+            self.waiter.wait(3600)
+
+    def _describe_target(self, pids: tuple[int, ...]) -> str:
+        if self.cgroup is not None:
+            return f"cgroup {self.cgroup}"
+        names = f"pid {', '.join(map(str, pids))}"
+        if self.request.command:
+            names += f" ({' '.join(self.request.command)})"
+        return names
+
+    def _lock(self, numbers: tuple[int, ...]) -> None:
+        taken = self.runs.lock(numbers)
+        if taken and not self.request.with_other_movers:
+            refuse(taken)
+        self.others += taken
+
+    def _announce(self, pids: tuple[int, ...]) -> None:
+        self.runs.announce(
+            RunRecord(
+                pid=os.getpid(),
+                start_ticks=start_ticks(os.getpid()) or 0,
+                since_s=time.time(),
+                mover=self.request.mover,
+                targets=self._describe_target(pids),
+                pids=pids,
+                command=tuple(sys.argv),
+            )
+        )
+
+    # -- the two movers ----------------------------------------------------
+
+    def _manage(self, host: Host) -> tuple[str, dict[str, Any]]:
+        """Move pages ourselves until it is over."""
+        request = self.request
+        service = Service(
+            host.machine,
+            host.sources,
+            request.config,
+            host.make_engine,
+            host.alive,
+            pressure=PressureReader(request.root, self.cgroup),
+            dry_run=request.dry_run,
+        )
+        recorder = None
+        if request.record is not None:
+            recorder = service.recorder = LiveRecorder(
+                request.record,
+                host.machine,
+                {"target": self._describe_target(request.pids)},
+                round(request.config.loop.epoch_s * 1e9),
+                service.engine.move_cost_ns(),
+            )
+        try:
+            with host.serving(service):
+                log.info(
+                    "run",
+                    target=self._describe_target(request.pids),
+                    hints=[source.name for source in host.chosen],
+                    tiers=[list(t.nodes) for t in host.machine.topology.tiers],
+                    dry_run=request.dry_run,
+                )
+                reason = service.run(self.waiter.wait, request.duration_s)
+            result = service.result() | host.result()
+        except BaseException:
+            if recorder is not None:
+                recorder.abandon()
+            raise
+        if recorder is not None:
+            recorder.finish(
+                result, request.config.loop.policy, self._describe_target(request.pids)
+            )
+        return reason, result
+
+    def _steer(self, host: Host) -> tuple[str, dict[str, Any]]:
+        """Let the kernel move until it is over."""
+        request = self.request
+        below = None
+        if self.cgroup is not None:
+            below = "/" + str(self.cgroup).partition("/cgroup/")[2]
+        mover = KernelMover(
+            host.machine.topology,
+            Steered(host.pids, below, request.config.migration.limit_mib_s),
+            request.config.kernel,
+            self.changes,
+            request.root,
+        )
+        began = time.monotonic()
+        if not request.dry_run:
+            mover.start(time.monotonic_ns())
+        reason = _wait_out(
+            self.waiter.wait,
+            request.duration_s,
+            host.alive,
+            lambda: mover.epoch(time.monotonic_ns()),
+        )
+        return reason, mover.result(time.monotonic() - began) | host.result()
+
+    # -- the end -----------------------------------------------------------
+
+    def _code(self, reason: str) -> int:
+        if self.child is not None:
+            # The context of the targets waits for it; its status is final then.
+            self._await_child(self.child)
+            code = self.child.returncode
+            return code if code >= 0 else 128 - code
+        if reason == "gone":
+            return EXIT_GONE
+        if self.waiter.signal == signal.SIGINT:
+            return EXIT_INTERRUPTED
+        return 0
+
+
+def _wait_out(
+    wait: Callable[[float], bool],
+    duration_s: float | None,
+    alive: Callable[[], bool],
+    each: Callable[[], None],
+) -> str:
+    """Wait, calling ``each`` every second; return why it is over."""
+    end = None if duration_s is None else time.monotonic() + duration_s
+    while True:
+        left = KERNEL_EPOCH_S
+        if end is not None:
+            left = min(left, max(0.0, end - time.monotonic()))
+        if wait(left):
+            return "asked" if alive() else "gone"
+        if not alive():
+            return "gone"
+        each()
+        if end is not None and time.monotonic() >= end:
+            return "duration"
+
+
+def _start(command: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    """Start a command.
+
+    Raises:
+        UsageError: It is not there, or cannot be run.
+    """
+    try:
+        return subprocess.Popen(command)
+    except OSError as error:
+        raise UsageError(f"{command[0]}: cannot be started: {error.strerror}") from None
