@@ -130,12 +130,14 @@ class LinuxMachine:
         """
         self._enter_landed()
         now_ns = self._clock.now_ns()
+        nodes_changed = self.nodes.refresh()
+        if nodes_changed:
+            self.follower.reread_cpusets()
         changed, void = self.follower.scan(now_ns)
         for pid in void:
             self.space_map.forget(pid)
         for target in changed:
             self.space_map.update(target.pid, target.managed.ranges)
-        nodes_changed = self.nodes.refresh()
         renewed = self.space_map.take_renewed()
         version = self.space_map.version
         has_changed = version != self._version or len(renewed) > 0

@@ -5,8 +5,9 @@ mm/migrate.c, and seen on Linux 6.12):
 
 * 0: every status holds. A page whose huge page has just been moved by another
   address of the same call says EBUSY although it moved.
-* > 0, or -ENOMEM: some were moved, no status holds, and of the rest nobody knows
-  which were tried. Where the pages are now is asked, and the rest tried again.
+* > 0: the pages without a status, up to the next with one, were tried together, and
+  some stayed; what follows was not tried. Where the pages are now is asked.
+* -ENOMEM: the same, but for want of room.
 * -ENODEV, -EPERM, -ESRCH: none was moved; all pages get that errno.
 * -EACCES: the cpuset of the process forbids the node: EXDEV for all pages, so that
   a status of EACCES is left for a page that several processes map.
@@ -79,22 +80,40 @@ def move_to(
                 break
             continue
         now = where(process, vpage[rows])
-        code[rows[now == node]] = 0
-        absent = now < 0
-        code[rows[absent]] = -now[absent]
-        left = rows[(now != node) & ~absent]
+        result = np.where(now < 0, -now, errno.EBUSY).astype(np.int16)
+        # A refusal that was written holds, whatever became of the others.
+        refused = (answer.status < 0) & ~np.isin(answer.status, _UNSURE)
+        result[refused] = -answer.status[refused]
+        result[now == node] = 0
+        stop = len(rows)
         if answer.result == -errno.ENOMEM:
-            code[left] = errno.ENOMEM
-        elif len(left) == len(rows) == 1:
-            code[left] = errno.EBUSY
-        elif len(left) < len(rows):
-            todo.append(left)
+            result[result == errno.EBUSY] = errno.ENOMEM
         else:
-            # No one moved: of a page that is held the kernel's list was emptied.
-            middle = len(left) // 2
-            todo += [left[middle:], left[:middle]]
-        todo = [rows for rows in todo if len(rows)]
+            stop = _tried(answer.status)
+        code[rows[:stop]] = result[:stop]
+        if stop < len(rows):
+            code[rows[stop]] = result[stop]
+            rest = rows[stop + 1 :]
+            code[rest[now[stop + 1 :] == node]] = 0
+            rest = rest[now[stop + 1 :] != node]
+            if len(rest):
+                todo.append(rest)
     return code
+
+
+def _tried(status: NDArray[np.int32]) -> int:
+    """Return how many pages a call has tried that ended early: none is after them.
+
+    The list that failed are the first pages without a status; it was sent off
+    because its end was reached, or a page came that could not join it, whose
+    status is written.
+    """
+    silent = status == syscalls.NO_STATUS
+    if not silent.any():
+        return len(status)
+    first = int(silent.argmax())
+    spoke = ~silent[first:]
+    return first + int(spoke.argmax()) if spoke.any() else len(status)
 
 
 def _settle(

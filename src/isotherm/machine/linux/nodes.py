@@ -85,15 +85,18 @@ class HostNodes:
         """See whether nodes have come or gone; return whether anything changed."""
         mark = self._read_mark()
         swap = self._read_swap()
-        same_swap = (swap and swap.name) == (self._swap and self._swap.name)
+        same_swap = _shape(swap) == _shape(self._swap)
         if mark == self._mark and same_swap and not self._stale:
-            self._swap = swap
             return False
         self._reread()
         return True
 
     def usage(self) -> Usage:
         """Return use and watermarks, columns of possible nodes and the pseudo node."""
+        if self._swap is not None:
+            # Its name and size change in ``refresh`` alone.
+            used = (self._read_swap() or self._swap).used_pages
+            self._swap = dataclasses.replace(self._swap, used_pages=used)
         swap = None if self._swap is None else (self._width, self._swap)
         usage = self._usage.read(self.memory_nodes, self._width, swap)
         # Blocks of a node come one after another: its size, and the frames it has.
@@ -157,6 +160,10 @@ class HostNodes:
 
     def _read_swap(self) -> SwapArea | None:
         return None if self._compressed is False else read_compressed_swap(self._root)
+
+
+def _shape(swap: SwapArea | None) -> tuple[str, int] | None:
+    return None if swap is None else (swap.name, swap.size_pages)
 
 
 def _read_possible(root: Path) -> tuple[int, ...]:

@@ -28,7 +28,9 @@ from isotherm.machine.linux.targets.target import Target
 #: Mappings are read again after this long even if the size has not changed: a
 #: mapping may have taken another's place.
 _MAPPINGS_NS: Final = 10 * NS_PER_S
-#: Cpuset, policies and locks: not before this long, and 200 times what reading
+#: Cpusets are looked at again after this long: 40 µs a process.
+_STATUS_NS: Final = NS_PER_S
+#: Policies and locks: not before this long, and 200 times what reading
 #: them took, which is half a per cent of a core.
 _RULES_NS: Final = 10 * NS_PER_S
 _RULES_REST: Final = 200
@@ -165,6 +167,11 @@ class Follower:
         self.cost_ns += time.perf_counter_ns() - began
         return changed, void
 
+    def reread_cpusets(self) -> None:
+        """Have the cpusets of all read at the next scan: nodes have come or gone."""
+        for target in self.targets.values():
+            target.status_ns = 0
+
     # -- who --------------------------------------------------------------
 
     def _open(self, pid: int, parent: int) -> None:
@@ -286,6 +293,11 @@ class Follower:
             self._tell(EventKind.EXEC, target)
         elif stat.threads != before.threads:
             self._tell(EventKind.THREADS, target, stat.threads)
+        if now_ns - target.status_ns >= _STATUS_NS or not target.status_ns:
+            had_locks = target.locks
+            target.read_status(now_ns)
+            if target.locks != had_locks:
+                target.read_ns = target.rules_ns = 0
         seen = target.seen
         if target.read_ns == 0 or stat.vsize_bytes != seen.vsize_bytes:
             return True

@@ -56,9 +56,11 @@ class Target:
         hugetlb: First pages of huge page pools' mappings.
         seen: What ``stat`` said when its mappings were read last.
         read_ns: When that was; 0: never.
-        rules_ns: When cpuset, policies and locks were read last.
+        status_ns: When cpuset, swap and the sum of locks were read last.
+        rules_ns: When policies and locks were read last.
         rules_cost_ns: What that took.
         swapped_pages: What it has in swap.
+        locks: Whether it has locked memory.
     """
 
     process: Process
@@ -71,9 +73,11 @@ class Target:
     locked: Ranges = field(default_factory=lambda: EMPTY)
     hugetlb: frozenset[int] = frozenset()
     read_ns: int = 0
+    status_ns: int = 0
     rules_ns: int = 0
     rules_cost_ns: int = 0
     swapped_pages: int = 0
+    locks: bool = False
     seen: Stat = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +98,7 @@ class Target:
         self.process.renew()
         self.mappings, self.managed = parse_maps(b""), Managed(EMPTY)
         self.bound, self.hugetlb, self.locked = (), frozenset(), EMPTY
-        self.read_ns = self.rules_ns = self.rules_cost_ns = 0
+        self.read_ns = self.rules_ns = self.rules_cost_ns = self.status_ns = 0
 
     def read_mappings(self, policy: MappingPolicy) -> bool:
         """Read what is mapped; return whether what is managed has changed.
@@ -139,8 +143,21 @@ class Target:
             left_out["empty"] = left_out.get("empty", 0) + empty
         return Managed(normalised(np.concatenate([ranges[~long], kept])), left_out)
 
+    def read_status(self, now_ns: int) -> None:
+        """Read which nodes its cpuset allows, and how much is locked and swapped.
+
+        Raises:
+            TargetGoneError: It has ended.
+        """
+        status = self.process.read_bytes("status")
+        self.allowed = _node_list(_ALLOWED, status)
+        swapped, locked = _SWAPPED.search(status), _LOCKED.search(status)
+        self.swapped_pages = int(swapped[1]) // 4 if swapped else 0
+        self.locks = locked is not None and int(locked[1]) > 0
+        self.status_ns = max(now_ns, 1)
+
     def read_rules(self) -> None:
-        """Read what its cpuset, its memory policies and its locks say.
+        """Read which mappings have a memory policy or are locked.
 
         ``numa_maps``, and ``smaps`` if something is locked, walk its page tables:
         20 to 140 ns a page, so this is called seldom.
@@ -149,13 +166,8 @@ class Target:
             TargetGoneError: It has ended.
             NotPermittedError: We may not look.
         """
-        status = self.process.read_bytes("status")
-        self.allowed = _node_list(_ALLOWED, status)
-        swapped = _SWAPPED.search(status)
-        self.swapped_pages = int(swapped[1]) // 4 if swapped else 0
-        locked = _LOCKED.search(status)
         self.locked = EMPTY
-        if locked is not None and int(locked[1]):
+        if self.locks:
             self.locked = parse_locked(self.process.read_bytes("smaps"))
         lists, self.hugetlb = parse_numa_maps(self.process.read_bytes("numa_maps"))
         ends = dict(
