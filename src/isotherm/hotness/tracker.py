@@ -85,6 +85,7 @@ class GammaTracker:
         self.blocks = -(-pages // BLOCK_PAGES)
         self.epoch_s = epoch_ns / NS_PER_S
         self._has_bits = Mechanism.ACCESSED_BIT in mechanisms
+        self._few_pages = self._all_pages = False
         self._seed = seed
         self._half_life_s = half_life_s
         self._region_half_life_s = region_half_life_s
@@ -168,7 +169,7 @@ class GammaTracker:
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
                 self._look_at_bits(batch.seen, b0, sparse=batch.source in SPARSE)
-        if not self._has_bits:
+        if not self._has_looks(bits):
             stripe = np.arange(
                 self._epoch % self._revisit_epochs,
                 self.blocks,
@@ -233,6 +234,17 @@ class GammaTracker:
         stride = max(1, self.pages // 65536)
         mean, _ = evidence.unpack_array(self.code[::stride])
         self.mean_rate = max(float(mean.mean()) * self._unit(), 0.05 * self.mean_rate)
+
+    def _has_looks(self, batches: list[HintBatch]) -> bool:
+        """Return whether looks at whole memory are to be waited for.
+
+        Pages drawn at random do not make memory as a whole decay; where they are
+        all that comes, every block decays in its turn.
+        """
+        for batch in batches:
+            self._few_pages = self._few_pages or batch.source in SPARSE
+            self._all_pages = self._all_pages or batch.source not in SPARSE
+        return self._has_bits and (self._all_pages or not self._few_pages)
 
     # ---- evidence
 

@@ -175,6 +175,7 @@ class BackgroundEngine:
             # What promised the moves that are still on the way, and those to come.
             ended = [e.batch.page for e in self._ended]
             flying = np.concatenate([self.state.in_flight, *ended])
+            self._epoch_ns = dt_ns
             self._todo += self._handle(event)
             self._changed.notify_all()
         older = [_only(plan, flying) for plan in self._plans]

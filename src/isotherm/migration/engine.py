@@ -148,8 +148,9 @@ class MigrationEngine:
         """Go on at a share of the quota; 0: plans wait."""
         self.state.handle(Throttled(self._machine.clock.now_ns(), share))
 
-    def close(self) -> None:
-        """Do nothing: nothing is on the way between two calls."""
+    def close(self) -> bool:
+        """Return True: nothing is on the way between two calls."""
+        return True
 
     @property
     def cost(self) -> CostModel:

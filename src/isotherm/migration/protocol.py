@@ -53,6 +53,6 @@ class Engine(Protocol):
         """Go on at a share of the quota: 1 all of it, 0 nothing starts."""
         ...
 
-    def close(self) -> None:
-        """Start nothing more, and return when nothing is on the way."""
+    def close(self) -> bool:
+        """Start nothing more; return whether nothing is on the way any more."""
         ...

@@ -18,6 +18,7 @@ from isotherm.hints.batch import (
     AccessedBits,
     FaultDelays,
     HintBatch,
+    LiveMechanism,
     Look,
     Mechanism,
     RegionCounts,
@@ -35,6 +36,9 @@ from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
+DRAWN = frozenset(LiveMechanism)  # looks at pages drawn at random, not at memory
+DEAR = 1.5  # times the known cost of an entry: once may be chance
+DEAR_WALKS = 8  # in a row are not
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
@@ -88,6 +92,7 @@ class Isotherm:
         self._sampling = SamplePlanner(setup.sampling_period)
         self._poison = PoisonPlanner(setup.pages, self._epoch_s)
         self._entry_ns = ENTRY_NS
+        self._dear_walks = 0  # in a row
         self._rate: Floats = np.zeros(CELLS)
         self._recoverable = FIRST_HOPE
         self._patience = 1.0
@@ -98,24 +103,27 @@ class Isotherm:
 
     def renew(self, change: SpacesChanged) -> None:
         """Take renewed pages out of the counts; make room for new ones."""
-        self._setup = replace(self._setup, pages=change.pages)
-        self._stride = max(1, change.pages // FOLLOWED_PAGES)
-        self._cell = grown(self._cell, change.pages)
-        self._counted = grown(self._counted, change.pages, cell_module.NOT_COUNTED)
+        pages = max(self._setup.pages, change.pages)
+        self._setup = replace(self._setup, pages=pages)
+        self._stride = max(1, pages // FOLLOWED_PAGES)
+        self._cell = grown(self._cell, pages)
+        self._counted = grown(self._counted, pages, cell_module.NOT_COUNTED)
         for start, end in change.renewed.tolist():
             counted = self._counted[start:end]
             known = counted != cell_module.NOT_COUNTED
             gone = (self._cell[start:end][known], counted[known])
             np.subtract.at(self._count, gone, 1)
             counted[:] = cell_module.NOT_COUNTED
-        self._scan.renew(change.pages)
-        self._poison.renew(change.pages)
+        self._scan.renew(pages)
+        self._poison.renew(pages)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the moves that pay, and where to look next."""
         view = cast("EvidenceView", epoch.hotness)
         mean_rate = max(view.mean_rate, 1e-9)
         seen = self._learn(epoch.hints)
+        if len(epoch.node) < view.pages:  # before the first space has come
+            return Plan()
         population = self._assign(view, epoch, view.reference / mean_rate)
         total = population.sum(1)
         present = int(total.sum())
@@ -229,16 +237,26 @@ class Isotherm:
         page = page.ravel()
         bit = np.unpackbits(seen.bits[few], bitorder="little").astype(np.bool_)
         interval_s = float(seen.interval_s[few].mean()) if len(page) else 0.0
-        entry_ns = batch.background_ns / max(1, entries)
-        if 0 < entry_ns < 1.5 * self._entry_ns:  # the first walk of all bills for more
-            self._entry_ns = entry_ns
+        drawn = batch.source in DRAWN
+        if not drawn:
+            self._learn_entry(batch.background_ns / max(1, entries))
         inside = page < self._setup.pages
         inside[inside] = self._counted[page[inside]] < self._tiers
         page, bit = page[inside], bit[inside]
         if interval_s <= 0 or not len(page):
             return None
         self._rates.add_bits(self._cell[page], bit, interval_s)
-        return float(bit.mean()), interval_s
+        return None if drawn else (float(bit.mean()), interval_s)
+
+    def _learn_entry(self, entry_ns: float) -> None:
+        """Follow what an entry costs; a dear walk now and then is no price."""
+        if entry_ns >= DEAR * self._entry_ns:
+            self._dear_walks += 1
+            if self._dear_walks < DEAR_WALKS:  # the first walk of all bills for more
+                return
+        self._dear_walks = 0
+        if entry_ns > 0:
+            self._entry_ns = entry_ns
 
     def _assign(
         self, view: EvidenceView, epoch: Epoch, relative: float
