@@ -16,6 +16,7 @@ from isotherm.hints.batch import (
 )
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.hotness.tracker import GammaTracker
+from isotherm.machine.protocol import SpacesChanged
 
 PAGES = 4099  # the last block of eight holds three
 HOT = 512  # pages; every observation says that the first ones are hot
@@ -83,6 +84,50 @@ def hints(request: pytest.FixtureRequest) -> frozenset[Mechanism]:
 
 
 ALL = np.arange(PAGES, dtype=np.uint32)
+
+
+def test_a_new_owner_starts_from_nothing(make, hints: frozenset[Mechanism]) -> None:
+    """Renewed and new pages are alike, at the mean; the others stay as they were."""
+    tracker = make(hints)
+    rng = np.random.default_rng(1)
+    for epoch in range(1, 13):
+        batches = tuple(observe(m, rng) for m in sorted(hints))
+        before = tracker.update(batches, epoch * EPOCH_NS, 4.0).rate(ALL)
+    more = PAGES + 1000
+    tracker.renew(SpacesChanged(more, np.array([[0, 256], [1000, 1003]], np.int64)))
+    view = tracker.update((), 13 * EPOCH_NS, 4.0)
+    rate = view.rate(np.arange(more, dtype=np.uint32))
+    assert more == view.pages == len(rate)
+    assert len(view.region_rate()) == -(-more // 8)
+    new = np.concatenate(
+        [np.arange(256), np.arange(1000, 1003), np.arange(PAGES, more)]
+    )
+    assert rate[new] == pytest.approx(view.mean_rate, rel=0.2)
+    kept = np.setdiff1d(ALL, new)
+    for part in (kept[kept < HOT], kept[kept >= HOT]):
+        assert rate[part].mean() == pytest.approx(before[part].mean(), rel=0.25)
+    # What comes next is evidence like any other, for old pages and new ones.
+    for epoch in range(14, 20):
+        batches = tuple(observe(m, rng) for m in sorted(hints))
+        view = tracker.update(batches, epoch * EPOCH_NS, 4.0)
+    assert np.isfinite(view.rate(np.arange(more, dtype=np.uint32))).all()
+    assert more == view.histogram()[1].sum()
+
+
+def test_no_change_changes_nothing(make, hints: frozenset[Mechanism]) -> None:
+    """A change of nothing, as where only nodes have come, leaves every rate."""
+    nothing = SpacesChanged(PAGES, np.empty((0, 2), np.int64))
+    found = []
+    for changes in (0, 3):
+        tracker = make(hints)
+        rng = np.random.default_rng(1)
+        for epoch in range(1, 8):
+            for _ in range(changes):
+                tracker.renew(nothing)
+            batches = tuple(observe(m, rng) for m in sorted(hints))
+            view = tracker.update(batches, epoch * EPOCH_NS, 4.0)
+        found.append(view.rate(ALL).tobytes())
+    assert found[0] == found[1]
 
 
 def test_rates_are_rates(make, hints: frozenset[Mechanism]) -> None:

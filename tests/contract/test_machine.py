@@ -24,15 +24,47 @@ def move(machine: Any, page: list[int], node: list[int]) -> Any:
 
 
 def test_spaces_tile_the_flat_index(bench: Any) -> None:
-    """They ascend, do not overlap, and end with the last page."""
+    """They ascend, do not overlap, and end within the index; huge pages align."""
     machine = bench.machine
     spaces = machine.spaces
     assert len(spaces) > 0
     ends = [space.base + space.pages for space in spaces]
     assert all(space.pages > 0 for space in spaces)
     assert all(end <= s.base for end, s in zip(ends, spaces[1:], strict=False))
-    assert machine.pages == ends[-1]
+    assert machine.pages >= ends[-1]
+    if bench.is_exact:
+        assert machine.pages == ends[-1]
     assert all(space.owner for space in spaces)
+    assert all(space.base % 512 == space.start_page % 512 for space in spaces)
+
+
+def test_what_no_space_holds_has_no_memory(bench: Any) -> None:
+    """Page numbers between and behind the spaces are nobody's."""
+    machine = bench.machine
+    held = np.zeros(machine.pages, np.bool_)
+    for space in machine.spaces:
+        held[space.base : space.base + space.pages] = True
+    assert set(machine.placement()[~held].tolist()) <= {NOT_PRESENT}
+
+
+def test_spaces_change_with_a_refresh_only(bench: Any) -> None:
+    """A refresh says what has changed; the index never shrinks."""
+    machine = bench.machine
+    for _ in range(3):
+        pages, spaces = machine.pages, machine.spaces
+        bench.touch(np.arange(64))
+        assert (pages, spaces) == (machine.pages, machine.spaces)
+        change = machine.refresh()
+        if change is None:
+            assert (pages, spaces) == (machine.pages, machine.spaces)
+            continue
+        assert pages <= change.pages == machine.pages == len(machine.placement())
+        renewed = change.renewed
+        assert (np.int64, 2) == (renewed.dtype, renewed.shape[1])
+        flat = renewed.ravel()
+        assert (np.diff(flat) >= 0).all(), "ascending, not overlapping"
+        assert (renewed[:, 0] < renewed[:, 1]).all()
+        assert not len(flat) or (flat[0] >= 0 and flat[-1] <= change.pages)
 
 
 def test_every_node_with_memory_is_in_one_tier(bench: Any) -> None:

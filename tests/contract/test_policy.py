@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.hints.batch import BLOCK_PAGES, Mechanism
+from isotherm.hotness.tracker import GammaTracker
 from isotherm.lab import simulate as lab
+from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
+from isotherm.machine.sim.machine import SimMachine
+from isotherm.machine.sim.spec import load_machine
+from isotherm.policy.bounds import KnownFuture
 from isotherm.policy.plan import Epoch, Plan, Policy, Reason, Setup
 from isotherm.policy.registry import BOUNDS, POLICIES, make_policy
 
@@ -20,6 +25,8 @@ MACHINES = ("dram-cxl", "hbm-dram-cxl", "two-socket-cxl", "dram-pmem")
 REFUSED = {("lru", "two-socket-cxl")}
 #: Those that plan moves in such a run.
 MOVERS = {"isotherm", "numab2", "tpp", "hemem", "memtis", "clairvoyant"}
+#: Those that follow spaces that come and go.
+FOLLOWERS = {"isotherm", "first-touch"}
 SUBSETS = [
     frozenset(subset)
     for n in range(len(Mechanism) + 1)
@@ -50,6 +57,7 @@ def check_moves(plan: Plan, epoch: Epoch) -> None:
     in_a_tier = [node for tier in epoch.topology.tiers for node in tier.nodes]
     assert set(moves.node.tolist()) <= set(in_a_tier)
     assert (epoch.node[moves.page] != moves.node).all(), "moved to where it is"
+    assert (epoch.node[moves.page] != NOT_PRESENT).all(), "nothing there to move"
     assert set(moves.reason.tolist()) <= {int(reason) for reason in Reason}
     assert not np.isinf(moves.gain_ns).any()
 
@@ -167,6 +175,54 @@ def test_trouble(policy: str, held: list[Held]) -> None:
     faults = {"busy": 0.3, "no_memory": 0.1, "vanished": 0.1, "pinned": 0.1}
     run(policy, faults=faults)
     assert held[-1].decided > 15
+
+
+class Holey(SimMachine):
+    """A machine on which one page in seven has no memory."""
+
+    def placement(self) -> np.ndarray:
+        """Return the placement, with holes."""
+        node = super().placement().copy()
+        node[3::7] = NOT_PRESENT
+        return node
+
+
+@pytest.mark.parametrize("policy", [p for p in POLICIES if p not in BOUNDS])
+def test_pages_without_memory(
+    policy: str, held: list[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in no tier: no plan names them (see `check_moves`)."""
+    monkeypatch.setattr(lab, "SimMachine", Holey)
+    run(policy)
+    assert held[-1].decided > 15
+    if policy in MOVERS:
+        assert held[-1].moves > 0, "nothing was held to anything"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_spaces_that_change(policy: str) -> None:
+    """A policy goes on with new pages, or says that it does not."""
+    machine = SimMachine(load_machine("dram-cxl"), PAGES + 513, 0.25)
+    machine.place((np.arange(PAGES + 513) % 4 > 0).astype(np.uint8))
+    setup = Setup(
+        PAGES, machine.topology, machine.capacity, 500_000_000, 1, frozenset()
+    )
+    future = KnownFuture(np.ones((4, PAGES), np.uint16))
+    made = make_policy(policy, setup, future)
+    change = SpacesChanged(PAGES + 513, np.array([[0, 64]], np.int64))
+    if policy not in FOLLOWERS:
+        with pytest.raises(UnsupportedError, match=policy):
+            made.renew(change)
+        return
+    made.renew(change)
+    tracker = GammaTracker(PAGES + 513, 500_000_000, frozenset())
+    plan = made.decide(
+        Epoch(
+            0, 0, 500_000_000, machine.topology, machine.usage(), machine.placement(),
+            machine.latency_ns(), np.full((2, 2), 2500.0), tracker.update((), 0, 1.0),
+        )
+    )  # fmt: skip
+    assert len(plan.moves) == len(set(plan.moves.page.tolist()))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
