@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from vmtest.layout import LAYOUTS
 
 NODES = Path("/sys/devices/system/node")
