@@ -122,7 +122,7 @@ def parse_maps(text: bytes) -> Mappings:
     for found in _LINE.finditer(text):
         start = int(found[1], 16) // PAGE_BYTES
         end = int(found[2], 16) // PAGE_BYTES
-        if start < reached or end <= start or end >= 1 << 52:
+        if start < reached or end <= start or end > 1 << 51:
             continue  # vsyscall lies in the kernel's half
         reached = end
         shared = found[5] == b"s"
@@ -220,15 +220,18 @@ _POLICY = re.compile(
     rb"(?:=[a-z_|]+)?(?::[0-9,-]+)?)(?: ([^\n]*))?$",
     re.MULTILINE,
 )
-_BIND: Final = re.compile(rb"^bind(?:=[a-z_|]+)?:([0-9,-]+)$")
+#: Policies with nodes that memory is not to leave: for ``prefer`` they are a wish.
+_BIND: Final = re.compile(
+    rb"^(?:bind|interleave|weighted interleave)(?:=[a-z_|]+)?:([0-9,-]+)$"
+)
 
 
 def parse_numa_maps(text: bytes) -> tuple[dict[int, str], frozenset[int]]:
     r"""Return what ``/proc/PID/numa_maps`` says that ``maps`` does not.
 
     Returns:
-        The node list of each mapping that is bound to nodes, by first virtual page,
-        and the first pages of those that are of a huge page pool.
+        The node list of each mapping that is bound to nodes or interleaved over
+        them, by first virtual page, and the first pages of those that are of a huge page pool.
 
     >>> parse_numa_maps(b"7f0000000000 bind=static:1-2 anon=3 N1=3\n")[0]
     {34091302912: '1-2'}

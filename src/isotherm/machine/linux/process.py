@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 import select
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -330,12 +332,27 @@ def _as_error(pid: int, error: OSError) -> IsothermError:
         )
     if code == errno.ENOSYS:
         return UnsupportedError(f"pid {pid}: the kernel has no pidfd_open: {name}")
-    if code == errno.EINVAL:
-        return UsageError(f"pid {pid}: is a thread, expected a process")
-    if code in (errno.ESRCH, errno.ENOENT, errno.EBADF):
+    # For a thread pidfd_open says EINVAL, newer kernels ENOENT.
+    leader = _leader(pid) if code in (errno.EINVAL, errno.ENOENT) else pid
+    if leader != pid:
+        return UsageError(
+            f"pid {pid}: is a thread, expected a process",
+            hint=f"its process is {leader}",
+        )
+    if code in (errno.ESRCH, errno.ENOENT, errno.EBADF, errno.EINVAL):
         return gone(pid)
     more = code in (errno.EMFILE, errno.ENFILE)
     return IsothermError(
         f"pid {pid}: cannot be looked at: {name}",
         hint="ulimit -n, and fs.file-max, bound the processes" if more else None,
     )
+
+
+def _leader(pid: int) -> int:
+    """Return the process that a thread belongs to; itself where nobody can say."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return pid
+    found = re.search(r"^Tgid:\s*([0-9]+)$", text, re.MULTILINE)
+    return int(found[1]) if found else pid
