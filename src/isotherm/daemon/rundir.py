@@ -3,6 +3,7 @@
 =====================  =====================================================
 ``run-PID.json``       what it manages and since when; for stop, top, doctor
 ``run-PID.journal``    what it changed in the kernel (``core.changes``)
+``run-PID.sock``       answers ``isotherm explain`` (``daemon.socket``)
 ``targets.lock``       byte PID is locked by whoever manages process PID; byte
                        0 by whoever steers the kernel's own movers
 =====================  =====================================================
@@ -103,6 +104,11 @@ class RunDirectory:
         """Of this process."""
         return self.directory / f"run-{self._pid}.journal"
 
+    @property
+    def socket(self) -> Path:
+        """Where this process answers questions."""
+        return self.directory / f"run-{self._pid}.sock"
+
     # -- this daemon -------------------------------------------------------
 
     def announce(self, record: RunRecord) -> None:
@@ -170,6 +176,9 @@ class RunDirectory:
         for path in self.directory.glob("run-*.json"):
             record = _read(path)
             if record is None or record.pid not in alive:
+                path.unlink(missing_ok=True)
+        for path in self.directory.glob("run-*.sock"):
+            if path.stem.removeprefix("run-") not in {str(pid) for pid in alive}:
                 path.unlink(missing_ok=True)
         return said
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,8 @@ from typing import Any, Final
 import structlog
 
 from isotherm.core.changes import HostChanges
-from isotherm.core.errors import NotPermittedError, UsageError
+from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
+from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
 from isotherm.daemon.doctor.permissions import effective_capabilities, has
 from isotherm.daemon.host import Host, open_host
@@ -30,7 +31,7 @@ from isotherm.daemon.rundir import (
     start_ticks,
 )
 from isotherm.daemon.service import Service
-from isotherm.daemon.targets import find_cgroup
+from isotherm.daemon.targets import check_processes, find_cgroup
 from isotherm.daemon.waiting import Waiter
 
 #: What moving other processes' pages, seeing frames and steering DAMON needs.
@@ -99,11 +100,12 @@ def run_session(request: Request) -> Ended:
         UsageError: The target is no target.
     """
     check_permitted(request.root)
+    check_processes(request.pids)
+    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
     runs = RunDirectory(request.run_directory or run_directory())
     for line in runs.recover():
         log.warning("recovered", after="a run that was killed", what=line)
     others = _look_at_others(request)
-    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
     with ExitStack() as stack:
         waiter = stack.enter_context(Waiter())
         changes = HostChanges(runs.journal)
@@ -252,8 +254,21 @@ class _Session:
                 targets=self._describe_target(pids),
                 pids=pids,
                 command=tuple(sys.argv),
+                socket=None
+                if self.request.mover == "kernel"
+                else str(self.runs.socket),
             )
         )
+
+    def _answering(self, service: Service) -> AbstractContextManager[object]:
+        """Answer ``isotherm explain`` meanwhile; a run goes on where it cannot."""
+        child = () if self.child is None else (self.child.pid,)
+        targets = self._describe_target(self.request.pids or child)
+        try:
+            return Answers(service, self.runs.socket, targets)
+        except IsothermError as error:
+            log.warning("no-explain-socket", why=error.message)
+            return nullcontext()
 
     # -- the two movers ----------------------------------------------------
 
@@ -279,7 +294,7 @@ class _Session:
                 service.engine.move_cost_ns(),
             )
         try:
-            with host.serving(service):
+            with host.serving(service), self._answering(service):
                 log.info(
                     "run",
                     target=self._describe_target(request.pids),

@@ -41,6 +41,7 @@ MOST_ANSWER_BYTES: Final = 1 << 26
 CLIENT_S: Final = 5.0
 #: An address in sun_path (include/uapi/linux/un.h), with its final zero.
 _MOST_PATH: Final = 108
+_MOST_READS: Final = 16
 _UCRED: Final = struct.Struct("iII")
 
 
@@ -123,13 +124,19 @@ class ExplainSocket:
                 # A client that goes away hurts nobody but itself.
                 with contextlib.suppress(OSError):
                     client.sendall(self._reply(client) + b"\n")
+                    client.shutdown(socket.SHUT_WR)
+                    for _ in range(_MOST_READS):  # of a question that was too long
+                        if not client.recv(1 << 16):
+                            break
 
     def _reply(self, client: socket.socket) -> bytes:
         from isotherm.observability.jsonable import encode_json  # noqa: PLC0415
 
         try:
+            # Read first: a socket closed with data unread loses what was sent to it.
+            line = _read_line(client, MOST_QUESTION_BYTES)
             _check_peer(client)
-            question = _parse(_read_line(client, MOST_QUESTION_BYTES))
+            question = _parse(line)
             return encode_json({"answer": self._answer(question)})
         except IsothermError as error:
             told = {
