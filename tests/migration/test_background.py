@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,17 @@ def test_any_quota_lets_something_go(make, quota):
     until(lambda: engine.totals.applied >= 1)
     machine.clock.advance(2 * S)
     until(lambda: 2 == engine.totals.applied)
+
+
+def test_what_is_kept_free_stays_free(make):
+    """Up to the high watermark of a node nothing is moved there, nor may be planned."""
+    machine, engine = make([8, 8], column(1, 1, 1, 1, 1, 1, 1, 1))
+    plain = machine.usage
+    machine.usage = lambda: replace(plain(), high_pages=np.array([5, 9]))
+    assert [3, 0] == engine.usable(machine.usage()).capacity_pages.tolist()
+    engine.submit(up(range(8)), S)
+    assert engine.finish(DEADLINE_S)
+    assert [0, 0, 0, 1, 1, 1, 1, 1] == machine.node.tolist()
 
 
 def test_without_a_quota(make):

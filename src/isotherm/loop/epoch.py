@@ -69,7 +69,7 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
             now_ns=machine.clock.now_ns(),
             dt_ns=dt_ns,
             topology=machine.topology,
-            usage=machine.usage(),
+            usage=engine.usable(machine.usage()),
             node=machine.placement(),
             latency_ns=machine.latency_ns(),
             move_cost_ns=engine.move_cost_ns(),

@@ -13,6 +13,7 @@ what has not started, and the brake works after one batch.
 import errno
 import threading
 from collections import deque
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from isotherm.core.errors import IsothermError, TargetGoneError
 from isotherm.core.units import NS_PER_S
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import Machine, SpacesChanged
+from isotherm.machine.protocol import Machine, SpacesChanged, Usage
 from isotherm.migration.books import Books, Ended, move_batch
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.engine import NO_LIMIT_PAGES
@@ -170,7 +171,7 @@ class BackgroundEngine:
             return Outcome.none()
         with self._changed:
             # Read under the lock: no batch ends between the count and the plan.
-            usage, node = machine.usage(), machine.placement()
+            usage, node = self.usable(machine.usage()), machine.placement()
             event = PlanArrived(machine.clock.now_ns(), moves, usage, node)
             # What promised the moves that are still on the way, and those to come.
             ended = [e.batch.page for e in self._ended]
@@ -189,6 +190,15 @@ class BackgroundEngine:
     def move_cost_ns(self) -> NDArray[np.float64]:
         """Return the expected cost of a page in a batch, float64[nodes, nodes]."""
         return self.books.move_cost_ns()
+
+    def usable(self, usage: Usage) -> Usage:
+        """Return the usage without what stays free: up to the high watermark.
+
+        Moves into the last free pages would have the kernel reclaim for them, and
+        take the room in which new memory is born.
+        """
+        capacity = np.maximum(usage.capacity_pages - usage.high_pages, 0)
+        return replace(usage, capacity_pages=capacity)
 
     def move_limit_pages(self) -> int:
         """Return how many moves an epoch's quota lets go, less those on the way."""
@@ -223,9 +233,10 @@ class BackgroundEngine:
         return self._share
 
     def finish(self, timeout_s: float) -> bool:
-        """Wait until all that was planned is done; return whether it is.
+        """Wait until all that can be done of the plan is; return whether it is.
 
-        Waiting ends early where nothing goes on: throttled to 0, or closed.
+        Wishes may be left for which there is no room. Waiting ends early where
+        nothing goes on: throttled to 0, or closed.
 
         Args:
             timeout_s: Longest wait.
@@ -300,7 +311,9 @@ class BackgroundEngine:
 
     @property
     def _is_done(self) -> bool:
-        return not (self._todo or self.state.queued or len(self.state.in_flight))
+        if self._todo or len(self.state.in_flight):
+            return False
+        return not self.state.queued or self.state.is_blocked
 
     def _handle(self, *events: Event) -> list[MoveBatch]:
         """Hand events to the state; the lock is held."""
@@ -332,7 +345,7 @@ class BackgroundEngine:
                     return self._todo.popleft()
                 if pause_s > 0:
                     self._changed.wait(min(pause_s, self._slice_s))
-                elif self.state.queued and self._share > 0:
+                elif self._share > 0 and not self._is_done:
                     self._changed.wait(self._slice_s)
                     if self.state.queued and not self._todo and not self._closing:
                         self._todo += self._handle(Tick(clock.now_ns()))

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import Machine, SpacesChanged
+from isotherm.machine.protocol import Machine, SpacesChanged, Usage
 from isotherm.migration.books import Books, Ended, derive_tier_rank, move_batch
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.events import (
@@ -138,6 +138,10 @@ class MigrationEngine:
         Of fewer where batches are kept smaller.
         """
         return self.books.move_cost_ns()
+
+    def usable(self, usage: Usage) -> Usage:
+        """Return the usage as it is: the simulated machine allocates nothing else."""
+        return usage
 
     def move_limit_pages(self) -> int:
         """Return how many pages the quota lets go now, for ``Epoch``."""

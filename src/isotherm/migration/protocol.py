@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import SpacesChanged
+from isotherm.machine.protocol import SpacesChanged, Usage
 from isotherm.policy.plan import Moves, Outcome
 
 
@@ -31,6 +31,10 @@ class Engine(Protocol):
 
     def move_cost_ns(self) -> NDArray[np.float64]:
         """Return the expected cost of a page in a batch, float64[nodes, nodes]."""
+        ...
+
+    def usable(self, usage: Usage) -> Usage:
+        """Return a machine's usage as far as plans may count on it."""
         ...
 
     def move_limit_pages(self) -> int:

@@ -130,6 +130,11 @@ class MigrationState:
         return len(self._queue)
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether no wish that waits has room, until usage is told or a batch ends."""
+        return not any(self._room.free(path[1]) for path in self._queue.waiting)
+
+    @property
     def batches_in_flight(self) -> Mapping[int, MoveBatch]:
         """Batches on the way, ``{id: batch}`` (live: do not write)."""
         return self._in_flight

@@ -151,7 +151,8 @@ class Epoch:
         now_ns: The machine's time, at the end of the epoch.
         dt_ns: Length of the epoch.
         topology: Nodes and tiers.
-        usage: Capacity, use, watermarks per node.
+        usage: Capacity, use, watermarks per node; of the capacity what plans may
+            count on.
         node: Placement, uint8[pages] (a view).
         latency_ns: Loaded latency, float64[initiators, nodes].
         move_cost_ns: Expected cost of moving one page in a batch,
