@@ -176,6 +176,8 @@ class LiveAccessedBits:
     def _keep_to_budget(self) -> None:
         now_ns = self._now_ns()
         passed = now_ns - self._start_ns
+        if passed <= 0:
+            return
         if self._cost_ns > self._budget * passed and self.thinned < 1 << 16:
             self.thinned *= 2
         elif self._cost_ns < 0.3 * self._budget * passed and self.thinned > 1:

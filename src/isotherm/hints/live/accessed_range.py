@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Self
 
 import numpy as np
@@ -32,9 +33,11 @@ from isotherm.hints.live.userfaultfd import RemoteUserfaultfd, inject
 from isotherm.machine.linux.process import Process
 from isotherm.machine.linux.spaces import SpaceMap
 
-#: Looks into which one interval is divided: a share of pages touched in it becomes
-#: the share that a look of a millionth of it would have found.
-CHECKS: Final = 1 << 20
+#: A share of pages is told as so many positive checks of so few: with more checks
+#: than these the evidence would be saturated. Columns: checks, positive ones.
+SHARES: Final = np.array(
+    [[1, 0], [1, 1], [3, 2]] + [[n, 1] for i in range(1, 11) for n in (1 << i, 3 << i)]
+)
 LONGEST: Final = 64  # times the interval that was asked for
 _MAPPING: Final = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) [^\n]*\n"
@@ -66,15 +69,16 @@ def parse_smaps(text: bytes) -> NDArray[np.int64]:
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def checks_found(share: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Return of ``CHECKS`` looks how many would find a bit.
+def nearest_share(share: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return for each share the row of ``SHARES`` that is nearest to it.
 
-    If a share ``s`` of pages is touched in an interval, then ``1 - (1 - s)^(1/n)``
-    is in an n-th of it, touches being independent (Poisson).
+    >>> SHARES[nearest_share(np.array([0.0, 0.26, 0.5, 0.9]))].tolist()
+    [[1, 0], [4, 1], [2, 1], [1, 1]]
     """
-    share = np.clip(share, 0.0, 1.0 - 1e-4)
-    found = np.rint(CHECKS * -np.expm1(np.log1p(-share) / CHECKS))
-    return np.asarray(found, np.uint32)
+    told = SHARES[1:, 1] / SHARES[1:, 0]
+    apart = np.abs(np.log(np.maximum(share, 1e-9))[:, None] - np.log(told))
+    row = apart.argmin(axis=1) + 1
+    return np.where(share < 0.5 * told.min(), 0, row)
 
 
 def alternate(
@@ -181,8 +185,11 @@ class AccessedRanges:
         """Keep looking at all mappings."""
 
     def drain(self) -> tuple[HintBatch, ...]:
-        """Return a batch a process whose interval is over."""
-        batches = []
+        """Return what was touched of processes whose interval is over.
+
+        Mappings of which about the same share was touched make a batch.
+        """
+        batches: list[HintBatch] = []
         with self._guard:
             if not self._open:
                 return ()
@@ -193,9 +200,7 @@ class AccessedRanges:
                 last_ns = self._cleared.get(pid)
                 now_ns = self._now_ns()
                 if last_ns is None or now_ns - last_ns >= self.interval_s * 1e9:
-                    batch = self._look_at(pid, last_ns)
-                    if batch is not None:
-                        batches.append(batch)
+                    batches += self._look_at(pid, last_ns)
         return tuple(batches)
 
     def _forget(self, pid: int) -> None:
@@ -225,7 +230,7 @@ class AccessedRanges:
             # What cannot be registered (a special mapping) stays whole.
             uffd.register(start, end)
 
-    def _look_at(self, pid: int, last_ns: int | None) -> HintBatch | None:
+    def _look_at(self, pid: int, last_ns: int | None) -> list[HintBatch]:
         spent_ns = time.thread_time_ns()
         try:
             process = self._processes.get(pid)
@@ -242,11 +247,11 @@ class AccessedRanges:
                 os.close(fd)
         except (OSError, IsothermError):
             self._forget(pid)
-            return None
+            return []
         self._cleared[pid] = self._now_ns()
         spent_ns = time.thread_time_ns() - spent_ns
         if last_ns is None or len(mapping) == 0:
-            return None
+            return []
         gathered_s = (read_ns - last_ns) / 1e9
         self._keep_to_budget(spent_ns, gathered_s)
         region, first, last = to_flat(
@@ -256,22 +261,27 @@ class AccessedRanges:
         region = region[order]
         share = mapping[:, 3] / np.maximum(mapping[:, 2], 1)
         touched = int(mapping[np.unique(region), 3].sum())
-        seen = RegionCounts(
-            first[order].astype(np.uint32),
-            last[order].astype(np.uint32),
-            checks_found(share)[region],
-            np.zeros(len(region), np.uint32),
-            CHECKS,
-            gathered_s / CHECKS,
-        )
-        return HintBatch(
-            self.name,
-            last_ns,
-            read_ns,
-            seen,
-            application_ns=touched * SET_BIT_NS,
-            background_ns=float(spent_ns),
-        )
+        row = nearest_share(share)[region]
+        batches = []
+        for which in np.unique(row).tolist():
+            here = row == which
+            checks, found = SHARES[which].tolist()
+            seen = RegionCounts(
+                first[order][here].astype(np.uint32),
+                last[order][here].astype(np.uint32),
+                np.full(int(here.sum()), found, np.uint32),
+                np.zeros(int(here.sum()), np.uint32),
+                checks,
+                gathered_s,
+            )
+            batches.append(HintBatch(self.name, last_ns, read_ns, seen))
+        if batches:
+            batches[0] = replace(
+                batches[0],
+                application_ns=touched * SET_BIT_NS,
+                background_ns=float(spent_ns),
+            )
+        return batches
 
     def _keep_to_budget(self, spent_ns: int, gathered_s: float) -> None:
         share = spent_ns * max(1, len(self._processes)) / (gathered_s * 1e9)

@@ -267,8 +267,9 @@ class DamonRegions:
             seen = self._kdamond.tried_regions()
             time_ns = np.full(len(seen), self._now_ns(), np.int64)
             which = self._target_of(seen[:, 0])
-            with self._guard:
-                self._reports.append(Regions(time_ns, which, *seen.T))
+            if len(seen):
+                with self._guard:
+                    self._reports.append(Regions(time_ns, which, *seen.T))
             return
         with self._guard:
             self._collect()
