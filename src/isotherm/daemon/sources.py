@@ -7,6 +7,7 @@ given for the target.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final, Protocol
 
 import structlog
@@ -63,13 +64,41 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Wants:
+    """What a source is made from.
+
+    Attributes:
+        machine: Whose memory.
+        config: Settings.
+        changes: Where what is changed is written down.
+        intrusive: Processes in which something may be changed.
+    """
+
+    machine: LinuxMachine
+    config: Config
+    changes: HostChanges
+    intrusive: frozenset[int] = frozenset()
+
+    @property
+    def epoch_ns(self) -> int:
+        """Length of an epoch."""
+        return round(self.config.loop.epoch_s * NS_PER_S)
+
+    @property
+    def budget(self) -> float:
+        """CPU time that looking may take, as a share of one CPU."""
+        return self.config.budget.cpu_percent / 100
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
     """One kind of source.
 
     Attributes:
         name: As ``isotherm doctor`` names it.
         intrusive: Whether it changes something in the target.
-        enough: Whether it sees every page's accesses, so that no other is needed.
+        enough: Whether it sees all pages' reads and writes, so that no other is
+            needed.
         probe: Says whether it is there.
         make: Builds it.
     """
@@ -78,69 +107,142 @@ class _Kind:
     intrusive: bool
     enough: bool
     probe: Callable[[], Availability]
-    make: Callable[[LinuxMachine, Config, HostChanges], LiveSource]
+    make: Callable[[Wants], LiveSource]
 
 
-def _probe_page_table() -> Availability:
-    from isotherm.hints.live.page_table import PageTableBits  # noqa: PLC0415
+def _bits(module: str, reader: str, name: str) -> Kind:
+    """Return a kind that reads accessed bits of single pages."""
 
-    return PageTableBits.probe()
+    def driver() -> Any:
+        return getattr(import_module(f"isotherm.hints.live.{module}"), reader)
 
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.accessed_bits import (  # noqa: PLC0415  # lazily
+            LiveAccessedBits,
+        )
 
-def _make_page_table(
-    machine: LinuxMachine, config: Config, changes: HostChanges
-) -> LiveSource:
-    from isotherm.hints.live.accessed_bits import LiveAccessedBits  # noqa: PLC0415
-    from isotherm.hints.live.page_table import PageTableBits  # noqa: PLC0415
+        return LiveAccessedBits(
+            driver()(),
+            wants.machine.space_map,
+            wants.epoch_ns,
+            budget=wants.budget,
+            now_ns=wants.machine.clock.now_ns,
+        )
 
-    return LiveAccessedBits(
-        PageTableBits(),
-        machine.space_map,
-        round(config.loop.epoch_s * NS_PER_S),
-        budget=config.budget.cpu_percent / 100,
-        now_ns=machine.clock.now_ns,
-    )
-
-
-def _probe_hint_fault() -> Availability:
-    from isotherm.hints.live.page_fault import PageFaultSource  # noqa: PLC0415
-
-    return PageFaultSource.probe()
+    return Kind(name, False, True, lambda: _fact(driver().probe()), make)
 
 
-def _make_hint_fault(
-    machine: LinuxMachine, config: Config, changes: HostChanges
-) -> LiveSource:
-    from isotherm.hints.live.page_fault import PageFaultSource  # noqa: PLC0415
+def _damon() -> Kind:
+    """Return DAMON: regions of the processes' memory, and single pages in it."""
 
-    return PageFaultSource(
-        machine.space_map,
-        machine.clock,
-        placement=machine.placement,
-        fast_nodes=machine.topology.tiers[0].nodes,
-        changes=changes,
-    )
+    def probe() -> Availability:
+        from isotherm.hints.live.damon import DamonRegions  # noqa: PLC0415  # lazily
 
+        return DamonRegions.probe()
 
-def _probe_page_out() -> Availability:
-    from isotherm.hints.live.page_out import PageOutSource  # noqa: PLC0415
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.damon import DamonRegions  # noqa: PLC0415  # lazily
+        from isotherm.hints.live.damon_admin import DamonAdmin  # noqa: PLC0415
 
-    return PageOutSource.probe()
+        return DamonRegions(
+            wants.machine.space_map,
+            DamonAdmin(wants.changes, 1),
+            budget=wants.budget / 2,
+            now_ns=wants.machine.clock.now_ns,
+        )
 
-
-def _make_page_out(
-    machine: LinuxMachine, config: Config, changes: HostChanges
-) -> LiveSource:
-    from isotherm.hints.live.page_out import PageOutSource  # noqa: PLC0415
-
-    return PageOutSource(machine.space_map, machine.clock, seed=config.loop.seed)
+    return Kind("damon", False, True, probe, make)
 
 
-#: Best first: bits of every page; DAMON's regions; faults; a sample put out.
+def _hint_fault() -> Kind:
+    def probe() -> Availability:
+        from isotherm.hints.live.page_fault import PageFaultSource  # noqa: PLC0415
+
+        return PageFaultSource.probe()
+
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.page_fault import PageFaultSource  # noqa: PLC0415
+
+        return PageFaultSource(
+            wants.machine.space_map,
+            wants.machine.clock,
+            placement=wants.machine.placement,
+            fast_nodes=wants.machine.topology.tiers[0].nodes,
+            changes=wants.changes,
+        )
+
+    return Kind("hint-fault", False, False, probe, make)
+
+
+def _accessed_range() -> Kind:
+    def probe() -> Availability:
+        from isotherm.hints.live.accessed_range import AccessedRanges  # noqa: PLC0415
+
+        return AccessedRanges.probe()
+
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.accessed_range import AccessedRanges  # noqa: PLC0415
+
+        return AccessedRanges(
+            wants.machine.space_map,
+            budget=wants.budget / 2,
+            intrusive=wants.intrusive,
+            now_ns=wants.machine.clock.now_ns,
+        )
+
+    return Kind("accessed-range", False, False, probe, make)
+
+
+def _page_out() -> Kind:
+    def probe() -> Availability:
+        from isotherm.hints.live.page_out import PageOutSource  # noqa: PLC0415  # lazily
+
+        return PageOutSource.probe()
+
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.page_out import PageOutSource  # noqa: PLC0415  # lazily
+
+        return PageOutSource(
+            wants.machine.space_map,
+            wants.machine.clock,
+            seed=wants.config.loop.seed,
+        )
+
+    return Kind("page-out", False, False, probe, make)
+
+
+def _write_tracking() -> Kind:
+    def probe() -> Availability:
+        from isotherm.hints.live.write_tracking import (  # noqa: PLC0415  # lazily
+            WriteTrackingSource,
+        )
+
+        return WriteTrackingSource.probe()
+
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.write_tracking import (  # noqa: PLC0415  # lazily
+            WriteTrackingSource,
+        )
+
+        return WriteTrackingSource(
+            wants.machine.space_map,
+            wants.machine.clock,
+            intrusive=wants.intrusive,
+            seed=wants.config.loop.seed,
+        )
+
+    return Kind("write-tracking", True, False, probe, make)
+
+
+#: Best first: bits of every page; DAMON's regions; faults; what is left.
 KINDS: Final = (
-    _Kind("page-table", False, True, _probe_page_table, _make_page_table),
-    _Kind("hint-fault", False, False, _probe_hint_fault, _make_hint_fault),
-    _Kind("page-out", False, False, _probe_page_out, _make_page_out),
+    _bits("idle_page", "IdlePageBits", "idle-page"),
+    _bits("page_table", "PageTableBits", "page-table"),
+    _damon(),
+    _hint_fault(),
+    _accessed_range(),
+    _page_out(),
+    _write_tracking(),
 )
 
 
@@ -150,34 +252,37 @@ def choose_sources(
     changes: HostChanges,
     *,
     intrusive: bool = False,
-    kinds: tuple[_Kind, ...] = KINDS,
+    kinds: tuple[Kind, ...] = KINDS,
 ) -> tuple[Chosen, ...]:
     """Return the sources to look with; none is open yet.
 
     ``["auto"]`` takes the first that is there and sees enough by itself, else all
-    that are there. Named ones are all taken, or refused.
+    that are there; with ``intrusive`` also those that change something in the
+    target. Named ones are all taken, or refused.
 
     Raises:
         UsageError: A name is not known, or needs ``--intrusive``.
         UnsupportedError: A named one, or all of them, are not there.
     """
-    wanted = config.sources.use
-    if tuple(wanted) != ("auto",):
-        return tuple(
-            _named(name, machine, config, changes, intrusive, kinds) for name in wanted
-        )
+    allowed = frozenset(machine.follower.targets) if intrusive else frozenset[int]()
+    wants = Wants(machine, config, changes, allowed)
+    names = tuple(config.sources.use)
+    if names != ("auto",):
+        return tuple(_named(name, wants, kinds, intrusive=intrusive) for name in names)
     chosen: list[Chosen] = []
     missing: list[Availability] = []
+    enough = False
     for kind in kinds:
-        if kind.intrusive and not intrusive:
+        if (kind.intrusive and not intrusive) or (enough and not kind.intrusive):
             continue
         found = kind.probe()
         if not found.present:
             missing.append(found)
-            continue
-        if kind.enough:
-            return (Chosen(kind.name, found.why, kind.make(machine, config, changes)),)
-        chosen.append(Chosen(kind.name, found.why, kind.make(machine, config, changes)))
+        elif kind.enough:
+            chosen = [Chosen(kind.name, found.why, kind.make(wants))]
+            enough = True
+        else:
+            chosen.append(Chosen(kind.name, found.why, kind.make(wants)))
     if not chosen:
         raise UnsupportedError(
             "nothing to look with: "
@@ -188,12 +293,7 @@ def choose_sources(
 
 
 def _named(
-    name: str,
-    machine: LinuxMachine,
-    config: Config,
-    changes: HostChanges,
-    intrusive: bool,
-    kinds: tuple[_Kind, ...],
+    name: str, wants: Wants, kinds: tuple[Kind, ...], *, intrusive: bool
 ) -> Chosen:
     by_name = {kind.name: kind for kind in kinds}
     kind = by_name.get(name)
@@ -211,4 +311,10 @@ def _named(
     found = kind.probe()
     if not found.present:
         raise UnsupportedError(f"{name}: {found.why}", hint=found.command)
-    return Chosen(name, found.why, kind.make(machine, config, changes))
+    return Chosen(name, found.why, kind.make(wants))
+
+
+def _fact(found: Any) -> Availability:
+    """Return what a driver that is found by name says of itself."""
+    assert isinstance(found, Availability)  # noqa: S101  # each driver's probe
+    return found
