@@ -201,7 +201,8 @@ def test_a_kernel_without_damon_is_named(tmp_path: Path) -> None:
     found = probe(tmp_path / "none", tmp_path)
     assert not found.present
     assert str(tmp_path / "none/kdamonds/nr_kdamonds") in found.why
-    assert found.command == "a kernel with CONFIG_DAMON_SYSFS (and VADDR, PADDR)"
+    assert found.why.endswith("a kernel with CONFIG_DAMON_SYSFS (and VADDR, PADDR)")
+    assert found.command is None
 
 
 def test_what_the_kernel_refuses_is_an_error(damon: FakeDamon) -> None:

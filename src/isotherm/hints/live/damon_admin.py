@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from isotherm.core.availability import Availability
 from isotherm.core.changes import Facts, HostChanges, read_value, undoes, write_value
 from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedError
+from isotherm.hints.live.facts import missing
 from isotherm.machine.linux.syscalls import errno_name
 
 ADMIN: Final = Path("/sys/kernel/mm/damon/admin")
@@ -346,7 +347,7 @@ def probe(admin: Path = ADMIN, modules: Path = MODULES) -> Availability:
     try:
         other = in_use(admin, modules)
     except IsothermError as error:
-        return Availability(name, "source", False, error.message, error.hint)
+        return missing(name, error)
     if other is not None:
         return Availability(name, "source", False, *other)
     return Availability(name, "source", True, f"{admin} is there and nobody uses it")

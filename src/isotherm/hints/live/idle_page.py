@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from isotherm.core.availability import Availability
 from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedError
 from isotherm.hints.live.bit_reader import GRANULE, Bits, Granules
+from isotherm.hints.live.facts import missing
 from isotherm.hints.live.frame_map import Pagemaps, ReadEntries
 from isotherm.machine.linux.pagemap import FRAME, PRESENT
 from isotherm.machine.linux.syscalls import errno_name
@@ -55,7 +56,7 @@ class IdlePageBits:
         try:
             reader.open()
         except IsothermError as error:
-            return Availability("idle-page", "source", False, error.message, error.hint)
+            return missing("idle-page", error)
         finally:
             reader.close()
         return Availability("idle-page", "source", True, f"{bitmap} can be written")

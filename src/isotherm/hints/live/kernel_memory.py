@@ -127,7 +127,7 @@ class KernelMemory:
                         if address == 0:
                             raise NotPermittedError(
                                 f"{path}: the kernel hides its addresses",
-                                hint="sysctl kernel.kptr_restrict=1, as root",
+                                hint="sysctl -w kernel.kptr_restrict=1",
                             )
                         return address
                     rest = rest[-4096:]

@@ -30,6 +30,7 @@ from isotherm.core.units import PAGE_BYTES
 from isotherm.hints.live.bit_reader import GRANULE, GRANULE_BLOCKS, Bits, Granules
 from isotherm.hints.live.btf import TypeInfo
 from isotherm.hints.live.clearing import Clearing
+from isotherm.hints.live.facts import missing
 from isotherm.hints.live.kernel_memory import KernelMemory
 
 ENTRIES: Final = 512
@@ -138,16 +139,14 @@ class PageTableBits:
     def probe() -> Availability:
         """Return whether the accessed bits of this very process can be read."""
         reader = PageTableBits()
-        command = None
         try:
             reader.open()
-            why = "/proc/kcore shows page tables; one read gives 512 accessed bits"
-            return Availability("page-table", "source", True, why)
         except IsothermError as error:
-            command = error.hint
-            return Availability("page-table", "source", False, error.message, command)
+            return missing("page-table", error)
         finally:
             reader.close()
+        why = "/proc/kcore shows page tables; one read gives 512 accessed bits"
+        return Availability("page-table", "source", True, why)
 
     def open(self) -> None:
         """Find the tables, and check them against pagemap on this process.
