@@ -38,9 +38,13 @@ HALF_LIFE_S: Final = 120.0
 #: Touches taken for granted in a run that nobody has seen touched: half a touch,
 #: the shape of the tracker's prior (docs/reference/hotness.md).
 PRIOR_TOUCHES: Final = 0.5
-#: Page-seconds that a source must have watched of a run before it is believed: a
+#: Page-seconds that a source must have looked at a run before it is believed: a
 #: block of eight for 2 s.
-LEAST_WATCHED_S: Final = 16.0
+LEAST_LOOKED_S: Final = 16.0
+#: A page that is wanted back sooner, on average, is not worth the two moves. It is
+#: also what keeps hot pages in: bits cannot tell how hot a page is that is touched
+#: within every window.
+LEAST_AWAY_S: Final = 30.0
 #: Runs asked to be looked at in an epoch, each for so long: a block of each.
 LOOKS: Final = 32
 WINDOW_S: Final = 4.0
@@ -77,7 +81,8 @@ class Reclaim:
         self._is_lower[self._lower] = len(setup.topology.tiers) > 1
         runs = -(-setup.pages // RUN_PAGES)
         self._touches: Floats = np.zeros(runs)
-        self._watched_s: Floats = np.zeros(runs)  # by sources, page-seconds
+        self._looked_s: Floats = np.zeros(runs)  # by sources, page-seconds
+        self._quiet_s: Floats = np.zeros(runs)  # of it, without a touch
         self._silent_s: Floats = np.zeros(runs)  # of pages that are out
         self._asked = np.zeros(runs, np.uint32)  # epoch of the last look asked for
         self._rng = np.random.default_rng(setup.seed)
@@ -98,7 +103,8 @@ class Reclaim:
         self._stays = grown(self._stays, pages)
         runs = -(-pages // RUN_PAGES)
         self._touches = grown(self._touches, runs)
-        self._watched_s = grown(self._watched_s, runs)
+        self._looked_s = grown(self._looked_s, runs)
+        self._quiet_s = grown(self._quiet_s, runs)
         self._silent_s = grown(self._silent_s, runs)
         self._asked = grown(self._asked, runs)
         for start, end in change.renewed.tolist():
@@ -107,7 +113,8 @@ class Reclaim:
             self._stays[start:end] = 0
             first, last = start // RUN_PAGES, -(-end // RUN_PAGES)
             self._touches[first:last] = 0
-            self._watched_s[first:last] = 0
+            self._looked_s[first:last] = 0
+            self._quiet_s[first:last] = 0
             self._silent_s[first:last] = 0
             self._asked[first:last] = 0
 
@@ -119,13 +126,17 @@ class Reclaim:
         stall_ns = self._stall_ns(epoch)
         fade = 2.0 ** (-dt_s / HALF_LIFE_S)
         self._touches *= fade
-        self._watched_s *= fade
+        self._looked_s *= fade
+        self._quiet_s *= fade
         self._silent_s *= fade
         self._learn(epoch.hints)
+        done = epoch.outcome
+        went = done.page[(done.errno == 0) & self._is_lower[done.node]]
+        self._was_out[went] = True  # though it may have come back meanwhile
         returned = self._follow(node, out, dt_s, epoch.index)
         share = returned * stall_ns / max(epoch.dt_ns, 1)
         self._stall_share += 0.2 * (share - self._stall_share)
-        seconds = np.maximum(self._watched_s + self._silent_s, 1e-9)
+        seconds = np.maximum(self._quiet_s + self._silent_s, 1e-9)
         rate = (self._touches + PRIOR_TOUCHES) / seconds
         moves, expected = self._choose(epoch, out, rate, stall_ns)
         notes = {
@@ -140,7 +151,7 @@ class Reclaim:
         there = self._by_run(~out & (epoch.node != NOT_PRESENT)) >= BLOCK_PAGES
         patience = 2 + int(WINDOW_S / self._epoch_s)
         waits = (self._asked > 0) & (self._asked + patience > epoch.index)
-        run = np.flatnonzero(there & ~waits & (self._watched_s < LEAST_WATCHED_S))
+        run = np.flatnonzero(there & ~waits & (self._looked_s < LEAST_LOOKED_S))
         run = np.sort(self._rng.permutation(run)[:LOOKS])
         self._asked[run] = epoch.index + 1
         return tuple(
@@ -172,7 +183,9 @@ class Reclaim:
             # When a touched page was touched is not known: half the time was quiet.
             quiet = (watched - 0.5 * touched) * seen.interval_s
             np.add.at(self._touches, run[known], touched[known])
-            np.add.at(self._watched_s, run[known], quiet[known])
+            np.add.at(self._quiet_s, run[known], quiet[known])
+            looked = watched * seen.interval_s
+            np.add.at(self._looked_s, run[known], looked[known])
 
     def _follow(
         self,
@@ -206,7 +219,8 @@ class Reclaim:
         count_out, count = self._by_run(out), self._by_run(able)
         per_page = rate * stall_ns / NS_PER_S
         spent = max(float(per_page @ count_out), self._stall_share)
-        candidate = np.flatnonzero((count > 0) & (self._watched_s >= LEAST_WATCHED_S))
+        known = (self._looked_s >= LEAST_LOOKED_S) & (rate * LEAST_AWAY_S <= 1.0)
+        candidate = np.flatnonzero((count > 0) & known)
         order = candidate[np.argsort(rate[candidate], kind="stable")]
         total = spent + np.cumsum(per_page[order] * count[order])
         run = order[: int(np.searchsorted(total, self._budget))]

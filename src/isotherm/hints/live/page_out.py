@@ -106,12 +106,14 @@ class PageOutSource:
         window_s: How long they stay before they are looked at; a look's own
             window comes first. 0: until the next drain.
         fetch: Read the pages back into the swap cache at once, so that a touch
-            only maps them; costs this process their decompression.
+            only maps them; costs this process their decompression. Not with
+            ``keep_out``: what is fetched takes memory again.
         keep_out: Leave what nobody has touched where it is. Otherwise it is
             brought back when its window ends.
         seed: Of the drawing.
         process_of: Returns the process of a pid that the spaces name, or None; the
             machine's, so that both mean the same one. None: opened here.
+        root: Root of the host's files, for the check of its swap.
     """
 
     mechanism = LiveMechanism.PAGE_OUT
@@ -127,14 +129,16 @@ class PageOutSource:
         keep_out: bool = False,
         seed: int = 1,
         process_of: Callable[[int], Process | None] | None = None,
+        root: Path = Path("/"),
     ) -> None:
+        self._root = root
         self._process_of = process_of
         self._gone: set[int] = set()
         self._spaces = spaces
         self._clock = clock
         self._blocks = sample_blocks
         self._window_s = window_s
-        self._fetch = fetch
+        self._fetch = fetch and not keep_out  # a fetched page takes memory again
         self._keep_out = keep_out
         self._rng = np.random.default_rng(seed)
         self._processes: dict[int, Process] = {}
@@ -183,7 +187,7 @@ class PageOutSource:
         Raises:
             UnsupportedError: There is no compressed swap, or no process_madvise(2).
         """
-        found = self.probe()
+        found = self.probe(self._root)
         if not found.present:
             raise UnsupportedError(f"{found.name}: {found.why}", hint=found.command)
         self._start_ns = self._clock.now_ns()
