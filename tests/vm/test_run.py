@@ -41,9 +41,8 @@ def target(start: Start) -> Iterator[subprocess.Popen[str]]:
     assert "ready" == words[0]
     child.hot = int(words[1])
     yield child
-    if child.poll() is None and child.stdin is not None and not child.stdin.closed:
-        child.stdin.close()
-        assert "intact\n" == child.stdout.readline()
+    if child.poll() is None:
+        assert "intact\n" == finish(child)
 
 
 @pytest.fixture
@@ -97,6 +96,15 @@ class Isotherm:
         """Wait for its end; return exit code and stdout."""
         out, _ = self.process.communicate(timeout=LIMIT_S)
         return self.process.returncode, out
+
+
+def finish(child: subprocess.Popen[str]) -> str:
+    """Let a hot-and-cold process end; return what it says of its memory."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+    return child.stdout.readline()
 
 
 def pages_on(pid: int, address: int, node: int) -> int:
@@ -202,10 +210,7 @@ def test_a_target_that_ends(
     """When the process ends, the run ends with 5."""
     run = isotherm("run", "--pid", str(target.pid))
     await_true(lambda: "hints=" in run.said, "it runs", LIMIT_S)
-    assert target.stdin is not None
-    assert target.stdout is not None
-    target.stdin.close()
-    assert "intact\n" == target.stdout.readline()
+    assert "intact\n" == finish(target)
     assert 0 == target.wait()
     assert 5 == run.end()[0]
     assert not RUN.exists()

@@ -34,6 +34,11 @@ ASKED_PAGES: Final = 1 << 14
 #: Epochs that the fast share is smoothed over.
 SMOOTH: Final = 0.2
 
+#: How long a page is thought to stay where it was moved, seconds, and one that
+#: came back soon (the engine's window).
+STAY_S: Final = 300.0
+PING_PONG_S: Final = 10.0
+
 log = structlog.get_logger()
 
 
@@ -261,12 +266,22 @@ class Service:
             self.engine.throttle(shift.share)
 
     def _gain(self) -> float | None:
-        """Return what moves gain over those held back, in standard errors."""
-        hold_back = self.engine.books.hold_back
+        """Return what moves gain over those held back, in standard errors.
+
+        The comparison charges a whole move to the time that a page is followed.
+        Most moves last longer: of their cost only as much counts here as that time
+        is of a stay.
+        """
+        hold_back, totals = self.engine.books.hold_back, self.engine.totals
         found = None if hold_back is None else hold_back.compare()
-        if found is None or self.brake.share <= 0:
+        if hold_back is None or found is None or self.brake.share <= 0:
             return None
-        return found.realised_ns / max(found.error_ns, 1e-9)
+        back = totals.ping_pong / max(1, totals.applied)
+        followed_s = hold_back.horizon_ns / NS_PER_S
+        stay_s = max(followed_s, STAY_S * (1 - back) + PING_PONG_S * back)
+        cost_ns = found.moved * totals.cost_ns / max(1, totals.tried)
+        gain_ns = found.realised_ns + cost_ns * (1 - followed_s / stay_s)
+        return float(gain_ns) / max(float(found.error_ns), 1e-9)
 
     def _account(self, step: Step) -> None:
         """Add up costs; change the pace where they do not fit the budget."""

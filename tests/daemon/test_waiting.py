@@ -1,0 +1,58 @@
+"""Waiting: for time, signals, and the end of a process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from isotherm.daemon.waiting import STOP_SIGNAL, Waiter
+
+
+def test_time_passes():
+    """Without a signal a wait lasts as long as it was asked to."""
+    with Waiter() as waiter:
+        began = time.monotonic()
+        assert not waiter.wait(0.05)
+        assert time.monotonic() - began >= 0.05
+        assert waiter.signal is None
+
+
+def test_a_signal_ends_a_wait_at_once():
+    """The first signal is kept; every later wait ends at once."""
+    with Waiter() as waiter:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        assert waiter.wait(60)
+        assert time.monotonic() - began < 30
+        os.kill(os.getpid(), signal.SIGINT)
+        assert waiter.wait(60)
+        assert signal.SIGTERM == waiter.signal
+
+
+def test_the_end_of_a_process_ends_a_wait():
+    """A watched process that ends is no signal, but a reason to look."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    pidfd = os.pidfd_open(child.pid)
+    with Waiter() as waiter:
+        waiter.watch(pidfd)
+        assert not waiter.wait(0.01)
+        assert child.stdin is not None
+        child.stdin.close()
+        assert waiter.wait(60)
+        assert waiter.signal is None
+    child.wait()
+    os.close(pidfd)
+
+
+def test_handlers_are_put_back():
+    """Afterwards signals do what they did before."""
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)]
+    with Waiter():
+        assert before != [
+            signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
+        ]
+    assert before == [
+        signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
+    ]
