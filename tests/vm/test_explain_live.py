@@ -1,0 +1,131 @@
+"""A daemon asked why, and a trace recorded, on a kernel with two tiers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isotherm.core.errors import IsothermError
+from isotherm.core.units import PAGE_BYTES
+from isotherm.daemon.asking import ask_about, list_managed
+from isotherm.workloads.native.truth import TruthReader
+
+PAGES = 8192
+
+
+@pytest.fixture
+def workload(tmp_path, start, await_true, quiet_kernel):
+    """Return a native workload on the slow node, a tenth of it hot."""
+    path = tmp_path / "truth"
+    start(
+        [
+            sys.executable,
+            *("-m", "isotherm.workloads.native", "gups", "--pages", str(PAGES)),
+            *("--rate", "15", "--duration", "0", "--place", "bind:1"),
+            *("--set", "hot_pages=0.1", "--huge", "never", "--truth", str(path)),
+            "--json",
+        ]
+    )
+    await_true(path.exists, "the workload makes its truth file", 120)
+    reader = TruthReader(path)
+    reader.wait_until_running(120)
+    return reader
+
+
+@pytest.mark.slow
+def test_a_running_daemon_says_why(workload, tmp_path, monkeypatch, await_true):
+    """Ranges, moves and placement in the answer are those of the process."""
+    monkeypatch.setenv("ISOTHERM_RUN_DIRECTORY", str(tmp_path / "run"))
+    daemon = subprocess.Popen(
+        [
+            sys.executable,
+            *("-m", "isotherm", "run", "--pid", str(workload.pid), "--json"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    found: dict = {}
+
+    def moved() -> bool:
+        assert daemon.poll() is None
+        try:
+            found.update(ask_about(workload.pid))
+        except IsothermError:
+            return False
+        return sum(move["errno"] == 0 for move in found["moves"]) > 100
+
+    try:
+        await_true(moved, "the daemon moves pages and says so", 200)
+        first = workload.address // PAGE_BYTES
+        promoted = {
+            move["page"] - first
+            for move in found["moves"]
+            if move["errno"] == 0 and move["dst"] == 0
+        }
+        node = workload.snapshot().node
+        ours = [page for page in promoted if 0 <= page < PAGES]
+        assert len(ours) > 50
+        assert (node[ours] == 0).mean() > 0.7  # some may have gone back since
+        assert any(
+            run["start"] < workload.address + PAGES * PAGE_BYTES
+            and run["end"] > workload.address
+            for run in found["ranges"]
+        )
+        page = workload.address + PAGE_BYTES * ours[0]
+        one = ask_about(workload.pid, (page, page + PAGE_BYTES))
+        assert 1 == one["nr_pages"]
+        assert 1 == sum(group["nr_pages"] for group in one["why"])
+        managed = list_managed()
+        assert [daemon.pid] == [run["pid"] for run in managed]
+        said = subprocess.run(
+            [sys.executable, "-m", "isotherm", "explain", "--pid", str(workload.pid)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"pid {workload.pid}: " in said.stdout
+        assert "promoted" in said.stdout
+    finally:
+        daemon.terminate()
+        out, _ = daemon.communicate(timeout=60)
+    assert json.loads(out)["promoted_pages"] >= len(ours)
+    assert [] == list((tmp_path).glob("run/*.sock"))
+
+
+@pytest.mark.slow
+def test_a_recorded_process_is_as_hot_as_it_counts(workload, tmp_path):
+    """The hottest pages of the trace are those that the workload touched most."""
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    from isotherm.daemon.trace_record import Wanted, record_processes
+
+    os.environ["ISOTHERM_RUN_DIRECTORY"] = str(tmp_path / "run")
+    before = workload.snapshot().counts
+    out = tmp_path / "live.parquet"
+    info = record_processes(
+        Wanted((workload.pid,), out, duration_s=25.0, cpu_percent=100.0)
+    )
+    counts = workload.snapshot().counts - before
+    assert info.accesses > 0
+    assert f"pid {workload.pid}" in info.provenance.details["processes"]
+    table = pq.read_table(out, columns=["page", "count", "raw_page"]).to_pydict()
+    raw = {
+        page: number
+        for page, number in zip(table["page"], table["raw_page"], strict=True)
+        if number is not None
+    }
+    first = workload.address // PAGE_BYTES
+    seen = np.zeros(PAGES)
+    for page, count in zip(table["page"], table["count"], strict=True):
+        at = raw[page] - first
+        if 0 <= at < PAGES:
+            seen[at] += count
+    hottest = PAGES // 10
+    true = set(np.argsort(counts)[-hottest:].tolist())
+    found = set(np.argsort(seen)[-hottest:].tolist())
+    assert len(true & found) > 0.7 * hottest
+    assert not Path(tmp_path / "run").exists()
