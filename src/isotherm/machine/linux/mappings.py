@@ -231,7 +231,8 @@ def parse_numa_maps(text: bytes) -> tuple[dict[int, str], frozenset[int]]:
 
     Returns:
         The node list of each mapping that is bound to nodes or interleaved over
-        them, by first virtual page, and the first pages of those that are of a huge page pool.
+        them, by first virtual page, and the first pages of those that are of a huge
+        page pool.
 
     >>> parse_numa_maps(b"7f0000000000 bind=static:1-2 anon=3 N1=3\n")[0]
     {34091302912: '1-2'}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.errors import UnsupportedError
+from isotherm.core.kernels import kernel
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.linux import syscalls
 from isotherm.machine.protocol import NOT_PRESENT
@@ -108,10 +109,10 @@ def scan(
             return Scan(_pages_of(found), result)
         if result:
             found.append(regions[:result].astype(np.int64))
-        reached = int(argument[4])
-        if reached <= at:
+        if result < len(regions):
+            # The walk is over, though walk_end may be a border before (Linux 6.18).
             break
-        at = reached
+        at = max(int(argument[4]), int(regions[-1, 1]))
     return Scan(_pages_of(found))
 
 
@@ -135,6 +136,65 @@ def can_scan() -> bool:
         os.close(fd)
 
 
+#: Swap types that are swap areas; above them stand entries for migration, broken
+#: frames and device memory (MAX_SWAPFILES in include/linux/swap.h, at its least).
+LEAST_SPECIAL_TYPE: Final = 23
+_SWAP_TYPE: Final = 31
+_UNKNOWN: Final = 254
+
+
+def _nodes_of_entries_numpy(
+    entries: NDArray[np.uint64],
+    node_of_block: NDArray[np.uint8],
+    shift: int,
+    zero: int,
+    swap_node: int,
+    out: NDArray[np.uint8],
+) -> None:
+    frame = entries & FRAME
+    block = np.minimum(frame >> np.uint64(shift), np.uint64(len(node_of_block) - 1))
+    out[:] = node_of_block[block.astype(np.int64)]
+    out[frame == 0] = _UNKNOWN
+    if zero:
+        out[frame == zero] = NOT_PRESENT
+    out[(entries & PRESENT) == 0] = NOT_PRESENT
+    swapped = (entries & SWAPPED) != 0
+    swapped &= (entries & np.uint64(_SWAP_TYPE)) < LEAST_SPECIAL_TYPE
+    out[swapped] = swap_node
+
+
+@kernel(twin=_nodes_of_entries_numpy)
+def nodes_of_entries(
+    entries: NDArray[np.uint64],
+    node_of_block: NDArray[np.uint8],
+    shift: int,
+    zero: int,
+    swap_node: int,
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the node of each pagemap entry; see ``FrameNodes.placement``.
+
+    Entries of migration, broken frames and device memory look swapped out; they
+    are no memory.
+    """
+    last = len(node_of_block) - 1
+    for i in range(len(entries)):
+        entry = entries[i]
+        frame = np.int64(entry & np.uint64(0x7FFFFFFFFFFFFF))
+        if (entry >> np.uint64(63)) & np.uint64(1):
+            if frame == 0:
+                out[i] = 254
+            elif frame == zero:
+                out[i] = 255
+            else:
+                block = min(frame >> shift, np.int64(last))
+                out[i] = node_of_block[block]
+        elif (entry >> np.uint64(62)) & np.uint64(1) and (frame & 31) < 23:
+            out[i] = swap_node
+        else:
+            out[i] = 255
+
+
 class FrameNodes:
     """Which node a frame is on, from the memory blocks of sysfs.
 
@@ -149,7 +209,7 @@ class FrameNodes:
     """
 
     #: No node, or not known.
-    UNKNOWN: Final = 254
+    UNKNOWN: Final = _UNKNOWN
 
     def __init__(self, root: Path = Path("/")) -> None:
         base = root / "sys/devices/system"
@@ -169,14 +229,17 @@ class FrameNodes:
             ) from error
         if not pairs:
             raise UnsupportedError(f"{base}/node: no memory block in any node")
-        #: Frames of one block.
+        #: Frames of one block: a power of two.
         self.block_frames = size // PAGE_BYTES
         last = max(block for block, _ in pairs)
         self._node = np.full(last + 2, self.UNKNOWN, np.uint8)
         for block, node in pairs:
             unknown = self._node[block] == self.UNKNOWN and node < self.UNKNOWN
             self._node[block] = node if unknown else self.UNKNOWN
+        self._shift = self.block_frames.bit_length() - 1
         self._zero = zero_frame()
+        # Compiled now, not in the first turn of somebody with a budget.
+        self.placement(np.zeros(1, np.uint64))
 
     def nodes(self, frame: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Return the node of each frame, UNKNOWN where nobody says."""
@@ -193,14 +256,8 @@ class FrameNodes:
         where it is swapped out, UNKNOWN where the frame's node, or the frame itself,
         is not to be seen.
         """
-        frame = entries & FRAME
-        node = self.nodes(frame)
-        node[frame == 0] = self.UNKNOWN
-        if self._zero:
-            node[frame == self._zero] = NOT_PRESENT
-        node[(entries & PRESENT) == 0] = NOT_PRESENT
-        if swap_node != NOT_PRESENT:
-            node[(entries & SWAPPED) != 0] = swap_node
+        node = np.empty(len(entries), np.uint8)
+        nodes_of_entries(entries, self._node, self._shift, self._zero, swap_node, node)
         return node
 
 

@@ -11,19 +11,15 @@ from numpy.typing import NDArray
 from isotherm.core.errors import NotPermittedError, TargetGoneError
 from isotherm.machine.linux import moving
 from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
-from isotherm.machine.linux.pagemap import PRESENT, SWAPPED, FrameNodes
+from isotherm.machine.linux.pagemap import FrameNodes, nodes_of_entries
 from isotherm.machine.linux.process import Process
-from isotherm.machine.linux.spaces import SpaceMap
+from isotherm.machine.linux.spaces import GRANULE, SpaceMap
 from isotherm.machine.protocol import NOT_PRESENT
 
-#: Pages read at once: 512 KiB of entries, 2 ms at 32 ns a page.
+#: Pages read at once: 512 KiB of entries, 1 to 3 ms.
 CHUNK_PAGES: Final = 1 << 16
 #: New pages are read for so long in a turn, whatever the budget.
 URGENT_NS: Final = 50_000_000
-#: Swap types that are swap areas; above them stand entries for migration, broken
-#: frames and device memory (MAX_SWAPFILES in include/linux/swap.h, at its least).
-_LEAST_SPECIAL_TYPE: Final = 23
-_TYPE_BITS: Final = np.uint64(31)
 
 
 class Seen(Protocol):
@@ -77,7 +73,8 @@ class PlacementTable:
         self._pages = 0
         self._urgent: Ranges = EMPTY
         self._cursor = 0
-        self._pass_began = 0
+        #: What reading a page has cost of late.
+        self._page_ns = 50.0
         self.turns = Turns()
 
     @property
@@ -145,8 +142,7 @@ class PlacementTable:
                 self.turns.pass_ns = now_ns
                 continue
             low = max(int(base[at]), self._cursor)
-            per_page = self.turns.cost_ns / max(self.turns.pages, 1) or 50.0
-            fits = max(512, int((budget_ns - spent) / per_page))
+            fits = max(512, int((budget_ns - spent) / self._page_ns))
             high = min(int(end[at]), low + min(CHUNK_PAGES, fits))
             vpage = int(start_vpage[at] + low - base[at])
             self._read(processes.get(int(owner[at])), low, high, vpage)
@@ -164,6 +160,7 @@ class PlacementTable:
         """Read flat pages ``[low, high)``, which begin at a virtual page."""
         if process is None:
             return
+        began = time.perf_counter_ns()
         try:
             new = self._nodes_of(process, vpage, vpage + high - low)
         except (TargetGoneError, NotPermittedError):
@@ -173,6 +170,9 @@ class PlacementTable:
         self.turns.foreign += int(np.count_nonzero(both))
         self.turns.pages += high - low
         old[:] = new
+        if high - low >= GRANULE:
+            cost = (time.perf_counter_ns() - began) / (high - low)
+            self._page_ns += 0.2 * (cost - self._page_ns)
 
     def _nodes_of(self, process: Process, start: int, end: int) -> NDArray[np.uint8]:
         """Return the nodes of virtual pages ``[start, end)``."""
@@ -182,14 +182,12 @@ class PlacementTable:
             return self._ask(process, every)
         entries = process.pagemap(start, end)
         out_to = NOT_PRESENT if swap is None else swap
-        if swap is not None:
-            _clear_special(entries)
         if frames is not None:
             node = frames.placement(entries, out_to)
         else:
-            node = np.full(len(entries), NOT_PRESENT, np.uint8)
-            node[(entries & PRESENT) != 0] = FrameNodes.UNKNOWN
-            node[(entries & SWAPPED) != 0] = out_to
+            no_blocks = np.full(1, FrameNodes.UNKNOWN, np.uint8)
+            node = np.empty(len(entries), np.uint8)
+            nodes_of_entries(entries, no_blocks, 0, 0, out_to, node)
         unknown = node == FrameNodes.UNKNOWN
         if unknown.any():
             page = np.flatnonzero(unknown)
@@ -201,10 +199,3 @@ class PlacementTable:
         found = moving.where(process, vpage)
         found[(found < 0) | (found >= FrameNodes.UNKNOWN)] = NOT_PRESENT
         return found.astype(np.uint8)
-
-
-def _clear_special(entries: NDArray[np.uint64]) -> None:
-    """Clear entries that look swapped out and are not: broken frames and the like."""
-    swapped = np.flatnonzero((entries & SWAPPED) != 0)
-    special = (entries[swapped] & _TYPE_BITS) >= _LEAST_SPECIAL_TYPE
-    entries[swapped[special]] = 0
