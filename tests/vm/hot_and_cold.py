@@ -2,9 +2,9 @@
 
 Started by tests as ``python hot_and_cold.py NODE HOT_MIB COLD_MIB``. It says
 ``ready HOT_ADDRESS COLD_ADDRESS``, then touches one byte of every hot page, over
-and over, until something comes on its standard input; last it checks that every page still says
-what was written there. Nothing beyond the standard library: it starts quickly
-where code runs slowly.
+and over, until something comes on its standard input; last it checks that every
+page still says what was written there. Nothing beyond the standard library: it
+starts quickly where code runs slowly.
 """
 
 import ctypes

@@ -102,6 +102,9 @@ def run(
     if verbose:
         _log_all()
 
+    from isotherm.daemon.permitted import check_permitted  # noqa: PLC0415  # --help
+
+    check_permitted()
     from isotherm.daemon.session import Request, run_session  # noqa: PLC0415  # numba
     from isotherm.daemon.summary import describe  # noqa: PLC0415  # likewise
 

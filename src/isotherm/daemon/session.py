@@ -14,13 +14,13 @@ from typing import Any, Final
 import structlog
 
 from isotherm.core.changes import HostChanges
-from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
+from isotherm.core.errors import IsothermError, UsageError
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
-from isotherm.daemon.doctor.permissions import effective_capabilities, has
 from isotherm.daemon.host import Host, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.movers import Mover, find_movers, refuse
+from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.rundir import (
@@ -34,8 +34,6 @@ from isotherm.daemon.service import Service
 from isotherm.daemon.targets import check_processes, find_cgroup
 from isotherm.daemon.waiting import Waiter
 
-#: What moving other processes' pages, seeing frames and steering DAMON needs.
-NEEDED: Final = ("sys-nice", "sys-admin", "sys-ptrace")
 EXIT_GONE: Final = 5
 EXIT_INTERRUPTED: Final = 130
 #: Seconds between looks at what the kernel's movers do.
@@ -112,23 +110,6 @@ def run_session(request: Request) -> Ended:
         session = _Session(request, runs, changes, waiter, others, cgroup)
         stack.callback(session.put_back)
         return session.run()
-
-
-def check_permitted(root: Path = Path("/")) -> None:
-    """Check that memory of other processes may be seen and moved.
-
-    Raises:
-        NotPermittedError: A capability is missing.
-    """
-    held = effective_capabilities(root)
-    missing = [name for name in NEEDED if not has(held, name)]
-    if missing:
-        names = ", ".join(f"CAP_{name.upper().replace('-', '_')}" for name in missing)
-        who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
-        raise NotPermittedError(
-            f"isotherm run: {who} lacks {names}",
-            hint="run it as root; isotherm doctor lists what is missing",
-        )
 
 
 def _look_at_others(request: Request) -> list[Mover]:
