@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from isotherm.hints.batch import (
     AccessedBits,
+    FaultDelays,
     HintBatch,
     LiveMechanism,
     Mechanism,
+    RegionCounts,
     Samples,
 )
 from isotherm.hotness import tracker as tracker_module
@@ -108,6 +110,31 @@ def test_time_of_renewed_pages_begins_now():
     tracker.update((bits(range(8), 0, 1e-6),), 51 * EPOCH_NS, 4.0)
     found = tracker.update((), 52 * EPOCH_NS, 4.0).rate(np.arange(64, dtype=np.uint32))
     assert found[:32].mean() > 5 * found[32:].mean()
+
+
+NONE = np.empty(0, np.uint32)
+BEYOND = np.array([3, 64], np.uint32)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Samples(BEYOND, None, None, 10.0),
+        FaultDelays(
+            BEYOND, np.ones(2, np.float32), *np.zeros((2, 2), np.uint8), NONE, NONE
+        ),
+        FaultDelays(NONE, NONE, NONE, NONE, BEYOND, np.ones(2, np.float32)),
+        AccessedBits(BEYOND // 8, np.ones(2, np.uint8), np.ones(2, np.float32)),
+        RegionCounts(BEYOND, BEYOND + 8, *np.ones((2, 2), np.uint32), 20, 0.005),
+    ],
+)
+def test_evidence_of_a_page_that_is_not_there_is_refused(seen):
+    """By the name of its source, before anything is written."""
+    tracker = used(64)
+    before = columns(tracker)
+    with pytest.raises(ValueError, match=r"wild: page 64, expected below 64"):
+        tracker.update((HintBatch("wild", 0, EPOCH_NS, seen),), 10**12, 1.0)
+    assert before["code"].tolist() == tracker.code.tolist()
 
 
 def test_nothing_yet():

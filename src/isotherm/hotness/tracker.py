@@ -150,7 +150,11 @@ class GammaTracker:
     def update(
         self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
     ) -> TrackerView:
-        """Fuse one epoch's evidence; see the protocol."""
+        """Fuse one epoch's evidence; see the protocol.
+
+        Raises:
+            ValueError: A batch names a page beyond the flat index.
+        """
         self._epoch += 1
         self.initiators.fade(0.5 ** (self.epoch_s / self._half_life_s))
         if self.reference is None:
@@ -159,6 +163,7 @@ class GammaTracker:
         b0 = PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12)
         bits = [b for b in batches if isinstance(b.seen, AccessedBits)]
         for batch in batches:
+            self._check(batch)
             if isinstance(batch.seen, Samples):
                 self._add_samples(batch.seen)
             elif isinstance(batch.seen, FaultDelays):
@@ -247,6 +252,27 @@ class GammaTracker:
         return self._has_bits and (self._all_pages or not self._few_pages)
 
     # ---- evidence
+
+    def _check(self, batch: HintBatch) -> None:
+        """Refuse evidence of pages that there are not.
+
+        Raises:
+            ValueError: A page lies beyond the flat index.
+        """
+        seen = batch.seen
+        if isinstance(seen, Samples):
+            columns: tuple[NDArray[np.uint32], ...] = (seen.page,)
+        elif isinstance(seen, FaultDelays):
+            columns = (seen.page, seen.silent)
+        elif isinstance(seen, AccessedBits):
+            columns = (seen.block * np.uint32(BLOCK_PAGES),)
+        else:
+            columns = (seen.start,)
+        most = max((int(column.max()) for column in columns if len(column)), default=0)
+        if most >= max(1, self.pages):
+            raise ValueError(
+                f"{batch.source}: page {most}, expected below {self.pages}"
+            )
 
     def _next_salt(self, count: int) -> int:
         salt = self._salt

@@ -191,6 +191,7 @@ def recount_twin(
     population: NDArray[np.int32],
 ) -> None:
     """Numpy twin of `recount`."""
+    page = np.unique(page)
     now = tier[node[page]]
     np.subtract.at(population, (cell[page], counted[page]), 1)
     np.add.at(population, (cell[page], now), 1)
@@ -206,10 +207,11 @@ def recount(
     counted: Bytes,
     population: NDArray[np.int32],
 ) -> None:
-    """Count pages, each once in ``page``, in the tier where they are now.
+    """Count pages in the tier where they are now.
 
     Args:
-        page: Pages that moved and were counted before, uint32[n].
+        page: Pages that moved and were counted before, uint32[n]; one that has
+            moved there and back between two epochs may stand there twice.
         node: Placement, uint8[pages].
         tier: Tier rank of every node, uint8[256].
         cell: uint16[pages].
