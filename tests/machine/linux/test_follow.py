@@ -1,0 +1,266 @@
+"""Processes are followed through forks, threads, execs, mappings and exits."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isotherm.core.errors import NotPermittedError, TargetGoneError
+from isotherm.machine.linux.intervals import total
+from isotherm.machine.linux.targets.discover import (
+    derive_descendants,
+    read_members,
+    read_parents,
+    read_task_mark,
+)
+from isotherm.machine.linux.targets.follow import EventKind, Follower
+
+
+@pytest.fixture
+def follow() -> Iterator[Callable[..., Follower]]:
+    """Return a function that makes followers, closed at the end."""
+    made: list[Follower] = []
+
+    def begin(*pids: int, **options: Any) -> Follower:
+        made.append(Follower(pids, **options))
+        return made[-1]
+
+    yield begin
+    for follower in made:
+        follower.close()
+
+
+def scan(follower: Follower) -> tuple[set[int], list[int]]:
+    """Scan; return who has changed and who is void."""
+    changed, void = follower.scan(time.monotonic_ns())
+    return {target.pid for target in changed}, void
+
+
+def kinds(follower: Follower) -> list[tuple[EventKind, int]]:
+    """Return and clear what has happened."""
+    told = [(event.kind, event.pid) for event in follower.events]
+    follower.events.clear()
+    return told
+
+
+def holds(follower: Follower, pid: int, page: int) -> bool:
+    """Return whether a page of a process is managed."""
+    ranges = follower.targets[pid].managed.ranges
+    return bool(((ranges[:, 0] <= page) & (page < ranges[:, 1])).any())
+
+
+def test_mappings_come_and_go(child: Any, follow: Callable[..., Follower]) -> None:
+    """Told once each; in between nothing is told."""
+    follower = follow(child.pid)
+    assert ({child.pid}, []) == scan(follower)
+    assert (set(), []) == scan(follower)
+    page = child.do("take(512)")
+    assert {child.pid} == scan(follower)[0]
+    assert holds(follower, child.pid, page)
+    assert (set(), []) == scan(follower)
+    child.do(f"libc.munmap(ctypes.c_long({page} << 12), 512 << 12)")
+    assert {child.pid} == scan(follower)[0]
+    assert not holds(follower, child.pid, page)
+    found = [EventKind.FOUND, EventKind.MAPPED, EventKind.MAPPED, EventKind.MAPPED]
+    assert [(kind, child.pid) for kind in found] == kinds(follower)
+
+
+def test_children_and_their_children(
+    child: Any, follow: Callable[..., Follower], await_true: Callable[..., None]
+) -> None:
+    """Both are found in one scan, and each end is told."""
+    follower = follow(child.pid)
+    scan(follower)
+    kinds(follower)
+    fork = "kept.append(os.pipe()) or os.fork() or (os.fork(), time.sleep(60))"
+    first = child.do(fork)
+    await_true(
+        lambda: Path(f"/proc/{first}/task/{first}/children").read_text(), "a grandchild"
+    )
+    second = int(Path(f"/proc/{first}/task/{first}/children").read_text())
+    assert {first, second} <= scan(follower)[0]
+    assert child.pid == follower.targets[first].parent
+    os.kill(second, 9)
+    os.kill(first, 9)
+    gone: list[int] = []
+
+    def ended() -> bool:
+        gone.extend(scan(follower)[1])
+        return {first, second} <= set(gone)
+
+    await_true(ended, "two ends")
+    assert {child.pid} == follower.targets.keys()
+    told = kinds(follower)
+    for pid in (first, second):
+        assert (EventKind.FOUND, pid) in told
+        assert (EventKind.EXITED, pid) in told
+
+
+def test_children_are_left_alone_if_so_told(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """Without descendants only what is named is followed."""
+    follower = follow(child.pid, descendants=False)
+    first = child.do("os.fork() or time.sleep(60)")
+    scan(follower)
+    assert {child.pid} == follower.targets.keys()
+    os.kill(first, 9)
+
+
+def test_an_exec_voids_everything(
+    child: Any, follow: Callable[..., Follower], await_true: Callable[..., None]
+) -> None:
+    """The process is the same, its memory is not."""
+    page = child.do("take(512)")
+    follower = follow(child.pid)
+    scan(follower)
+    process = follower.targets[child.pid].process
+    child.tell("os.execv('/bin/sleep', ['sleep', '60'])")
+    await_true(lambda: process.stat().comm == "sleep", "an exec")
+    changed, void = scan(follower)
+    assert ({child.pid}, [child.pid]) == (changed, void)
+    assert not holds(follower, child.pid, page)
+    assert process is follower.targets[child.pid].process
+    assert (EventKind.EXEC, child.pid) in kinds(follower)
+
+
+def test_threads_are_told(child: Any, follow: Callable[..., Follower]) -> None:
+    """With how many there are now."""
+    follower = follow(child.pid)
+    scan(follower)
+    child.do("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()")
+    scan(follower)
+    told = [e.detail for e in follower.events if e.kind is EventKind.THREADS]
+    assert [2] == told
+
+
+def test_reservations_are_not_managed(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """Of 64 GiB with three pages in use, their granules are; more as they are used."""
+    pages = 16 << 20
+    page = child.do(f"take({pages}, 0x4022, fill=False)")  # MAP_NORESERVE
+    for at in (0, 5_000_000, pages - 1):
+        child.do(f"ctypes.memset(({page} + {at}) << 12, 1, 1) and None")
+    follower = follow(child.pid)
+    scan(follower)
+    managed = follower.targets[child.pid].managed
+    if not total(managed.ranges):
+        pytest.skip("this kernel has no PAGEMAP_SCAN (Linux 6.7)")
+    assert total(managed.ranges) < 20_000
+    assert managed.left_out["empty"] > pages - 20_000
+    for at in (0, 5_000_000, pages - 1):
+        assert holds(follower, child.pid, page + at)
+    child.do(f"ctypes.memset(({page} + 9_000_000) << 12, 1, 4 << 20) and None")
+    scan(follower)
+    assert holds(follower, child.pid, page + 9_000_500)
+
+
+def test_a_budget_is_kept_and_nobody_is_forgotten(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """With no time at all one process is read in a scan, and each has its turn."""
+    others = [child.do("os.fork() or time.sleep(60)") for _ in range(4)]
+    follower = follow(child.pid, *others, budget_ns=0)
+    seen: list[int] = []
+    for _ in range(5):
+        changed, _ = scan(follower)
+        assert 1 == len(changed)
+        seen += changed
+    assert {child.pid, *others} == set(seen)
+    for pid in others:
+        os.kill(pid, 9)
+
+
+def test_who_is_not_there_is_said(follow: Callable[..., Follower]) -> None:
+    """A pid or cgroup that does not exist; and no descriptor is left."""
+    names = "/proc/self/fd"
+    before = os.listdir(names)  # noqa: PTH208  # names
+    with pytest.raises(TargetGoneError, match="pid 4194305"):
+        follow(os.getpid(), 4194305)
+    with pytest.raises(TargetGoneError, match="expected a cgroup"):
+        follow(cgroups=[Path("/sys/fs/cgroup/no such group")])
+    assert before == os.listdir(names)  # noqa: PTH208  # names
+
+
+def test_members_of_cgroups_below_count(tmp_path: Path) -> None:
+    """All levels, without the zeros of other namespaces; what has gone is passed."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "a/cgroup.procs").write_text("17\n0\n")
+    (tmp_path / "a/b/cgroup.procs").write_text("19\n23\n")
+    assert {17, 19, 23} == read_members(tmp_path)
+
+
+def test_a_cgroup_is_followed_and_we_are_not(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """Members are found as they come; the follower never follows itself that way."""
+    members = tmp_path / "cgroup.procs"
+    members.write_text(f"{os.getpid()}\n")
+    follower = follow(cgroups=[tmp_path], descendants=False)
+    scan(follower)
+    assert not follower.targets
+    members.write_text(f"{os.getpid()}\n{child.pid}\n")
+    child.do("[t.start() for t in [threading.Thread(target=int)]] and None")
+    scan(follower)
+    assert {child.pid} == follower.targets.keys()
+    members.unlink()
+    child.do("[t.start() for t in [threading.Thread(target=int)]] and None")
+    scan(follower)
+    assert [] == follower.cgroups
+
+
+def test_new_tasks_change_the_mark(child: Any) -> None:
+    """A thread or process anywhere on the machine."""
+    before = read_task_mark()
+    child.do("[t.start() for t in [threading.Thread(target=int)]] and None")
+    assert before != read_task_mark()
+    assert "" == read_task_mark(Path("/nowhere"))
+
+
+def test_parents_lead_to_descendants(child: Any) -> None:
+    """A fork is found by the parents of all processes as well."""
+    first = child.do("os.fork() or time.sleep(60)")
+    parents = read_parents()
+    assert child.pid == parents[first]
+    assert {first: child.pid} == derive_descendants(parents, [child.pid])
+    os.kill(first, 9)
+
+
+def test_rules_are_read(child: Any, follow: Callable[..., Follower]) -> None:
+    """Bound mappings, locked ones, and the nodes that the cpuset allows."""
+    page = child.do("take(64)")
+    locked = child.do("take(64)")
+    bind = (
+        "libc.syscall(237, ctypes.c_long({0} << 12), ctypes.c_long(64 << 12), 2, "
+        "ctypes.c_long(ctypes.addressof(kept.append(ctypes.c_ulong(1)) or kept[-1])), "
+        "ctypes.c_long(64), ctypes.c_long(0))"
+    )
+    if os.uname().machine != "x86_64" or child.do(bind.format(page)) != 0:
+        pytest.skip("mbind is not to be had here")
+    if child.do(f"libc.mlock(ctypes.c_long({locked} << 12), 64 << 12)") != 0:
+        pytest.skip("mlock is not permitted")
+    follower = follow(child.pid)
+    scan(follower)
+    target = follower.targets[child.pid]
+    assert [(page, page + 64, frozenset({0}))] == list(target.bound)
+    assert not holds(follower, child.pid, locked)
+    assert 64 <= target.managed.left_out["mlocked"]
+    vpage = np.array([page, page + 63, page + 64, page], np.uint64)
+    node = np.array([0, 1, 1, 1], np.uint8)
+    expected = [True, False, target.allowed is None or 1 in target.allowed, False]
+    assert expected == target.allows(vpage, node).tolist()
+
+
+def test_who_may_not_look_is_told_so(follow: Callable[..., Follower]) -> None:
+    """Another user's process is refused before anything is done."""
+    if os.geteuid() == 0:
+        pytest.skip("root may look at everybody; tests/vm tries it as another user")
+    with pytest.raises(NotPermittedError, match="pid 1"):
+        follow(1)
