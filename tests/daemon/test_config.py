@@ -1,5 +1,7 @@
 """The configuration: every key documented, every mistake named."""
 
+from pathlib import Path
+
 import pytest
 
 from isotherm.core.errors import ConfigError
@@ -61,3 +63,9 @@ def test_what_is_no_toml_or_no_file_is_a_usage_error(tmp_path):
         read_config(tmp_path / "missing.toml")
     assert ConfigError.exit_code == 2
     assert Config() == read_config(None)
+
+
+def test_the_page_shows_the_defaults():
+    """The reference has every key as ``config show`` prints it."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+    assert render_config(Config()) in page.read_text()
