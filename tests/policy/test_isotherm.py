@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from isotherm.hints.batch import AccessedBits, HintBatch, Mechanism, Samples
 from isotherm.hotness.tracker import GammaTracker
-from isotherm.machine.protocol import NOT_PRESENT, Usage
+from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged, Usage
 from isotherm.policy.isotherm import Isotherm
 from isotherm.policy.plan import Epoch, Plan, Reason, Setup
 from isotherm.topology.model import (
@@ -82,6 +82,17 @@ class World:
             )
         )
         self.tracker = GammaTracker(len(self.rate), EPOCH_NS, self.hints, self.seed)
+
+    def renew(self, pages: int, *ranges: tuple[int, int]) -> None:
+        """Let the index grow, and ranges get a new owner on the slowest node."""
+        change = SpacesChanged(pages, np.array(ranges, np.int64).reshape(-1, 2))
+        more = pages - len(self.rate)
+        self.rate = np.append(self.rate, np.full(more, 2.0))
+        self.node = np.append(self.node, np.full(more, NOT_PRESENT, np.uint8))
+        for start, end in ranges:
+            self.node[start:end] = len(self.capacity) - 1
+        self.tracker.renew(change)
+        self.policy.renew(change)
 
     def _batches(self, looks):
         """Return what sampling and the looks asked for would see."""
@@ -329,6 +340,36 @@ def test_several_nodes_make_one_tier():
     assert {0, 1} == set(world.node[world.rank[world.node] == 0].tolist())
 
 
+@pytest.mark.slow
+@settings(deadline=None, max_examples=15)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 400), st.integers(1, 300), st.integers(0, 64)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_counts_are_those_of_the_pages_that_are_there(changes, seed):
+    """Whatever comes and goes: the population is a full count of pages in tiers."""
+    world = machine(pages=512, fast=128, seed=seed)
+    world.capacity = [512, 4096]
+    for start, length, more in changes:
+        world.run(3)
+        pages = len(world.rate) + 8 * more
+        end = min(start + length, pages)
+        world.renew(pages, (start, end))
+        world.node[end : end + 40] = NOT_PRESENT
+        world.step()
+        tier = np.minimum(world.policy._tier[world.node], 2)
+        # Moves of the last plan are counted when their outcome is told.
+        assert pages == int(world.policy._count.sum())
+        there = int((world.node != NOT_PRESENT).sum())
+        assert there == int(world.policy._count[:, :2].sum())
+        assert len(tier) == len(world.policy._cell) == len(world.policy._counted)
+        assert (world.policy._count >= 0).all()
+
+
 def test_pages_without_memory_are_not_moved():
     """A page that is not present is nobody's to move, and fills no slot."""
     world = machine()
@@ -337,6 +378,19 @@ def test_pages_without_memory_are_not_moved():
     world.node[gone] = NOT_PRESENT
     world.run(40)  # the check of every plan refuses such a move
     assert (world.node[gone] == NOT_PRESENT).all()
+
+
+def test_epochs_of_another_length():
+    """What was learnt stays: no burst of moves, and the hot pages are still found."""
+    world = machine()
+    world.run(60)
+    learnt = world.policy._rates.weights.copy()
+    price = world.policy._boundaries[0].price
+    world.policy.repace(2 * EPOCH_NS)
+    assert learnt.tolist() == world.policy._rates.weights.tolist()
+    assert 2 * price == world.policy._boundaries[0].price
+    assert 2 * EPOCH_S == world.policy._scan._epoch_s == world.policy._poison._epoch_s
+    assert world.run(10) < 0.05 * len(world.rate)
 
 
 def test_notes_say_why():

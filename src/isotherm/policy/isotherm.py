@@ -117,6 +117,15 @@ class Isotherm:
         self._scan.renew(pages)
         self._poison.renew(pages)
 
+    def repace(self, epoch_ns: int) -> None:
+        """Go on with epochs of another length; what has been learnt stays."""
+        before_s, self._epoch_s = self._epoch_s, epoch_ns / NS_PER_S
+        self._setup = replace(self._setup, epoch_ns=epoch_ns)
+        for boundary in self._boundaries:
+            boundary.repace(self._epoch_s / before_s)
+        self._scan.repace(self._epoch_s)
+        self._poison.repace(self._epoch_s)
+
     def decide(self, epoch: Epoch) -> Plan:
         """Return the moves that pay, and where to look next."""
         view = cast("EvidenceView", epoch.hotness)

@@ -32,6 +32,10 @@ class PoisonPlanner:
         """Take the flat index for so long."""
         self._pages = pages
 
+    def repace(self, epoch_s: float) -> None:
+        """Take epochs to be so long."""
+        self._epoch_s = epoch_s
+
     def plan(
         self, mean_rate: float, fast_ns: float, recoverable: float
     ) -> tuple[Look, ...]:
@@ -92,6 +96,10 @@ class ScanPlanner:
     def renew(self, pages: int) -> None:
         """Take the flat index for so long."""
         self._pages = pages
+
+    def repace(self, epoch_s: float) -> None:
+        """Take epochs to be so long."""
+        self._epoch_s = epoch_s
 
     def learn(self, threshold_rate: float, set_share: float, interval_s: float) -> None:
         """Choose the interval at which the threshold page is best told apart.

@@ -64,6 +64,11 @@ class Boundary:
         self.price: float | None = None
         self.advantage = np.zeros(CELLS)
 
+    def repace(self, factor: float) -> None:
+        """Take epochs to be longer by a factor: a slot costs so much more in one."""
+        if self.price is not None:
+            self.price *= factor
+
     def settle(
         self,
         gain_ns: Floats,
