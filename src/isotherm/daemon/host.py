@@ -11,6 +11,8 @@ import structlog
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.daemon.budget import choose_unit, state_bytes
+from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
 from isotherm.daemon.service import RunEngine, Service
 from isotherm.daemon.sources import Chosen, choose_sources
@@ -32,6 +34,7 @@ class Host:
         machine: The host.
         chosen: The hint sources that are open.
         config: Settings.
+        unit: Pages in a unit of what is above the machine.
         engine: The engine that was made last.
     """
 
@@ -39,13 +42,22 @@ class Host:
     chosen: tuple[Chosen, ...]
     config: Config
     dry_run: bool = False
+    unit: int = 1
     engine: BackgroundEngine | None = None
     refused: list[str] = field(default_factory=list)
 
     @property
     def sources(self) -> tuple[HintSource, ...]:
-        """The open hint sources."""
-        return tuple(chosen.source for chosen in self.chosen)
+        """The open hint sources, in units."""
+        if self.unit == 1:
+            return tuple(chosen.source for chosen in self.chosen)
+        return tuple(CoarseSource(chosen.source, self.unit) for chosen in self.chosen)
+
+    @property
+    def units(self) -> Machine:
+        """The machine in units."""
+        machine = self.machine
+        return machine if self.unit == 1 else CoarseMachine(machine, self.unit)
 
     def pids(self) -> tuple[int, ...]:
         """Return the managed processes, ascending."""
@@ -61,14 +73,14 @@ class Host:
     def make_engine(self, machine: Machine) -> RunEngine:
         """Return the engine that moves for this run."""
         migration, brake = self.config.migration, self.config.brake
-        share = 0.0
+        share, unit_bytes = 0.0, self.unit * PAGE_BYTES
         if brake.enabled and not self.dry_run:
             share = brake.hold_back_percent / 100
         self.engine = BackgroundEngine(
             machine,
             epoch_ns=round(self.config.loop.epoch_s * NS_PER_S),
-            quota_pages_per_s=migration.limit_mib_s * (1 << 20) / PAGE_BYTES,
-            batch_pages=migration.batch_pages,
+            quota_pages_per_s=migration.limit_mib_s * (1 << 20) / unit_bytes,
+            batch_pages=max(1, migration.batch_pages // self.unit),
             max_tries=migration.tries,
             hold_back_share=share,
             seed=self.config.loop.seed,
@@ -100,6 +112,7 @@ class Host:
         """Return what the machine adds to a run's result."""
         machine = self.machine
         return {
+            "unit_pages": self.unit,
             "sources": [chosen.to_dict() for chosen in self.chosen],
             "pids": list(self.pids()),
             "left_out_pages": machine.left_out(),
@@ -137,11 +150,26 @@ def open_host(
             for one in chosen:
                 stack.callback(one.close)
                 one.open()
-        host = Host(machine, chosen, config, dry_run)
+        host = Host(machine, chosen, config, dry_run, _unit(machine, config))
         host.tell(machine.take_events())
         # The thread that moves ends before sources close and descriptors go.
         stack.callback(lambda: host.engine.close() if host.engine else None)
         yield host
+
+
+def _unit(machine: LinuxMachine, config: Config) -> int:
+    """Return the pages of a unit that keep the memory budget, and say if not one."""
+    budget = config.budget
+    floor_bytes = budget.memory_floor_mib * (1 << 20)
+    unit = choose_unit(machine.pages, budget.memory_permille, floor_bytes)
+    if unit > 1:
+        log.info(
+            "coarser",
+            unit_pages=unit,
+            state_bytes=round(state_bytes(machine.pages, unit)),
+            budget_permille=budget.memory_permille,
+        )
+    return unit
 
 
 def check_tiers(topology: Topology) -> None:

@@ -101,6 +101,7 @@ class Service:
         alive: Whether anything is left to manage.
         pressure: Reads stalls and refaults; None: nothing is known.
         dry_run: Decide and say, move nothing.
+        unit_pages: Pages in what the machine calls a page.
         recorder: Keeps the run for ``explain``.
         observers: Shown every epoch.
         cpu_ns: CPU time of this process so far.
@@ -116,10 +117,12 @@ class Service:
         *,
         pressure: PressureReader | None = None,
         dry_run: bool = False,
+        unit_pages: int = 1,
         observers: tuple[Observer, ...] = (),
         cpu_ns: Callable[[], int] = time.process_time_ns,
     ) -> None:
         self.machine, self.config, self.dry_run = machine, config, dry_run
+        self.unit_pages = unit_pages
         self.recorder: LiveRecorder | None = None
         self.observers = list(observers)
         self._alive, self._pressure, self._cpu_ns = alive, pressure, cpu_ns
@@ -350,7 +353,7 @@ class Service:
         promoted, demoted = totals.promoted, totals.demoted
         if self.dry_run:
             promoted, demoted = self.wished_pages
-        hold_back = engine.books.hold_back
+        hold_back, unit = engine.books.hold_back, self.unit_pages
         return {
             "mover": "isotherm",
             "policy": self.config.loop.policy,
@@ -359,12 +362,12 @@ class Service:
             "epochs": self.epochs,
             "hints": self._seen_by,
             "hints_lost": self.lost,
-            "managed_pages": self.managed_pages,
-            "most_managed_pages": self.most_managed_pages,
-            "promoted_pages": promoted,
-            "demoted_pages": demoted,
-            "moved_bytes": (promoted + demoted) * PAGE_BYTES,
-            "ping_pong_pages": totals.ping_pong,
+            "managed_pages": self.managed_pages * unit,
+            "most_managed_pages": self.most_managed_pages * unit,
+            "promoted_pages": promoted * unit,
+            "demoted_pages": demoted * unit,
+            "moved_bytes": (promoted + demoted) * unit * PAGE_BYTES,
+            "ping_pong_pages": totals.ping_pong * unit,
             "failed": failures(totals.errno),
             "fast_share": self.fast_share,
             "fast_share_at_start": self.fast_share_at_start,
@@ -380,7 +383,7 @@ class Service:
             "coarsened": self.paced,
             "promised_ns": engine.ledger.both.promised_ns,
             "realised_ns": engine.ledger.both.realised_ns,
-            "held_back_pages": totals.held_back,
+            "held_back_pages": totals.held_back * unit,
             "held_back": None if hold_back is None else hold_back.to_dict(),
             "brake": [_shift(shift, self._began_ns) for shift in self.shifts],
             "gears": self.brake.gears,

@@ -243,6 +243,9 @@ class _Session:
 
     def _answering(self, service: Service) -> AbstractContextManager[object]:
         """Answer ``isotherm explain`` meanwhile; a run goes on where it cannot."""
+        if service.unit_pages > 1:
+            log.warning("no-explain-socket", why="its addresses are of single pages")
+            return nullcontext()
         child = () if self.child is None else (self.child.pid,)
         targets = self._describe_target(self.request.pids or child)
         try:
@@ -257,19 +260,20 @@ class _Session:
         """Move pages ourselves until it is over."""
         request = self.request
         service = Service(
-            host.machine,
+            host.units,
             host.sources,
             request.config,
             host.make_engine,
             host.alive,
             pressure=PressureReader(request.root, self.cgroup),
+            unit_pages=host.unit,
             dry_run=request.dry_run,
         )
         recorder = None
         if request.record is not None:
             recorder = service.recorder = LiveRecorder(
                 request.record,
-                host.machine,
+                host.units,
                 {"target": self._describe_target(request.pids)},
                 round(request.config.loop.epoch_s * 1e9),
                 service.engine.move_cost_ns(),
