@@ -200,6 +200,20 @@ def test_looks_at_a_few_pages_change_no_others(source):
     assert found[inside].max() < 0.5 * found[~inside].min()
 
 
+def test_where_only_a_few_pages_are_looked_at_the_rest_decays():
+    """No look at memory will come: what was seen once is not believed for ever."""
+    tracker = GammaTracker(512, EPOCH_NS, BITS)
+    for epoch in range(600):
+        found = 0xFF if epoch < 100 else 0
+        block = [0, 1] if epoch < 100 else [40]
+        batch = bits(block, found, 0.5, source=LiveMechanism.PAGE_OUT.value)
+        view = tracker.update((batch,), (epoch + 1) * EPOCH_NS, 1.0)
+        if epoch == 99:
+            hot = float(view.rate(np.arange(16, dtype=np.uint32)).mean())
+    assert hot > 3.0
+    assert view.rate(np.arange(16, dtype=np.uint32)).mean() < 0.5 * hot
+
+
 def test_writes_are_a_share_of_the_accesses():
     """Pages of which one access in three writes are put about right, not too hot."""
     rng = np.random.default_rng(1)

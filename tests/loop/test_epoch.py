@@ -114,3 +114,49 @@ def test_the_tracker_is_updated_where_there_is_one(tracked: bool) -> None:
     assert step.hotness is policy.seen[1].hotness
     if step.hotness is not None:
         assert 5 == step.hotness.hottest(1)[0]
+
+
+def test_the_order_in_which_parts_are_called() -> None:
+    """Spaces first, then what ended, then what was seen: of the same pages."""
+    policy = Scripted(uses_tracker=True)
+    loop, machine = loop_of(policy, tracked=True)
+    called: list[str] = []
+
+    def note(part: object, name: str, shown: str) -> None:
+        plain = getattr(part, name)
+
+        def call(*given: object) -> object:
+            called.append(shown)
+            return plain(*given)
+
+        setattr(part, name, call)
+
+    note(machine, "refresh", "refresh")
+    note(loop.sources[0], "drain", "drain")
+    note(loop.sources[0], "look", "look")
+    note(policy, "decide", "decide")
+    for name in ("collect", "account_epoch", "submit"):
+        note(loop.engine, name, name)
+    note(loop.tracker, "update", "update")
+    play(loop, machine, 0)
+    order = ["refresh", "collect", "drain", "update", "account_epoch", "decide"]
+    assert [*order, "submit", "look"] == called
+
+
+def test_what_ended_beside_the_loop_is_told_once() -> None:
+    """A policy learns of it with the next epoch; the step says it at once."""
+    policy = Scripted(Plan(Moves.to(np.array([1], np.uint32), 1, Reason.COLD)))
+    loop, machine = loop_of(policy)
+    late = [
+        Outcome(
+            np.array([7], np.uint32), np.zeros(1, np.uint8), np.zeros(1, np.int16), 5.0
+        )
+    ]
+    loop.engine.collect = lambda: late.pop() if late else Outcome.none()
+    step = play(loop, machine, 0)
+    play(loop, machine, 1)
+    first, second = policy.seen
+    assert [7] == first.outcome.page.tolist()
+    assert [1] == second.outcome.page.tolist()
+    assert [7, 1] == step.outcome.page.tolist()
+    assert 5.0 < step.outcome.cost_ns
