@@ -1,6 +1,8 @@
 """A process is held by what it is, not by its number."""
 
+import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from typing import Any
@@ -179,3 +181,18 @@ def test_syscalls_answer_errno_as_data() -> None:
     assert -errno.EBADF == syscalls.pidfd_getfd(-1, 0)
     empty = syscalls.move_pages(1, np.empty(0, np.uint64), None)
     assert (0, 0) == (empty.result, len(empty.status))
+
+
+def test_advice_about_more_than_a_call_takes_ends() -> None:
+    """A range beyond 2 GiB goes in pieces; what was taken in is all of it."""
+    size = 5 << 30
+    no_reserve = 0x4000  # MAP_NORESERVE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    memory = mmap.mmap(-1, size, flags=flags)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    pidfd = os.pidfd_open(os.getpid())
+    start = np.array([address, address + size - 4096], np.uint64)
+    sizes = np.array([size - 4096, 4096], np.uint64)
+    taken = syscalls.process_madvise(pidfd, start, sizes, syscalls.MADV_COLD)
+    os.close(pidfd)
+    assert size == taken

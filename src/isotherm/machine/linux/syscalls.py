@@ -142,7 +142,7 @@ def process_madvise(
         The bytes that were taken in; -errno if none was.
     """
     vector = np.column_stack([start, size]).astype(np.uint64, copy=False)
-    vector = np.ascontiguousarray(vector)
+    vector = np.ascontiguousarray(_pieces(vector))
     reached = np.cumsum(vector[:, 1])
     advised, failed, at = 0, 0, 0
     while at < len(vector):
@@ -154,11 +154,29 @@ def process_madvise(
                 break
             at += 1
             continue
-        advised += result
         before = int(reached[at - 1]) if at else 0
         over = int(np.searchsorted(reached, np.uint64(before + result), side="right"))
-        at = max(over, at) if result else at + 1
+        if over > at:  # a range that was taken in by half is given again
+            advised += int(reached[over - 1]) - before
+        at = max(over, at + 1)
     return advised if advised or not failed else failed
+
+
+def _pieces(vector: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return ranges of at most 1 GiB.
+
+    A call takes in 2 GiB less a page (MAX_RW_COUNT, include/linux/fs.h): a larger
+    range would never be done.
+    """
+    most = np.uint64(1 << 30)
+    parts = np.maximum((vector[:, 1] + most - np.uint64(1)) // most, np.uint64(1))
+    if (parts == 1).all():
+        return vector
+    row = np.repeat(np.arange(len(vector)), parts.astype(np.int64))
+    first = np.cumsum(parts) - parts
+    offset = (np.arange(len(row), dtype=np.uint64) - first[row]) * most
+    size = np.minimum(vector[row, 1] - offset, most)
+    return np.column_stack([vector[row, 0] + offset, size])
 
 
 def touch(pid: int, address: NDArray[np.uint64]) -> int:
