@@ -26,7 +26,7 @@ def follow() -> Iterator[Callable[..., Follower]]:
     made: list[Follower] = []
 
     def begin(*pids: int, **options: Any) -> Follower:
-        made.append(Follower(pids, **options))
+        made.append(Follower(pids, **{"budget_ns": 10**10} | options))
         return made[-1]
 
     yield begin

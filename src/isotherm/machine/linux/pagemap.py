@@ -157,8 +157,9 @@ def _nodes_of_entries_numpy(
     out[frame == 0] = _UNKNOWN
     if zero:
         out[frame == zero] = NOT_PRESENT
-    out[(entries & PRESENT) == 0] = NOT_PRESENT
-    swapped = (entries & SWAPPED) != 0
+    absent = (entries & PRESENT) == 0
+    out[absent] = NOT_PRESENT
+    swapped = absent & ((entries & SWAPPED) != 0)
     swapped &= (entries & np.uint64(_SWAP_TYPE)) < LEAST_SPECIAL_TYPE
     out[swapped] = swap_node
 
