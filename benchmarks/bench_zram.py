@@ -12,7 +12,9 @@ the end, however it ends.
 
 Throughput is accesses per CPU second of the working thread (a wait for zram is CPU
 time of that thread), relative to that of the process beside it, so that other load
-on the machine counts for little. By the wall clock it is printed, too.
+on the machine matters little; the spread of this ratio between the rests says how
+little. By the wall clock it is printed, too; and what the process spent in the
+kernel beyond what it did without tiering, where faults show.
 """
 
 import argparse
@@ -72,6 +74,7 @@ class Arm:
         ratio: How much smaller zram made what it holds.
         loss: Of throughput, by the CPU time of the thread.
         loss_wall: By the wall clock.
+        kernel: CPU time of the process in the kernel beyond that without tiering.
         hot_out: Hot pages that are out at the end, share of the hot ones.
         hot_moved: Hot pages that were put out by decision, share of all moves.
         hot_sampled: Hot pages put out to see whether they are, share of the hot.
@@ -85,12 +88,30 @@ class Arm:
     ratio: float = 0.0
     loss: float = 0.0
     loss_wall: float = 0.0
+    kernel: float = 0.0
     hot_out: float = 0.0
     hot_moved: float = 0.0
     hot_sampled: float = 0.0
     major_faults: int = 0
     daemon_cpu: float = 0.0
     over_time: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A workload during a phase, relative to the one beside.
+
+    Attributes:
+        by_cpu: Throughput by CPU time, relative.
+        by_wall: By the wall clock, relative.
+        alone: Accesses per CPU second, not relative.
+        kernel: Share of its CPU time that it spent in the kernel.
+    """
+
+    by_cpu: float
+    by_wall: float
+    alone: float
+    kernel: float
 
 
 class Workload:
@@ -121,6 +142,13 @@ class Workload:
             os.close(fd)
         found[expand(runs).astype(np.int64) - self.vpage] = True
         return found
+
+    def times(self) -> tuple[float, float]:
+        """Return seconds of CPU time in the kernel and in user space."""
+        text = Path(f"/proc/{self.pid}/stat").read_text()
+        fields = text.rpartition(")")[2].split()
+        tick = os.sysconf("SC_CLK_TCK")
+        return int(fields[12]) / tick, int(fields[11]) / tick
 
     def major_faults(self) -> int:
         """Return major faults so far."""
@@ -199,22 +227,24 @@ def rest(seconds: float) -> Callable[[Workload], None]:
 
 def throughput(
     load: Workload, beside: Workload, phase: Callable[[Workload], None]
-) -> tuple[float, float, float]:
-    """Run a phase; return throughput in it, relative to the process beside.
-
-    Returns:
-        By CPU time, by the wall clock, and accesses per CPU second alone.
-    """
+) -> Phase:
+    """Run a phase; return what was seen of the workload in it."""
     before, other_before = load.reading(), beside.reading()
+    kernel, user = load.times()
     phase(load)
     after, other_after = load.reading(), beside.reading()
+    kernel_after, user_after = load.times()
     done, cpu_s, wall_s = (b - a for a, b in zip(before, after, strict=True))
     other, other_cpu_s, other_wall_s = (
         b - a for a, b in zip(other_before, other_after, strict=True)
     )
-    by_cpu = done / cpu_s / (other / other_cpu_s)
-    by_wall = done / wall_s / (other / other_wall_s)
-    return by_cpu, by_wall, done / cpu_s
+    spent = kernel_after - kernel + user_after - user
+    return Phase(
+        done / cpu_s / (other / other_cpu_s),
+        done / wall_s / (other / other_wall_s),
+        done / cpu_s,
+        (kernel_after - kernel) / spent,
+    )
 
 
 def run_isotherm(load: Workload, seconds: float, arm: Arm) -> None:
@@ -227,7 +257,7 @@ def run_isotherm(load: Workload, seconds: float, arm: Arm) -> None:
         source = PageOutSource(
             machine.space_map,
             machine.clock,
-            sample_blocks=64,
+            sample_blocks=32,
             keep_out=True,
         )
         setup = Setup(
@@ -323,14 +353,19 @@ def measure(load: Workload, swap: ZramSwap, arm: Arm) -> None:
     arm.ratio = swap.stored_bytes() / max(swap.used_bytes(), 1)
 
 
-def run(mib: int, seconds: float, seed: int = 1) -> dict[str, Any]:
+def run(
+    mib: int,
+    seconds: float,
+    seed: int = 1,
+    ways: tuple[str, ...] = ("isotherm", "limit"),
+) -> dict[str, Any]:
     """Run the benchmark and return its figures.
 
     Raises:
         RuntimeError: Something is missing here, or data came back wrong.
     """
     pages = mib << 8
-    base_s = max(4.0, seconds / 8)
+    base_s = max(4.0, seconds / 4)
     arms: list[Arm] = []
     with (
         zram_swap((mib * 5 // 4) << 20) as swap,
@@ -339,7 +374,7 @@ def run(mib: int, seconds: float, seed: int = 1) -> dict[str, Any]:
         workload(pages, None, seed) as beside,
     ):
         bases = [throughput(load, beside, rest(base_s))]
-        for name in ("isotherm", "limit"):
+        for name in ways:
             if name == "limit" and cgroup is None:
                 continue
             arm = Arm(name)
@@ -358,16 +393,19 @@ def run(mib: int, seconds: float, seed: int = 1) -> dict[str, Any]:
                 set_limit(cgroup, -1)
             load.bring_back()
             bases.append(throughput(load, beside, rest(base_s)))
-            around = np.mean(bases[-2:], axis=0)
-            arm.loss = float(1 - during[0] / around[0])
-            arm.loss_wall = float(1 - during[1] / around[1])
+            around = bases[-2:]
+            cpu = float(np.mean([base.by_cpu for base in around]))
+            wall = float(np.mean([base.by_wall for base in around]))
+            arm.loss, arm.loss_wall = 1 - during.by_cpu / cpu, 1 - during.by_wall / wall
+            arm.kernel = during.kernel - float(np.mean([b.kernel for b in around]))
             arms.append(arm)
-    spread = float(np.ptp([b[0] for b in bases]) / np.mean([b[0] for b in bases]))
+    ratios = [base.by_cpu for base in bases]
+    spread = float(np.ptp(ratios) / np.mean(ratios))
     return {
         "mib": mib,
         "seconds": seconds,
         "never_touched_again": zw.SHARES[zw.NEVER],
-        "accesses_per_cpu_s": float(np.mean([b[2] for b in bases])),
+        "accesses_per_cpu_s": float(np.mean([base.alone for base in bases])),
         "base_spread": spread,
         "arms": [asdict(arm) for arm in arms],
     }
@@ -380,12 +418,14 @@ def render(result: dict[str, Any]) -> str:
     first += f"touched again, {result['seconds']:.0f} s each; {alone:.1f} M accesses "
     first += f"per CPU second alone, spread of the ratio {result['base_spread']:.1%}"
     head = f"{'':10} {'saved':>7} {'out':>7} {'ratio':>6} {'loss':>7} {'wall':>7} "
-    head += f"{'hot out':>8} {'hot moved':>10} {'sampled':>8} {'faults':>8} {'CPU':>6}"
+    head += f"{'kernel':>7} {'hot out':>8} {'hot moved':>10} {'sampled':>8} "
+    head += f"{'faults':>8} {'CPU':>6}"
     lines = [first, "", head]
     lines += [
         f"{arm['name']:10} {arm['saved']:7.1%} {arm['out_never']:7.1%} "
         f"{arm['ratio']:6.2f} {arm['loss']:7.2%} {arm['loss_wall']:7.2%} "
-        f"{arm['hot_out']:8.3%} {arm['hot_moved']:10.3%} {arm['hot_sampled']:8.2%} "
+        f"{arm['kernel']:7.2%} {arm['hot_out']:8.3%} {arm['hot_moved']:10.3%} "
+        f"{arm['hot_sampled']:8.2%} "
         f"{arm['major_faults']:8d} {arm['daemon_cpu']:6.2%}"
         for arm in result["arms"]
     ]

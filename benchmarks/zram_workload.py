@@ -28,8 +28,8 @@ SHARES = (0.25, 0.10, 0.65)
 RUN = 256
 #: Of the accesses; the rest goes to the hot pages.
 WARM_ACCESSES = 2e-4
-RANDOM_BYTES = 1180
-BATCH = 200_000
+RANDOM_BYTES = 1240
+BATCH = 50_000
 HEADER = 4096
 STATE, VPAGE, ACCESSES, CPU_NS, WRONG = range(5)
 
@@ -120,8 +120,8 @@ def main(path: str, pages: int, seconds: float, seed: int) -> None:
     end = time.monotonic() + seconds
     while header[STATE] == 1 and time.monotonic() < end:
         state, _ = work(words, counts, hot, warm, BATCH, state)
-        header[CPU_NS] = time.thread_time_ns()
         header[ACCESSES] += BATCH
+        header[CPU_NS] = time.thread_time_ns()
     header[WRONG] = np.count_nonzero(words[:, 1023] != counts)
     header[STATE] = 3
 
