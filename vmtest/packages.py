@@ -164,10 +164,26 @@ _KERNEL_DEPENDS = re.compile(
 
 
 def unpack(debs: Iterable[Path], tree: Path) -> None:
-    """Unpack packages into a tree and list them in its file ``packages``."""
+    """Unpack packages into a tree and list them in its file ``packages``.
+
+    Raises:
+        FetchError: dpkg-deb fails, on a full disk for one.
+    """
     names = []
     for deb in debs:
-        subprocess.run(["dpkg-deb", "-x", str(deb), str(tree)], check=True)
+        done = subprocess.run(
+            ["dpkg-deb", "-x", str(deb), str(tree)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            raise FetchError(
+                f"cannot unpack {deb.name} into {tree}: {done.stderr.strip()}",
+                "is the disk full? VMTEST_CACHE names another place",
+            )
         names.append(deb.name)
     (tree / "packages").write_text("".join(f"{name}\n" for name in sorted(names)))
 

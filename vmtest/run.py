@@ -66,6 +66,8 @@ def run(
             return _start(probe, cache, Streams(nowhere, nowhere)).exit_status == 0
 
     accelerator = choose_accelerator(request.accelerator, boots_with_kvm)
+    if request.verbose:
+        streams.say(f"accelerator: {accelerator}")
     return _start(replace(request, accelerator=accelerator), cache, streams)
 
 

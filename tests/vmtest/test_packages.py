@@ -1,11 +1,12 @@
 """Packages come from the right place, or words say why not."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from vmtest.errors import FetchError
-from vmtest.packages import Apt, Origin, find_archive, source_files
+from vmtest.packages import Apt, Origin, find_archive, source_files, unpack
 
 LIST = "# main\ndeb [signed-by=/k] http://archive.invalid/debian bookworm main\n"
 DEB822 = "Types: deb\nURIs: http://archive.invalid/debian\nSuites: bookworm\n"
@@ -87,3 +88,13 @@ def test_an_origin_says_where_it_looks() -> None:
     """As it is put on the screen while it is fetched."""
     assert "a from the system's own apt sources" == str(Origin("a"))
     assert "a from x and y" == str(Origin("a", ("x", "y")))
+
+
+def test_a_package_that_does_not_unpack_is_named(tmp_path: Path) -> None:
+    """With what dpkg-deb said of it."""
+    deb = tmp_path / "broken.deb"
+    deb.write_bytes(b"no archive")
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("no dpkg-deb here")
+    with pytest.raises(FetchError, match=r"cannot unpack broken\.deb into .*archive"):
+        unpack([deb], tmp_path / "tree")
