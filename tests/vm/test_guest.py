@@ -1,5 +1,7 @@
 """Tests of the guest itself: it is what its layout says."""
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,13 @@ def test_leftovers_are_reaped(
     orphan = parent.stdout.readline().strip()  # type: ignore[attr-defined]
     assert orphan
     await_true(lambda: not Path(f"/proc/{orphan}").exists(), "the orphan is reaped")
+
+
+@EVERY
+def test_isotherm_sees_the_tiers(tiers: list[list[int]]) -> None:
+    """Second path: isotherm's own reading of the guest ends at the kernel's tiers."""
+    done = subprocess.run(
+        ["isotherm", "topology", "--json"], capture_output=True, check=True
+    )
+    seen = json.loads(done.stdout)["tiers"]
+    assert tiers == [sorted(tier["nodes"]) for tier in seen]
