@@ -29,7 +29,8 @@ def document(shares: list[float], policy: str = "isotherm", moved: int = 500) ->
     return {
         "policy": policy,
         "kernel": "6.12",
-        "memory_mib": "320,1024",
+        "memory_mib": "512,1024",
+        "node0_free_mib": 112,
         "workload": guest_quality.WORKLOAD,
         "settings": {"/proc/x": "1"},
         "settings_after": {"/proc/x": "1"},
@@ -72,4 +73,4 @@ def test_the_table_has_every_mover_and_its_settings(tmp_path):
     assert "| isotherm | 2 | 0.972 (0.967 to 0.978) |" in text
     assert "| none | 1 | 0.333 | 0.333 | never | never | - |" in text
     assert "/proc/x: 1" in text
-    assert "33% fit into the fast node" in text
+    assert "100% fit into the fast node" in text

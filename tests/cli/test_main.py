@@ -16,7 +16,10 @@ from isotherm.core.errors import (
     UsageError,
 )
 
-VERBS = ("demo", "simulate", "compare", "explain", "topology", "trace")
+VERBS = (
+    *("demo", "simulate", "compare", "explain", "topology", "trace"),
+    *("doctor", "workload"),
+)
 
 
 def isotherm(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
