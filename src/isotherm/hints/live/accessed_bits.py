@@ -102,7 +102,9 @@ class LiveAccessedBits:
         self._cleared = np.zeros(0, np.int64)
         self._owner = np.zeros(0, np.int32)
         self._virtual = np.zeros(0, np.int64)
-        self._mapped = np.zeros(0, np.bool_)  # by block
+        # Of the managed memory: extents, and pages by process.
+        self._base = np.zeros(0, np.int64)
+        self._end = np.zeros(0, np.int64)
         self._pids = np.zeros(0, np.int32)
         self._sizes = np.zeros(0, np.int64)
         self._version = -1
@@ -187,7 +189,7 @@ class LiveAccessedBits:
     # -- what to read -----------------------------------------------------
 
     def _follow_spaces(self) -> None:
-        """Make room for new spaces, and note which blocks are mapped."""
+        """Make room for new spaces, and note what is mapped."""
         if self._version == self._spaces.version:
             return
         self._version = self._spaces.version
@@ -198,12 +200,9 @@ class LiveAccessedBits:
             self._owner = np.concatenate([self._owner, np.full(grow, -1, np.int32)])
             self._virtual = np.concatenate([self._virtual, np.zeros(grow, np.int64)])
         base, end, _, owner = self._spaces.extents()
+        self._base, self._end = base, end
         self._pids, where = np.unique(owner, return_inverse=True)
         self._sizes = np.bincount(where, end - base, len(self._pids)).astype(np.int64)
-        step = np.zeros(len(self._cleared) * GRANULE_BLOCKS + 1, np.int32)
-        np.add.at(step, base // BLOCK_PAGES, 1)
-        np.add.at(step, -(-end // BLOCK_PAGES), -1)
-        self._mapped = np.cumsum(step[:-1]) > 0
 
     def _cleared_whole(self) -> NDArray[np.bool_]:
         """Return which of the processes are cleared as a whole, bool[pids]."""
@@ -312,6 +311,13 @@ class LiveAccessedBits:
         self._owner[flat], self._virtual[flat] = pid, virtual
         self._cleared[flat] = cleared
 
+    def _is_mapped(self, block: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether a managed page is in each block."""
+        first = block * BLOCK_PAGES
+        after = np.searchsorted(self._base, first + BLOCK_PAGES)
+        mapped = (after > 0) & (self._end[np.maximum(after - 1, 0)] > first)
+        return np.asarray(mapped, np.bool_)
+
     def _columns(
         self,
         chosen: _Chosen,
@@ -322,7 +328,7 @@ class LiveAccessedBits:
         opening: bool,
     ) -> AccessedBits:
         block = chosen.flat[:, None] * GRANULE_BLOCKS + np.arange(GRANULE_BLOCKS)
-        keep = self._mapped[block] & ok[:, None]
+        keep = self._is_mapped(block) & ok[:, None]
         seconds = np.repeat(interval_ns / NS_PER_S, GRANULE_BLOCKS)
         observed = None
         if stuck.any():
