@@ -144,3 +144,24 @@ def test_unknown_options_are_refused(bench) -> None:
     made = bench([0] * 8, [8, 8])
     with pytest.raises(UsageError):
         Reclaim(made.setup(stall_shares=0.1))
+
+
+def test_it_is_known_by_name_on_hosts_only(table) -> None:
+    """A live run makes it by name; the lab, which cannot run it, does not list it."""
+    from isotherm.policy import registry
+
+    bench, _ = table
+    assert isinstance(registry.make_policy("reclaim", bench.setup()), Reclaim)
+    assert "reclaim" in registry.LIVE
+    assert "reclaim" not in registry.POLICIES
+
+
+def test_what_a_source_puts_out_and_brings_back_is_no_return(table) -> None:
+    """Only pages that the policy itself sent out are missed when they come back."""
+    bench, policy = table
+    bench.limit = 0
+    bench.node[:8] = 1
+    bench.step(policy, quiet(0))
+    bench.node[:8] = 0
+    bench.limit = 1 << 31
+    assert pages_of(0) == sorted(bench.step(policy).moves.page.tolist())

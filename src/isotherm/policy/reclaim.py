@@ -86,7 +86,7 @@ class Reclaim:
         self._silent_s: Floats = np.zeros(runs)  # of pages that are out
         self._asked = np.zeros(runs, np.uint32)  # epoch of the last look asked for
         self._rng = np.random.default_rng(setup.seed)
-        self._was_out = np.zeros(setup.pages, np.bool_)
+        self._sent = np.zeros(setup.pages, np.bool_)  # out, and by our own moves
         self._returns = np.zeros(setup.pages, np.uint8)
         self._stays = np.zeros(setup.pages, np.uint32)  # until this epoch
         self._stall_share = 0.0  # measured
@@ -98,7 +98,7 @@ class Reclaim:
     def renew(self, change: SpacesChanged) -> None:
         """Forget pages that have a new owner or none; make room for new ones."""
         pages = change.pages
-        self._was_out = grown(self._was_out, pages)
+        self._sent = grown(self._sent, pages)
         self._returns = grown(self._returns, pages)
         self._stays = grown(self._stays, pages)
         runs = -(-pages // RUN_PAGES)
@@ -108,7 +108,7 @@ class Reclaim:
         self._silent_s = grown(self._silent_s, runs)
         self._asked = grown(self._asked, runs)
         for start, end in change.renewed.tolist():
-            self._was_out[start:end] = False
+            self._sent[start:end] = False
             self._returns[start:end] = 0
             self._stays[start:end] = 0
             first, last = start // RUN_PAGES, -(-end // RUN_PAGES)
@@ -132,7 +132,7 @@ class Reclaim:
         self._learn(epoch.hints)
         done = epoch.outcome
         went = done.page[(done.errno == 0) & self._is_lower[done.node]]
-        self._was_out[went] = True  # though it may have come back meanwhile
+        self._sent[went] = True  # though it may have come back meanwhile
         returned = self._follow(node, out, dt_s, epoch.index)
         share = returned * stall_ns / max(epoch.dt_ns, 1)
         self._stall_share += 0.2 * (share - self._stall_share)
@@ -194,16 +194,19 @@ class Reclaim:
         dt_s: float,
         index: int,
     ) -> int:
-        """Count silence of what is out; note what has come back; return how many."""
-        back = np.flatnonzero(self._was_out & ~out & (node != NOT_PRESENT))
+        """Count silence of what was sent; note what has come back; return how many.
+
+        Pages that a source puts out and brings back do not count: it reports them.
+        """
+        back = np.flatnonzero(self._sent & ~out & (node != NOT_PRESENT))
         if len(back):
             times = self._returns[back]
             self._returns[back] = np.minimum(times + 1, MOST_RETURNS)
             stay = np.round(STAY_S / self._epoch_s * 2.0**times)
             self._stays[back] = index + stay.astype(np.uint32)
             np.add.at(self._touches, back // RUN_PAGES, 1.0)
-        self._was_out = out
-        self._silent_s += dt_s * self._by_run(out)
+        self._sent &= out
+        self._silent_s += dt_s * self._by_run(self._sent)
         return len(back)
 
     def _by_run(self, pages: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -29,6 +29,11 @@ POLICIES: Final[Mapping[str, str]] = {
     "clairvoyant": "knows the future and pays for its moves",
 }
 
+#: Those that only a host can run: nothing simulates what they look with.
+LIVE: Final[Mapping[str, str]] = {
+    "reclaim": "what nobody misses goes to compressed memory, within a stall budget",
+}
+
 #: Those that no host could run.
 BOUNDS: Final = frozenset({"all-fast", "all-slow", "static-oracle", "clairvoyant"})
 
@@ -47,6 +52,7 @@ _CLASS: Final[Mapping[str, str]] = {
     "all-slow": "isotherm.policy.bounds:AllSlow",
     "static-oracle": "isotherm.policy.bounds:StaticOracle",
     "clairvoyant": "isotherm.policy.clairvoyant:Clairvoyant",
+    "reclaim": "isotherm.policy.reclaim:Reclaim",
 }
 
 #: What each peer is tried with besides its published defaults, which come first.
@@ -88,17 +94,17 @@ def make_policy(name: str, setup: Setup, future: "Future | None" = None) -> Poli
     """Return a policy, ready for its first epoch.
 
     Args:
-        name: One of ``POLICIES``.
+        name: One of ``POLICIES`` or ``LIVE``.
         setup: Pages, topology, capacity, and the policy's own options.
         future: For the bounds in ``NEEDS_FUTURE``; others do not get it.
 
     Raises:
         UsageError: The name or an option is not known, or the future is missing.
     """
-    if name not in POLICIES:
+    if name not in _CLASS:
         raise UsageError(
-            f"policy {name!r}: not known{did_you_mean(name, POLICIES)}",
-            hint=f"known: {', '.join(POLICIES)}",
+            f"policy {name!r}: not known{did_you_mean(name, _CLASS)}",
+            hint=f"known: {', '.join(_CLASS)}",
         )
     module, _, attribute = _CLASS[name].partition(":")
     make: Any = getattr(import_module(module), attribute)
