@@ -19,9 +19,9 @@ KDAMONDS = Path("/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds")
 RUN = Path("/run/isotherm")
 HOT_PAGES = 1024
 #: The guest imports and starts slowly; a run that is not over by then hangs.
-LIMIT_S = 240
+LIMIT_S = 400
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Start = Callable[..., subprocess.Popen[str]]
 Await = Callable[..., None]
 
@@ -47,9 +47,13 @@ def target(start: Start) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    """Return a configuration for a machine that runs code slowly."""
+    """Return a configuration for a machine that runs code slowly.
+
+    Emulation makes moves cost a hundred times what they cost elsewhere, and not
+    moving nothing: the brake would rightly stop them.
+    """
     path = tmp_path / "isotherm.toml"
-    path.write_text("[budget]\ncpu_percent = 400.0\n")
+    path.write_text("[budget]\ncpu_percent = 6400.0\n[brake]\nenabled = false\n")
     return path
 
 
