@@ -37,6 +37,27 @@ def failures(by_errno: Mapping[int, int]) -> list[dict[str, Any]]:
 
 def describe(result: Mapping[str, Any]) -> list[str]:
     """Return the lines that people read at the end of a run."""
+    lines = _kernel(result) if result["mover"] == "kernel" else _own(result)
+    return lines + [f"restored: {line}" for line in result["restored"]]
+
+
+def _kernel(result: Mapping[str, Any]) -> list[str]:
+    """Return what the kernel's movers did."""
+    lines = [
+        f"{result['duration_s']:.1f} s, the kernel moves: {result['way'] or 'nothing'}",
+    ]
+    up, down = result["promoted_pages"], result["demoted_pages"]
+    lines.append(f"promoted {up} pages, demoted {down}, on the whole host")
+    lines += [
+        f"{scheme['action']}: {render_bytes(scheme['applied_bytes'])} applied of"
+        f" {render_bytes(scheme['tried_bytes'])} tried"
+        for scheme in result["schemes"]
+    ]
+    return lines
+
+
+def _own(result: Mapping[str, Any]) -> list[str]:
+    """Return what isotherm did."""
     managed = render_bytes(result["managed_pages"] * PAGE_BYTES)
     lines = [
         f"{result['duration_s']:.1f} s, {result['epochs']} epochs, {managed} managed"
@@ -62,5 +83,4 @@ def describe(result: Mapping[str, Any]) -> list[str]:
     )
     if result["brake"]:
         lines.append(f"the brake acted {len(result['brake'])} times")
-    lines += [f"restored: {line}" for line in result["restored"]]
     return lines
