@@ -18,6 +18,8 @@ from isotherm.machine.linux.spaces import GRANULE, NO_PAGE
 from isotherm.machine.linux.targets.follow import Follower
 from isotherm.machine.protocol import NOT_PRESENT
 
+NOBODY = 65534
+
 
 @pytest.fixture
 def watch() -> Iterator[Callable[..., LinuxMachine]]:
@@ -90,6 +92,33 @@ def test_both_ways_to_placement_agree(
     monkeypatch.setattr(machine.nodes, "frames", None)
     machine.reread(np.array([[0, machine.pages]]))
     assert by_frames == machine.placement()[ours].tolist()
+
+
+def test_a_stretch_is_read_again_and_no_more(
+    child: Any, watch: Callable[..., LinuxMachine]
+) -> None:
+    """Ranges that begin and end within spaces are read to the page."""
+    page = child.do("take(3000)")
+    machine = watch(child.pid, placement_budget_ns=0)
+    ours = flat(machine, child.pid, page, 3000).astype(np.int64)
+    machine.reread(np.array([[0, machine.pages]]))
+    before = machine.turns.pages
+    machine.reread(np.array([[ours[5], ours[7]], [ours[1000], ours[1512]]]))
+    assert 514 == machine.turns.pages - before
+
+
+def test_turns_read_everything_in_the_end(
+    child: Any, watch: Callable[..., LinuxMachine]
+) -> None:
+    """With a small budget a pass takes several refreshes; then comes the next."""
+    child.do("take(4000)")
+    machine = watch(child.pid, placement_budget_ns=1.0)
+    for _ in range(10_000):
+        machine.refresh()
+        if machine.turns.passes == 2:
+            break
+    assert 2 == machine.turns.passes
+    assert machine.turns.pages >= 2 * machine.space_map.mapped_pages
 
 
 def test_errnos_of_what_cannot_be(
@@ -225,3 +254,25 @@ def test_a_compressed_tier_that_is_not_there_is_unsupported() -> None:
     with pytest.raises(UnsupportedError, match="zram") as caught:
         HostNodes(compressed=True)
     assert caught.value.hint is not None
+
+
+def test_another_user_is_refused_in_one_message(child: Any) -> None:
+    """Who may not move a process's pages is told so before anything is done."""
+    if os.geteuid():
+        pytest.skip("only root can become somebody else")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            Follower([child.pid])
+        except NotPermittedError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read) as told:
+        assert f"pid {child.pid}: may not be looked at: EACCES" == told.read()

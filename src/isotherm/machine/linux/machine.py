@@ -192,8 +192,7 @@ class LinuxMachine:
 
     def reread(self, ranges: Ranges) -> None:
         """Read where the pages of flat ranges, int64[n, 2], are now."""
-        self._table.look_at(normalised(ranges))
-        self._table.turn(self._processes(), 0, self._table.turns.pass_ns)
+        self._table.reread(self._processes(), normalised(ranges))
 
     def take_events(self) -> list[TargetEvent]:
         """Return what has happened to processes since the last call."""
@@ -276,7 +275,7 @@ class LinuxMachine:
                 pid, vpage = self.space_map.locate(page)
                 same = (pid == done.pid) & (vpage == done.vpage)
                 page, node = page[same], node[same]
-            self._table.set(page, node)
+            self._table.enter(page, node)
             whole.append(done.whole)
         more = normalised(np.concatenate(whole))
         if len(more):

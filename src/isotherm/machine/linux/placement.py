@@ -18,8 +18,10 @@ from isotherm.machine.protocol import NOT_PRESENT
 
 #: Pages read at once: 512 KiB of entries, 1 to 3 ms.
 CHUNK_PAGES: Final = 1 << 16
-#: New pages are read for so long in a turn, whatever the budget.
-URGENT_NS: Final = 50_000_000
+#: In the first turn new pages are read for so long, whatever the budget.
+FIRST_NS: Final = 50_000_000
+#: Later they may take so many times the budget.
+_URGENT: Final = 5
 
 
 class Seen(Protocol):
@@ -93,8 +95,13 @@ class PlacementTable:
             self._node[start:end] = NOT_PRESENT
         self._urgent = normalised(np.concatenate([self._urgent, renewed]))
 
-    def set(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> None:
-        """Note where pages are."""
+    def enter(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> None:
+        """Note where our own moves have put pages.
+
+        A turn that came between a move and this has taken it for somebody else's.
+        """
+        seen = int(np.count_nonzero(self._node[page] == node))
+        self.turns.foreign = max(self.turns.foreign - seen, 0)
         self._node[page] = node
 
     def look_at(self, ranges: Ranges) -> None:
@@ -104,7 +111,9 @@ class PlacementTable:
     def turn(
         self, processes: Mapping[int, Process], budget_ns: float, now_ns: int
     ) -> None:
-        """Read as much as the budget allows; new pages may take ten times as much.
+        """Read as much as the budget allows; new pages may take five times as much.
+
+        A granule is read in any case: every page has its turn.
 
         Args:
             processes: Followed processes by pid.
@@ -112,28 +121,13 @@ class PlacementTable:
             now_ns: For ``turns.pass_ns``.
         """
         began = time.perf_counter_ns()
+        urgent_ns = _URGENT * budget_ns if self.turns.pages else FIRST_NS
+        self._read_urgent(processes, began + urgent_ns)
         base, end, start_vpage, owner = self._spaces.extents()
-        urgent, self._urgent = self._urgent, EMPTY
-        late = began + max(10 * budget_ns, URGENT_NS)
-        for row, (first, last) in enumerate(urgent.tolist()):
-            at = int(np.searchsorted(end, first, side="right"))
-            low = first
-            while at < len(base) and base[at] < last:
-                if time.perf_counter_ns() > late:
-                    self._urgent = urgent[row:].copy()
-                    self._urgent[0, 0] = low
-                    break
-                low = max(int(base[at]), low)
-                high = min(int(end[at]), last, low + CHUNK_PAGES)
-                vpage = int(start_vpage[at] + low - base[at])
-                self._read(processes.get(int(owner[at])), low, high, vpage)
-                low = high
-                at += high == end[at]
-            if len(self._urgent):
-                break
         spent = time.perf_counter_ns() - began
         left = self._pages if len(base) else 0
-        while left > 0 and spent < budget_ns:
+        first = self.turns.pages
+        while left > 0 and (spent < budget_ns or self.turns.pages == first):
             at = int(np.searchsorted(end, self._cursor, side="right"))
             if at == len(base):
                 left -= self._pages - self._cursor
@@ -152,9 +146,32 @@ class PlacementTable:
         self.turns.cost_ns += time.perf_counter_ns() - began
 
     def reread(self, processes: Mapping[int, Process], ranges: Ranges) -> None:
-        """Read flat ranges now."""
+        """Read flat ranges now, whatever it takes."""
+        began = time.perf_counter_ns()
         self.look_at(ranges)
-        self.turn(processes, 0, self.turns.pass_ns)
+        self._read_urgent(processes, float("inf"))
+        self.turns.cost_ns += time.perf_counter_ns() - began
+
+    def _read_urgent(self, processes: Mapping[int, Process], late: float) -> None:
+        """Read what is urgent until a time of ``perf_counter_ns``; keep the rest."""
+        base, end, start_vpage, owner = self._spaces.extents()
+        urgent, self._urgent = self._urgent, EMPTY
+        for row, (first, last) in enumerate(urgent.tolist()):
+            at = int(np.searchsorted(end, first, side="right"))
+            low = first
+            while low < last and at < len(base) and base[at] < last:
+                if time.perf_counter_ns() > late:
+                    self._urgent = urgent[row:].copy()
+                    self._urgent[0, 0] = low
+                    break
+                low = max(int(base[at]), low)
+                high = min(int(end[at]), last, low + CHUNK_PAGES)
+                vpage = int(start_vpage[at] + low - base[at])
+                self._read(processes.get(int(owner[at])), low, high, vpage)
+                low = high
+                at += high == end[at]
+            if len(self._urgent):
+                break
 
     def _read(self, process: Process | None, low: int, high: int, vpage: int) -> None:
         """Read flat pages ``[low, high)``, which begin at a virtual page."""
