@@ -48,6 +48,9 @@ LEAST_AWAY_S: Final = 30.0
 #: Runs asked to be looked at in an epoch, each for so long: a block of each.
 LOOKS: Final = 32
 WINDOW_S: Final = 4.0
+#: A run that was asked for is not asked for again so soon, whatever came of it: of
+#: pages that come back before a source can look it says nothing.
+ASK_AGAIN_S: Final = 60.0
 #: A page that came back stays so long, doubled with every return up to 64 times.
 STAY_S: Final = 30.0
 MOST_RETURNS: Final = 6
@@ -149,7 +152,7 @@ class Reclaim:
     def _looks(self, epoch: Epoch, out: NDArray[np.bool_]) -> tuple[Look, ...]:
         """Return looks at runs of which nobody knows anything yet, at random."""
         there = self._by_run(~out & (epoch.node != NOT_PRESENT)) >= BLOCK_PAGES
-        patience = 2 + int(WINDOW_S / self._epoch_s)
+        patience = int(ASK_AGAIN_S / self._epoch_s)
         waits = (self._asked > 0) & (self._asked + patience > epoch.index)
         run = np.flatnonzero(there & ~waits & (self._looked_s < LEAST_LOOKED_S))
         run = np.sort(self._rng.permutation(run)[:LOOKS])

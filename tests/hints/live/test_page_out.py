@@ -128,6 +128,22 @@ def test_looks_say_where_and_how_long(zram, new_target) -> None:
 
 
 @pytest.mark.slow
+def test_every_look_gets_its_share(zram, new_target) -> None:
+    """Looks at many small ranges: a block of each, none left out."""
+    target = new_target(PAGES)
+    target.fill()
+    looks = tuple(
+        Look(LiveMechanism.PAGE_OUT, first, first + 64)
+        for first in range(0, PAGES, 128)
+    )
+    source = PageOutSource(target.spaces(), MonotonicClock(), sample_blocks=len(looks))
+    with source:
+        source.look(looks)
+        looked, _ = pages_of(source.drain())
+    assert {k.start_page // 64 for k in looks} == {page // 64 for page in looked}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_out", [False, True])
 def test_close_brings_back_what_is_out(zram, new_target, keep_out: bool) -> None:
     """Nothing stays in swap when the source is closed, unless it was to."""

@@ -252,10 +252,15 @@ class PageOutSource:
         whole = int(size.sum())
         if count <= 0 or not whole:
             return np.empty(0, np.uint32)
-        draw = np.sort(self._rng.integers(0, whole, count * _DRAWN))
-        begin = np.cumsum(size) - size
-        at = np.searchsorted(begin, draw, side="right") - 1
-        block = (first[at] + draw - begin[at]).astype(np.uint32)
+        if 0 < len(looks) <= count:  # of each look as many
+            at = np.repeat(np.arange(len(looks)), count // len(looks))
+            at = at[size[at] > 0]
+            block = (first[at] + self._rng.integers(0, size[at])).astype(np.uint32)
+        else:
+            draw = np.sort(self._rng.integers(0, whole, count * _DRAWN))
+            begin = np.cumsum(size) - size
+            at = np.searchsorted(begin, draw, side="right") - 1
+            block = (first[at] + draw - begin[at]).astype(np.uint32)
         for look in looks:
             if look.stripes > 1:
                 inside = (block >= look.start_page // BLOCK_PAGES) & (
