@@ -43,6 +43,30 @@ def test_two_bits_hold_a_tier(pages):
     assert kept.nbytes <= pages / 4 + 1
 
 
+def test_some_pages_change_and_no_others():
+    """Four pages share a byte: each keeps its own code, in any order, twice too."""
+    rng = np.random.default_rng(1)
+    code = rng.integers(0, 4, 400).astype(np.uint8)
+    kept = _Pages()
+    kept.set_all(code)
+    page = rng.permutation(400)[:150].astype(np.uint32)
+    code[page] = rng.integers(0, 4, 150)
+    kept.set_some(page, code[page])
+    kept.set_some(np.array([4000], np.uint32), np.array([1], np.uint8))
+    assert code.tolist() == kept.get(np.arange(400)).tolist()
+
+
+def test_a_page_that_moves_twice_has_both_sources(playing):
+    """The second move begins where the first one ended, heat kept or not."""
+    machine = playing().machine
+    history = History(machine)
+    page = int(np.flatnonzero(machine.placement() == 1)[0])
+    history.observe(step())
+    history.observe(step(outcome=outcome([page], 0)))
+    history.observe(step(outcome=outcome([page], 1)))
+    assert [1, 0] == history.moves.src.tolist()
+
+
 def test_moves_are_kept_with_source_and_promise(playing):
     """A move's source is where the page was before, its promise the plan's."""
     machine = playing().machine

@@ -22,8 +22,10 @@ from isotherm.policy.plan import Moves
 
 #: Stretches of time that heat is kept in; when twice as many are full, pairs merge.
 STRETCHES: Final = 12
-#: A stretch is at least so long: regions are not worked through at every epoch.
+#: A stretch is at least so long, and longer for more pages than this: working
+#: through 16 Mi pages takes some 80 ms, which is 0.5 % of a core every 16 s.
 LEAST_STRETCH_S: Final = 2.0
+STRETCH_PAGES: Final = 1 << 21
 #: Latest moves that are kept.
 MAX_MOVES: Final = 1 << 16
 #: Pages of a region, and how many of them are asked for their rate.
@@ -52,6 +54,15 @@ class _Pages:
         for column in range(1, 4):
             packed |= quads[:, column] << np.uint8(2 * column)
         self._packed = packed
+
+    def set_some(self, page: NDArray[np.uint32], code: NDArray[np.uint8]) -> None:
+        """Keep the codes of some pages; of those beyond the end, none."""
+        known = page < 4 * len(self._packed)
+        at = (page[known] >> 2).astype(np.int64)
+        shift = ((page[known] & 3) << 1).astype(np.uint8)
+        # Several pages may share a byte: one after the other.
+        np.bitwise_and.at(self._packed, at, ~(np.uint8(3) << shift))
+        np.bitwise_or.at(self._packed, at, code[known] << shift)
 
     def get(self, page: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return codes of pages; 3 for those not known."""
@@ -145,7 +156,7 @@ class History:
         self.epoch_ns = 0.0
         self.began_ns = machine.clock.now_ns()
         self._stretch_ns = round(LEAST_STRETCH_S * NS_PER_S)
-        self._due_ns = self.began_ns + self._stretch_ns
+        self._due_ns = self.began_ns
         self._last_ns = self.began_ns
         self._before = _Pages()
         self._pending = Moves.none()
@@ -176,10 +187,10 @@ class History:
             self.epochs += 1
             self.epoch_ns = float(now_ns - self._last_ns)
             self._last_ns = now_ns
-            node = self.machine.placement()
-            if now_ns >= self._due_ns or not self.stretches:
+            if now_ns >= self._due_ns:
+                node = self.machine.placement()
                 self._keep_heat(now_ns, step, node)
-            self._remember(node)
+                self._remember(node)
 
     @property
     def bytes(self) -> int:
@@ -191,6 +202,7 @@ class History:
     def source_node(self, page: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return where pages were after the last epoch: the first node of their tier.
 
+        Our own moves are known at once, those of others within a stretch.
         ``NOT_PRESENT`` where they had no memory, or in a tier beyond the third.
         """
         return self._first_node[self._before.get(page)]
@@ -216,6 +228,9 @@ class History:
                 gain,
                 outcome.errno.copy(),
             )
+            done = np.flatnonzero(outcome.errno == 0)[::-1]
+            done = done[np.unique(outcome.page[done], return_index=True)[1]]
+            self._before.set_some(outcome.page[done], self.rank[outcome.node[done]])
             before = len(self.moves.page) + len(new.page)
             self.moves = self.moves.then(new)
             self.dropped_moves += before - len(self.moves.page)
@@ -239,7 +254,10 @@ class History:
                 for a, b in zip(self.stretches[::2], self.stretches[1::2], strict=True)
             ]
             self._stretch_ns *= 2
-        self._due_ns = now_ns + self._stretch_ns
+        much = max(1.0, len(node) / STRETCH_PAGES)
+        self._due_ns = now_ns + max(
+            self._stretch_ns, round(LEAST_STRETCH_S * much * NS_PER_S)
+        )
 
     def _renew(self, change: SpacesChanged) -> None:
         """Forget pages that have a new owner or none."""
