@@ -1,0 +1,184 @@
+"""The daemon's budget at any size: CPU time, epoch length, state (synthetic memory).
+
+Usage: bench_daemon.py [GiB ...]   (default 4 64)
+
+A service on a table instead of a host: a column says where pages are, a source
+answers looks with bits of a skewed working set, in proportion to what a budgeted
+reader of accessed bits can read (2 % of a core at 30 ns a page). Everything above
+is what runs on a host. The pace is the daemon's own; waiting is not waited.
+Printed: CPU time of an epoch, its length at the end, the share of a core, resident
+memory beyond the interpreter's, and its share of what is managed.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.clock import VirtualClock
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.daemon.budget import choose_unit
+from isotherm.daemon.coarse import CoarseMachine, CoarseSource
+from isotherm.daemon.config import Config
+from isotherm.daemon.service import Service
+from isotherm.hints.batch import AccessedBits, HintBatch, Look, Mechanism
+from isotherm.machine.protocol import Machine, MoveResult, Space, SpacesChanged, Usage
+from isotherm.migration.engine import MigrationEngine
+from isotherm.topology.model import MemoryKind, Node, Source, Tier, Topology
+
+EPOCHS = 40
+READ_NS = 30.0  # a page-table entry; docs/reference/hint-sources.md
+FAST_SHARE = 0.25
+
+
+class Table:
+    """Memory as a column; it keeps its own time."""
+
+    def __init__(self, pages: int) -> None:
+        self.clock = VirtualClock()
+        self.pages = pages
+        self.parallelism = 1.0
+        self.topology = Topology(
+            tuple(Node(n, MemoryKind.DRAM, Source.CONFIGURED, None) for n in (0, 1)),
+            tuple(Tier(n, None, (n,), Source.CONFIGURED) for n in (0, 1)),
+            (),
+            (),
+            {},
+        )
+        self.spaces = (Space(0, pages, "bench"),)
+        self._node = np.ones(pages, np.uint8)
+        self._node[: int(FAST_SHARE * pages)] = 0
+        self._used = np.bincount(self._node, minlength=2).astype(np.int64)
+
+    def refresh(self) -> SpacesChanged | None:
+        """Return None: the space stays."""
+        return None
+
+    def usage(self) -> Usage:
+        """Return a full fast node and a roomy slow one."""
+        capacity = np.array([int(FAST_SHARE * self.pages), self.pages], np.int64)
+        zero = np.zeros(2, np.int64)
+        return Usage(capacity, self._used.copy(), zero, zero, zero, zero)
+
+    def placement(self) -> NDArray[np.uint8]:
+        """Return the column."""
+        return self._node
+
+    def latency_ns(self) -> NDArray[np.float64]:
+        """Return the reference machine's latencies."""
+        return np.array([[80.0, 250.0]])
+
+    def access_rate(self) -> float | None:
+        """Nobody counts."""
+        return None
+
+    def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
+        """Move whatever is asked for."""
+        np.subtract.at(self._used, self._node[page], 1)
+        np.add.at(self._used, node, 1)
+        self._node[page] = node
+        return MoveResult(np.zeros(len(page), np.int16), 2500.0 * len(page))
+
+
+class Bits:
+    """Answers looks within a budget: a tenth of the memory is hot."""
+
+    mechanism = Mechanism.ACCESSED_BIT
+
+    def __init__(self, pages: int, clock: VirtualClock) -> None:
+        self._blocks = pages // 8
+        self._clock = clock
+        self._rng = np.random.default_rng(1)
+        self._looks: tuple[Look, ...] = ()
+        self._last_ns = 0
+        self._at = 0
+
+    def open(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def look(self, looks: tuple[Look, ...]) -> None:
+        """Keep them."""
+        self._looks = looks
+
+    def drain(self) -> tuple[HintBatch, ...]:
+        """Return bits of as many blocks as the budget allows, in turns."""
+        now_ns, start_ns = self._clock.now_ns(), self._last_ns
+        self._last_ns = now_ns
+        if not self._looks:
+            return ()
+        look = self._looks[0]
+        blocks = (look.end_page - look.start_page) // 8 // look.stripes
+        budget = int(0.02 * (now_ns - start_ns) / READ_NS / 8)
+        blocks = max(1, min(blocks, budget, self._blocks))
+        first = self._at if self._at + blocks <= self._blocks else 0
+        self._at = first + blocks
+        block = np.arange(first, first + blocks, dtype=np.uint32)
+        hot = block % 10 == 0
+        bits = np.where(hot, 255, self._rng.integers(0, 256, blocks) & 1)
+        interval = np.full(blocks, (now_ns - start_ns) / NS_PER_S, np.float32)
+        seen = AccessedBits(block, bits.astype(np.uint8), interval)
+        return (HintBatch("bits", start_ns, now_ns, seen),)
+
+
+def measure(gib: int) -> None:
+    """Run some epochs at one size and print a line."""
+    pages = gib << 18
+    before = resident()
+    config = Config()
+    budget = config.budget
+    unit = choose_unit(pages, budget.memory_permille, budget.memory_floor_mib * 2**20)
+    table = Table(pages)
+    machine: Machine = table if unit == 1 else CoarseMachine(table, unit)
+    bits = Bits(pages, table.clock)
+    source = bits if unit == 1 else CoarseSource(bits, unit)
+    service = Service(
+        machine,
+        (source,),
+        config,
+        lambda m: MigrationEngine(m, quota_pages_per_s=51200.0 / unit),
+        lambda: True,
+        unit_pages=unit,
+    )
+    spent: list[float] = []
+    source.look(())
+    for _ in range(EPOCHS):
+        table.clock.advance(round(service.pacer.epoch_s * NS_PER_S))
+        began = time.process_time()
+        service.epoch()
+        spent.append(time.process_time() - began)
+    late = np.array(spent[EPOCHS // 2 :])
+    length_s = service.pacer.epoch_s
+    extra = resident() - before
+    print(
+        f"{gib:5} GiB  unit {unit:3}  epoch {np.median(late) * 1e3:8.1f} ms"
+        f" ({late.min() * 1e3:.1f} to {late.max() * 1e3:.1f}) every {length_s:4.0f} s"
+        f" = {np.median(late) / length_s:6.2%} of a core;"
+        f" {extra / 2**20:7.1f} MiB = {extra / pages / PAGE_BYTES:.3%}"
+    )
+
+
+def resident() -> int:
+    """Return resident memory now, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def main() -> None:
+    """Measure every size in a process of its own: memory is not given back."""
+    sizes = [int(word) for word in sys.argv[1:]] or [4, 64]
+    for gib in sizes:
+        child = os.fork()
+        if child == 0:
+            measure(1)  # import and compile
+            measure(gib)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
