@@ -19,6 +19,7 @@ from isotherm.policy.registry import make_policy
 from isotherm.trace.stream import AccessChunk
 from tests.loop.scripted_spaces import ScriptedSpaces
 
+pytestmark = pytest.mark.slow
 DT_NS = 500_000_000
 WHOLE = 4096
 BITS = frozenset({Mechanism.ACCESSED_BIT})

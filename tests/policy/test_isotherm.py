@@ -380,6 +380,30 @@ def test_pages_without_memory_are_not_moved():
     assert (world.node[gone] == NOT_PRESENT).all()
 
 
+def test_what_an_entry_costs_is_learnt():
+    """Cheaper walks are believed at once, a dear one not; where all are dear, they are.
+
+    Pages drawn at random say nothing of the cost of walks.
+    """
+    policy = machine().policy
+
+    def walk(entry_ns, times=1, source="accessed-bit"):
+        block = np.arange(16, dtype=np.uint32)
+        seen = AccessedBits(block, block.astype(np.uint8), np.ones(16, np.float32))
+        batch = HintBatch(source, 0, EPOCH_NS, seen, background_ns=128 * entry_ns)
+        for _ in range(times):
+            found = policy._learn_bits(batch, seen)
+        return policy._entry_ns, found is None
+
+    policy._counted[:] = 0
+    assert (20.0, False) == walk(20.0)
+    assert (20.0, False) == walk(200.0, 3)
+    assert (25.0, False) == walk(25.0)
+    assert (25.0, False) == walk(200.0, 7)
+    assert (200.0, False) == walk(200.0)
+    assert (200.0, True) == walk(5000.0, 20, "page-out")
+
+
 def test_epochs_of_another_length():
     """What was learnt stays: no burst of moves, and the hot pages are still found."""
     world = machine()
