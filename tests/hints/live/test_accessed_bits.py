@@ -280,6 +280,20 @@ def test_looks_beyond_the_budget_are_thinned(
     assert len([g for _, granules in reader.reads for g in granules]) <= 1
 
 
+@pytest.mark.parametrize("whole", [set(), {7, 9}], ids=["by range", "as a whole"])
+def test_thinned_stripes_leave_nothing_out(source, reader, clock, whole) -> None:
+    """However stripes and turns meet, a round of both reads every granule once."""
+    reader.whole = whole
+    source.thinned = 2
+    source._budget = 0.0  # and stays so: no time passes between drains
+    for number in range(1, 9):
+        source.look((look(stripes=4, stripe=number % 4),))
+        source.drain()
+    read = [(pid, g) for pid, granules in reader.reads for g in granules]
+    assert 6 == len(read)
+    assert {(7, 10), (7, 11), (7, 12), (7, 13), (9, 20), (9, 21)} == set(read)
+
+
 def test_actions_run_at_their_time_in_order() -> None:
     """The earlier runs first, whichever was given first; none after the close."""
     later, done, ran = Later("test"), [], threading.Event()

@@ -26,6 +26,8 @@ from isotherm.machine.linux.spaces import SpaceMap
 SET_BIT_NS: Final = 300.0
 #: Granules between two looks at the clock.
 AT_ONCE: Final = 64
+#: Stripes of which it is remembered how often they were looked at.
+MOST_STRIPES: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class LiveAccessedBits:
         self._start_ns = 0
         self._cost_ns = 0.0
         self._walks = 0
-        self._turn = 0
+        #: Looks so far at each of so many stripes: thinning goes on from there.
+        self._turns: dict[tuple[int, int], int] = {}
         #: Granules of which one is read at a look, beyond the stripes asked for.
         self.thinned = 1
         # By flat granule: when it was cleared, and whose it was then.
@@ -167,8 +170,11 @@ class LiveAccessedBits:
                 return ()
             for armed in self._armed:
                 self._walk(armed)
-            if self._armed:
-                self._turn += 1
+                place = armed.look.stripes, armed.look.stripe
+                turn = self._turns.pop(place, 0) + 1
+                if len(self._turns) > MOST_STRIPES:
+                    self._turns.clear()
+                self._turns[place] = turn
             self._armed = []
             self._round += 1
             done, self._done = self._done, []
@@ -215,7 +221,8 @@ class LiveAccessedBits:
         first = np.maximum(base, look.start_page)
         last = np.minimum(end, look.end_page)
         stripes = look.stripes * self.thinned
-        stripe = look.stripe + look.stripes * (self._turn % self.thinned)
+        turn = self._turns.get((look.stripes, look.stripe), 0)
+        stripe = look.stripe + look.stripes * (turn % self.thinned)
         whole = self._cleared_whole()[np.searchsorted(self._pids, owner)]
         if whole.any():
             # Clearing takes every page of such a process, so all are read.
