@@ -24,7 +24,7 @@ from isotherm.hints.live.accessed_bits import LiveAccessedBits
 from isotherm.hints.live.accessed_range import AccessedRanges
 from isotherm.hints.live.clearing import Clearing
 from isotherm.hints.live.damon import DamonRegions
-from isotherm.hints.live.damon_admin import ADMIN, DamonAdmin, in_use
+from isotherm.hints.live.damon_admin import ADMIN, DamonAdmin, in_use, patiently
 from isotherm.hints.live.damon_pages import DamonPages
 from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.idle_page import IdlePageBits
@@ -138,6 +138,11 @@ def nr_kdamonds() -> int:
     return int((ADMIN / "kdamonds/nr_kdamonds").read_text())
 
 
+def is_on() -> bool:
+    """Return whether kdamond 0 runs."""
+    return patiently((ADMIN / "kdamonds/0/state").read_text).strip() == "on"
+
+
 # ---- regions
 
 
@@ -222,7 +227,7 @@ def test_an_ended_target_ends_nothing_else(
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         spaces.forget(pid)
         end = time.monotonic() + 30
-        while (ADMIN / "kdamonds/0/state").read_text().strip() == "on":
+        while is_on():
             assert time.monotonic() < end
             time.sleep(0.05)
         source.drain()
@@ -294,7 +299,7 @@ def test_after_sigkill_recovery_removes_ours(
     child.stdout.close()
     child.kill()
     child.wait()
-    assert "on" == (ADMIN / "kdamonds/0/state").read_text().strip()
+    assert is_on()
     said = HostChanges.recover(journal)
     assert ["damon: 2 kdamonds stopped and removed"] == said
     assert 0 == nr_kdamonds()

@@ -1,5 +1,6 @@
 """DAMON's driver on a tree of files that behaves like the kernel's."""
 
+import errno
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,23 @@ def test_what_the_kernel_refuses_is_an_error(damon: FakeDamon) -> None:
     kdamond.set_intervals(Intervals(sample_us=10, aggregate_us=5))
     with pytest.raises(IsothermError, match="damon: on: EINVAL"):
         kdamond.start()
+
+
+def test_a_busy_lock_is_waited_for(damon: FakeDamon) -> None:
+    """EBUSY while somebody else has DAMON's lock is tried again."""
+    refused = []
+
+    def write(path: Path, value: str) -> None:
+        if len(refused) < 2:
+            refused.append(path)
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        damon.write(path, value)
+
+    admin = DamonAdmin(
+        HostChanges(None), 1, admin=damon.admin, modules=damon.modules, write=write
+    )
+    admin.take("a")
+    assert (2, 1) == (len(refused), nr_kdamonds(damon))
 
 
 # ---- reports

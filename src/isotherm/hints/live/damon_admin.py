@@ -14,10 +14,11 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,27 @@ KIND: Final = "damon-kdamonds"
 EXCLUSIVE: Final = ("damon_reclaim", "damon_lru_sort", "damon_stat")
 _MARKS: Final = (1_000_001, 1_999_999)  # µs: also a fair interval of updates
 
+#: The files answer EBUSY while another call has DAMON's lock; so long it is tried.
+PATIENCE_S: Final = 2.0
+
 Write = Callable[[Path, str], None]
+Answer = TypeVar("Answer")
+
+
+def patiently(action: Callable[[], Answer]) -> Answer:
+    """Return what an action gives, tried again while it ends in EBUSY.
+
+    mm/damon/sysfs.c takes its lock by mutex_trylock(), for reading ``state``, too,
+    on newer kernels.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,13 @@ class Kdamond:
         self._path = path
         self._context = path / "contexts/0"
         self._mark = mark
-        self._write = write
+        self._write_file = write
+
+    def _write(self, path: Path, value: str) -> None:
+        patiently(lambda: self._write_file(path, value))
+
+    def _read(self, path: Path) -> str:
+        return patiently(path.read_text).strip()
 
     def prepare(self) -> None:
         """Make the context and mark it as ours."""
@@ -96,7 +123,7 @@ class Kdamond:
     @property
     def operations(self) -> tuple[str, ...]:
         """The operations sets that the kernel has: ``vaddr fvaddr paddr``."""
-        return tuple((self._context / "avail_operations").read_text().split())
+        return tuple(self._read(self._context / "avail_operations").split())
 
     def set_operations(self, name: str) -> None:
         """Choose the operations set."""
@@ -193,12 +220,12 @@ class Kdamond:
     @property
     def running(self) -> bool:
         """Whether it runs now; it ends by itself when all its targets are gone."""
-        return (self._path / "state").read_text().strip() == "on"
+        return self._read(self._path / "state") == "on"
 
     @property
     def pid(self) -> int | None:
         """Process id of the kernel thread; None if it does not run."""
-        pid = int((self._path / "pid").read_text())
+        pid = int(self._read(self._path / "pid"))
         return pid if pid > 0 else None
 
     def tried_regions(self) -> NDArray[np.int64]:
@@ -288,7 +315,7 @@ class DamonAdmin:
         )
         base = self._admin / "kdamonds"
         try:
-            self._write(base / "nr_kdamonds", str(self._count))
+            patiently(lambda: self._write(base / "nr_kdamonds", str(self._count)))
             self._made = [
                 Kdamond(base / str(i), mark, self._write) for i in range(self._count)
             ]
@@ -312,8 +339,8 @@ def in_use(
     base = admin / "kdamonds"
     try:
         count = int(read_value(base / "nr_kdamonds"))
-        states = [(base / f"{i}/state").read_text().strip() for i in range(count)]
-        pids = [(base / f"{i}/pid").read_text().strip() for i in range(count)]
+        states = [patiently((base / f"{i}/state").read_text) for i in range(count)]
+        pids = [patiently((base / f"{i}/pid").read_text) for i in range(count)]
         os.close(os.open(base / "nr_kdamonds", os.O_WRONLY | os.O_CLOEXEC))
     except OSError as error:
         raise _refused("nr_kdamonds", error) from error
@@ -326,14 +353,15 @@ def in_use(
             continue
     if count:
         said = ", ".join(
-            f"kdamond {i} {state}" + (f" (pid {pid})" if pid != "-1" else "")
+            f"kdamond {i} {state.strip()}"
+            + (f" (pid {pid.strip()})" if pid.strip() != "-1" else "")
             for i, (state, pid) in enumerate(zip(states, pids, strict=True))
         )
         stop = "; ".join(
             [
                 f"echo off > {base}/{i}/state"
                 for i, state in enumerate(states)
-                if state == "on"
+                if state.strip() == "on"
             ]
             + [f"echo 0 > {base}/nr_kdamonds"]
         )
@@ -367,16 +395,29 @@ def remove(facts: Facts) -> str:
     for i in range(count):
         context = base / f"{i}/contexts/0"
         if not context.is_dir():  # killed before it was marked
-            ours = ours and read_value(base / f"{i}/state") == "off"
+            ours = ours and _state(base / f"{i}") == "off"
             continue
         ours &= read_value(context / "monitoring_attrs/intervals/update_us") == mark
     if not ours:
         return "damon: left alone, these kdamonds are somebody else's"
     for i in range(count):
-        if read_value(base / f"{i}/state") == "on":
-            write_value(base / f"{i}/state", "off")
-    write_value(base / "nr_kdamonds", "0")
+        if _state(base / f"{i}") == "on":
+            _turn_off(base / f"{i}")
+    patiently(lambda: write_value(base / "nr_kdamonds", "0"))
     return f"damon: {count} kdamonds stopped and removed"
+
+
+def _state(kdamond: Path) -> str:
+    return patiently(lambda: read_value(kdamond / "state"))
+
+
+def _turn_off(kdamond: Path) -> None:
+    """Stop a kdamond; it may end by itself meanwhile."""
+    try:
+        patiently(lambda: write_value(kdamond / "state", "off"))
+    except OSError:
+        if _state(kdamond) == "on":
+            raise
 
 
 def cpu_ns(pid: int, proc: Path = Path("/proc")) -> int:
