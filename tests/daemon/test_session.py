@@ -138,6 +138,14 @@ def test_what_a_killed_run_has_left_is_undone_first(tree, sleeper, tmp_path, cap
     assert f"{knob}: '1' -> '0'" in said
 
 
+def test_without_a_journal_nothing_is_done(tree, sleeper, tmp_path):
+    """Where the journal cannot be made the run ends with 4."""
+    (tmp_path / "run").write_text("a file is in the way")
+    with pytest.raises(NotPermittedError) as error:
+        run_session(request(tmp_path, tree, pids=(sleeper.pid,)))
+    assert "ISOTHERM_RUN_DIRECTORY names another place" == error.value.hint
+
+
 @needs_root
 def test_a_command_that_is_not_there(tree, tmp_path):
     """Exit code 2, and nothing is left."""

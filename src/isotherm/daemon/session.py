@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from isotherm.core.changes import HostChanges
-from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
 from isotherm.daemon.host import Host, open_host
@@ -106,10 +106,21 @@ def run_session(request: Request) -> Ended:
     others = _look_at_others(request)
     with ExitStack() as stack:
         waiter = stack.enter_context(Waiter())
-        changes = HostChanges(runs.journal)
+        changes = _open_journal(runs)
         session = _Session(request, runs, changes, waiter, others, cgroup)
         stack.callback(session.put_back)
         return session.run()
+
+
+def _open_journal(runs: RunDirectory) -> HostChanges:
+    """Return the journal of this run: nothing is changed without one."""
+    try:
+        return HostChanges(runs.journal)
+    except OSError as error:
+        raise NotPermittedError(
+            f"{runs.journal}: {error.strerror}",
+            hint="ISOTHERM_RUN_DIRECTORY names another place",
+        ) from None
 
 
 def _look_at_others(request: Request) -> list[Mover]:
