@@ -12,6 +12,7 @@ from isotherm.hotness.evidence import HISTORY_MASK
 from isotherm.machine.protocol import NOT_PRESENT
 from isotherm.policy import cells as cm
 
+NOWHERE = np.empty((0, 2), np.int64)
 SEEDS = st.integers(0, 2**32 - 1)
 numba_only = pytest.mark.skipif(
     BACKEND != "numba", reason="ISOTHERM_KERNELS=numpy: there is only the twin"
@@ -80,6 +81,8 @@ def test_assign_equals_its_twin(pages, weight, seed):
     blocks = len(columns[2])
     first, last = sorted(rng.integers(0, blocks + 1, 2).tolist())
     stride = int(rng.integers(1, 4))
+    edges = np.unique(rng.integers(0, blocks + 1, 4))
+    ahead = edges[: len(edges) // 2 * 2].reshape(-1, 2)
     found = []
     for run in both("assign"):
         state = (
@@ -88,7 +91,7 @@ def test_assign_equals_its_twin(pages, weight, seed):
             full_count(cell, counted, 3),
             np.zeros((cm.CELLS, cm.CELLS), np.float32),
         )
-        run(*columns, *tables, first, last, *state, weight, stride)
+        run(*columns, *tables, first, last, *state, weight, stride, ahead)
         found.append(state)
     for compiled, plain in zip(*found, strict=True):
         assert np.array_equal(plain, compiled)
@@ -154,6 +157,7 @@ def test_every_page_is_in_one_cell_of_its_tier():
         np.zeros((1, 1), np.float32),
         0.0,
         1,
+        NOWHERE,
     )
     tier = columns[4][columns[3]]
     assert tier.tolist() == counted.tolist()
@@ -203,6 +207,7 @@ def test_population_stays_a_full_count(pages, epochs, seed):
             transitions,
             float(epoch > 0),
             1,
+            NOWHERE,
         )
         inside = slice(min(pages, 8 * first), min(pages, 8 * last))
         stayed = (was[inside] < 3) & (tier[node[inside]] < 3)
@@ -238,6 +243,7 @@ def test_transitions_count_where_pages_went(stride):
         transitions,
         2.0,
         stride,
+        NOWHERE,
     )
     expected = np.zeros((cm.CELLS, cm.CELLS), np.float32)
     for p in range(80, 320):
@@ -257,10 +263,26 @@ def test_where_a_page_goes_counts_only_between_tiers(was):
     tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
     cm.assign(
         code, history, region, node, tier, *tables, 0, 8, cell, counted,
-        full_count(cell, counted, 2), transitions, 1.0, 1,
+        full_count(cell, counted, 2), transitions, 1.0, 1, NOWHERE,
     )  # fmt: skip
     assert 0 == transitions.sum()
     assert (tier[node] == counted).all()
+
+
+def test_pages_ahead_of_a_sweep_have_cells_of_their_own():
+    """There only their own rate tells them apart, not looks or region."""
+    rng = np.random.default_rng(4)
+    columns = random_pages(rng, 64, 2)
+    cell, counted = np.zeros(64, np.uint16), np.full(64, cm.NOT_COUNTED, np.uint8)
+    tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
+    cm.assign(
+        *columns, *tables, 0, 8, cell, counted, np.zeros((cm.CELLS, 3), np.int32),
+        np.zeros((1, 1), np.float32), 0.0, 1, np.array([[1, 2], [4, 6]]),
+    )  # fmt: skip
+    in_way = np.isin(np.arange(64) // 8, [1, 4, 5])
+    own = tables[1][columns[0] >> ar.EXPOSURE_BITS] // cm.REGION_LEVELS
+    assert (cm.AHEAD + own[in_way]).tolist() == cell[in_way].tolist()
+    assert (cell[~in_way] < cm.AHEAD).all()
 
 
 def test_pages_without_memory_are_not_taken():
@@ -317,11 +339,11 @@ def test_steps_are_relative_to_the_mean(relative):
 def test_features_describe_their_cell():
     """One history level, ln of own and region rate as the tables cut them, 1."""
     z = cm.features()
-    history, own, region = parts(np.arange(cm.CELLS))
-    assert (cm.CELLS, cm.HISTORY_LEVELS + 3) == z.shape
+    history, own, region = parts(np.arange(cm.AHEAD))
+    assert (cm.AHEAD, cm.HISTORY_LEVELS + 3) == z.shape
     assert history.tolist() == z[:, : cm.HISTORY_LEVELS].argmax(1).tolist()
-    assert np.ones(cm.CELLS).tolist() == z[:, : cm.HISTORY_LEVELS].sum(1).tolist()
-    assert np.ones(cm.CELLS).tolist() == z[:, -1].tolist()
+    assert np.ones(cm.AHEAD).tolist() == z[:, : cm.HISTORY_LEVELS].sum(1).tolist()
+    assert np.ones(cm.AHEAD).tolist() == z[:, -1].tolist()
     in_octaves = z[:, cm.HISTORY_LEVELS] / np.log(2.0) * cm.OWN_STEPS
     assert own - cm.OWN_LEVELS / 2 == pytest.approx(in_octaves)
     in_octaves = z[:, cm.HISTORY_LEVELS + 1] / np.log(2.0) * cm.REGION_STEPS

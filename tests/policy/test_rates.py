@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isotherm.policy.cells import CELLS, HISTORY_LEVELS, OWN_LEVELS, features
+from isotherm.policy.cells import (
+    AHEAD,
+    CELLS,
+    HISTORY_LEVELS,
+    OWN_LEVELS,
+    features,
+)
 from isotherm.policy.rates import CellRates
 
 MEAN = 10.0
@@ -20,12 +26,14 @@ def population(seed=1, pages=20_000):
     rng = np.random.default_rng(seed)
     z = features()
     near = np.exp(-(z[:, HISTORY_LEVELS] ** 2 + z[:, HISTORY_LEVELS + 1] ** 2))
-    return rng.multinomial(pages, near / near.sum()).astype(float)
+    plain = rng.multinomial(pages, near / near.sum()).astype(float)
+    return np.append(plain, np.zeros(CELLS - AHEAD))
 
 
 def true_rates(weights, pages):
     """Return log-linear rates of cells whose mean over the pages is MEAN."""
-    rate = np.exp(features() @ weights)
+    rate = np.ones(CELLS)
+    rate[:AHEAD] = np.exp(features() @ weights)
     return rate * MEAN * pages.sum() / (pages @ rate)
 
 
@@ -84,6 +92,7 @@ def test_without_evidence_all_cells_are_alike():
     rates, fitted, _, _ = learn(FLAT, epochs=0)
     assert 0.0 == rates.belief
     assert np.full(CELLS, MEAN) == pytest.approx(fitted)
+    assert 1.0 == rates.fit(1.0, population(), trust=0.0).mean()
 
 
 @pytest.mark.parametrize("samples", [True, False])
@@ -116,10 +125,11 @@ def test_evidence_against_its_promises_is_heeded():
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e4), st.booleans())
 def test_rates_add_up_to_the_mean(seed, mean_rate, samples):
-    """Whatever came, rates are positive and their mean over pages is the mean."""
+    """Rates are positive; where no sweep comes, their mean over pages is the mean."""
     rng = np.random.default_rng(seed)
     rates = CellRates(has_samples=samples)
     pages = rng.integers(0, 50, CELLS).astype(float)
+    pages[AHEAD:] = 0.0
     for _ in range(3):
         rates.forget()
         cell = rng.integers(0, CELLS, 40).astype(np.uint16)
@@ -151,9 +161,37 @@ def test_history_levels_are_free():
     weights = FLAT.copy()
     weights[:HISTORY_LEVELS] = -0.6, -0.1, 0.2, 0.5
     _, fitted, truth, _ = learn(weights)
-    middle = CELLS // HISTORY_LEVELS // 2
-    each = np.arange(HISTORY_LEVELS) * (CELLS // HISTORY_LEVELS) + middle
+    level = AHEAD // HISTORY_LEVELS
+    middle = level // 2
+    each = np.arange(HISTORY_LEVELS) * level + middle
     assert OWN_LEVELS < middle
     assert np.log(truth[each] / MEAN) == pytest.approx(
         np.log(fitted[each] / MEAN), abs=0.12
     )
+
+
+def test_bits_that_are_not_trusted_promise_nothing():
+    """Without samples, what bits show is believed as far as bits are."""
+    rates, fitted, _, pages = learn(STEEP, samples=False)
+    doubted = rates.fit(MEAN, pages, trust=0.0)
+    assert 0.0 == rates.belief
+    assert spread(doubted, pages) == pytest.approx(0.0, abs=1e-9)
+    assert spread(fitted, pages) > 0.1
+
+
+def test_what_comes_ahead_of_sweeps_is_learnt_by_itself():
+    """The rate there is that of its own samples, and says nothing of other cells."""
+    pages = population()
+    pages[AHEAD + 3], pages[AHEAD + 9] = 400.0, 400.0
+    rates, rng = CellRates(has_samples=True), np.random.default_rng(5)
+    truth = np.full(CELLS, MEAN)
+    truth[AHEAD + 3], truth[AHEAD + 9] = 12 * MEAN, 0.5 * MEAN
+    for _ in range(60):
+        rates.forget()
+        n = rng.poisson(pages * truth * EXPOSURE_S)
+        cell = np.repeat(np.arange(CELLS), n).astype(np.uint16)
+        rates.add_samples(cell, pages, EXPOSURE_S)
+        fitted = rates.fit(MEAN, pages)
+    assert 12 * MEAN == pytest.approx(fitted[AHEAD + 3], rel=0.1)
+    assert 0.5 * MEAN == pytest.approx(fitted[AHEAD + 9], rel=0.3)
+    assert spread(fitted[:AHEAD], pages[:AHEAD]) < 0.05

@@ -119,6 +119,16 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
+    def ahead(self) -> NDArray[np.int64]:
+        """Blocks that sweeps will pass in the next epoch, ranges, int64[n, 2]."""
+        ...
+
+    @property
+    def bits_trust(self) -> float:
+        """How far accessed bits show where the accesses go, in [0, 1]."""
+        ...
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks worked out anew in the last update, [first, last)."""
         ...

@@ -22,6 +22,8 @@ from isotherm.hints.batch import (
 )
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
+from isotherm.hotness.bursts import BurstGuard
+from isotherm.hotness.fronts import Fronts
 from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.view import TrackerView
 from isotherm.machine.protocol import SpacesChanged
@@ -35,6 +37,8 @@ REGION_BLOCKS = 8  # 64 pages
 REACH = 0.9  # bond of two blocks of one region: evidence reaches some 10 blocks
 EDGE_SCALE = 1.0  # excess unlikeness of a true edge, at least
 REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
+TRUSTED = 0.5  # bits that are trusted less are no evidence of rates
+ENOUGH_SAMPLES = 2.0  # of a page, kept at a time, to do without bits
 SPARSE = frozenset(LiveMechanism)  # these look at a few pages drawn at random
 WRITE_SHARE = 0.3  # of the accesses: what bits say that only writes set
 OLDEST = 1 << 15  # epochs: no block is older; its evidence has gone long before
@@ -101,6 +105,10 @@ class GammaTracker:
         self.edge = np.zeros(self.blocks, np.uint8)
         self._unlike = np.zeros((2, regions.CLASSES))
         self.initiators = InitiatorShares(self.blocks)
+        self._bursts = BurstGuard()
+        self._fronts = Fronts(pages, seed)
+        self.ahead = np.empty((0, 2), np.int64)
+        self._access_rate: float | None = None
         self._epoch = 0
         self._fresh = (0, self.blocks)
         self._salt = seed << 20
@@ -111,6 +119,11 @@ class GammaTracker:
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks whose region was worked out in the last update, [first, last)."""
         return self._fresh
+
+    @property
+    def bits_trust(self) -> float:
+        """How far accessed bits show where the accesses go, in [0, 1]."""
+        return self._bursts.trust
 
     @property
     def bytes_per_page(self) -> float:
@@ -146,6 +159,7 @@ class GammaTracker:
             whole = end // BLOCK_PAGES if end < pages else self.blocks
             self.stamp[-(-start // BLOCK_PAGES) : whole] = self._epoch & 0xFFFF
         self.initiators.renew(self.blocks, change)
+        self._fronts.renew(pages)
 
     def update(
         self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
@@ -160,6 +174,7 @@ class GammaTracker:
         if self.reference is None:
             self._begin(batches, access_rate)
         self._follow_mean(access_rate)
+        self._access_rate = access_rate
         b0 = PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12)
         bits = [b for b in batches if isinstance(b.seen, AccessedBits)]
         for batch in batches:
@@ -170,6 +185,7 @@ class GammaTracker:
                 self._add_faults(batch.seen)
             elif isinstance(batch.seen, RegionCounts):
                 self._add_regions(batch.seen, b0)
+        self._follow_fronts(batches)
         self._keep_ages()
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
@@ -288,19 +304,37 @@ class GammaTracker:
             return self._region_half_life()
         per_s = self._window * BLOCK_PAGES * self.mean_rate / self._sampling_period
         enough_s = REGION_SAMPLES / max(per_s, 1e-9)
-        longest_s = self._region_half_life() if self._has_bits else self._half_life_s
+        bits = self._has_bits and not self._samples_do
+        longest_s = self._region_half_life() if bits else self._half_life_s
         return min(max(self._region_half_life(), enough_s), longest_s)
 
     @property
     def _revisit_s(self) -> float:
         return self._revisit_epochs * self.epoch_s
 
+    @property
+    def _samples_do(self) -> bool:
+        """Whether bits that are not to be trusted can be done without."""
+        if (
+            self._sampling_period is None
+            or self.bits_trust >= TRUSTED
+            or self._fronts.are_about
+        ):
+            return False
+        per_page = self._half_life_s / np.log(2.0) * self.mean_rate
+        return bool(per_page / self._sampling_period >= ENOUGH_SAMPLES)
+
     def _look_at_bits(self, seen: AccessedBits, b0: float, *, sparse: bool) -> None:
         if sparse or seen.writes_only:
             self._see_pages(seen)
             return
         whole = seen.whole_blocks(self.pages)
+        if not seen.opening:
+            self._bursts.follow(whole, self.code, self.history, self._access_rate)
         interval = whole.interval_s.astype(np.float64) * self._unit()
+        if self._samples_do:
+            interval[:] = 0.0
+            self.looked[whole.block] = regions.NO_LOOK
         self._look(whole.block, b0, whole.bits, interval, opening=seen.opening)
         if len(whole.block) < len(seen.block):
             self._look_at_parts(seen, whole, b0)
@@ -433,6 +467,12 @@ class GammaTracker:
         regions.add_to_blocks(self.samples, seen.page, grown, salt)
         if seen.initiator is not None:
             self.initiators.add(seen.page, seen.initiator)
+
+    def _follow_fronts(self, batches: tuple[HintBatch, ...]) -> None:
+        sampled = [b.seen.page for b in batches if isinstance(b.seen, Samples)]
+        if sampled:
+            self._fronts.add(np.concatenate(sampled))
+            self.ahead = self._fronts.ahead()
 
     def _add_faults(self, seen: FaultDelays) -> None:
         """Add faults and silences; what a silence has told a fault does not repeat."""

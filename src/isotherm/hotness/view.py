@@ -52,6 +52,16 @@ class TrackerView:
         return self._tracker.region
 
     @property
+    def ahead(self) -> NDArray[np.int64]:
+        """Blocks that sweeps will pass in the next epoch, ranges, int64[n, 2]."""
+        return self._tracker.ahead
+
+    @property
+    def bits_trust(self) -> float:
+        """How far accessed bits show where the accesses go, in [0, 1]."""
+        return self._tracker.bits_trust
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks whose region was worked out in the last update, [first, last)."""
         return self._tracker.fresh_blocks

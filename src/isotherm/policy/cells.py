@@ -20,7 +20,8 @@ HISTORY_LEVELS = 4
 OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
 REGION_LEVELS = 11
 NOT_COUNTED = 255
-CELLS = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS
+AHEAD = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS  # first cell ahead of a front
+CELLS = AHEAD + OWN_LEVELS  # there only the own rate counts
 
 Bytes = NDArray[np.uint8]
 Cells = NDArray[np.uint16]
@@ -58,16 +59,16 @@ def region_table(relative: float) -> Table:
 
 
 def features() -> NDArray[np.float64]:
-    """Return the regressors of every cell, float64[CELLS, HISTORY_LEVELS + 3].
+    """Return the regressors of every cell, float64[AHEAD, HISTORY_LEVELS + 3].
 
     One column per history level, ln of own and of region rate over the mean, 1.
     """
-    cell = np.arange(CELLS)
+    cell = np.arange(AHEAD)
     region = cell % REGION_LEVELS
     own = cell // REGION_LEVELS % OWN_LEVELS
     history = cell // (REGION_LEVELS * OWN_LEVELS)
     octave = np.log(2.0)
-    z = np.ones((CELLS, HISTORY_LEVELS + 3))
+    z = np.ones((AHEAD, HISTORY_LEVELS + 3))
     z[:, :HISTORY_LEVELS] = 0.0
     z[cell, history] = 1.0
     z[:, HISTORY_LEVELS] = (own - OWN_LEVELS / 2) * octave / OWN_STEPS
@@ -92,6 +93,7 @@ def assign_twin(
     transitions: NDArray[np.float32],
     weight: float,
     stride: int,
+    ahead: NDArray[np.int64],
 ) -> None:
     """Numpy twin of `assign`."""
     page = np.arange(8 * first, min(8 * last, len(code)))
@@ -100,6 +102,11 @@ def assign_twin(
     part = by_region[region[page // 8]]
     new = part + by_history[history[page] & HISTORY_MASK]
     new = new + by_own[code[page] >> ar.EXPOSURE_BITS]
+    in_way = np.zeros(len(page), np.bool_)
+    for low, high in ahead.tolist():
+        in_way |= (page // 8 >= low) & (page // 8 < high)
+    own = by_own[code[page[in_way]] >> ar.EXPOSURE_BITS] // REGION_LEVELS
+    new[in_way] = AHEAD + own
     was = counted[page]
     before = was != NOT_COUNTED
     old = cell[page].astype(np.int64)
@@ -133,6 +140,7 @@ def assign(
     transitions: NDArray[np.float32],
     weight: float,
     stride: int,
+    ahead: NDArray[np.int64],
 ) -> None:
     """Put the pages of blocks ``[first, last)`` into their cells; keep the counts.
 
@@ -157,10 +165,15 @@ def assign(
             and after, added to.
         weight: Weight of one page; 0: do not count.
         stride: Count one block in so many.
+        ahead: Blocks ahead of sweeps, ranges, ascending, int64[n, 2].
     """
     pages = code.size
     none = population.shape[1] - 1
+    at = 0
     for j in range(first, last):
+        while at < len(ahead) and j >= ahead[at, 1]:
+            at += 1
+        in_way = at < len(ahead) and j >= ahead[at, 0]
         part = by_region[region[j]]
         follow = weight > 0 and j % stride == 0
         for p in range(8 * j, min(8 * j + 8, pages)):
@@ -169,6 +182,8 @@ def assign(
                 + by_history[history[p] & HISTORY_MASK]
                 + by_own[code[p] >> ar.EXPOSURE_BITS]
             )
+            if in_way:
+                new = AHEAD + by_own[code[p] >> ar.EXPOSURE_BITS] // REGION_LEVELS
             old = cell[p]
             now = tier[node[p]]
             was = counted[p]

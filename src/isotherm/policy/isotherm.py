@@ -31,7 +31,12 @@ from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 from isotherm.policy.rates import CellRates
-from isotherm.policy.sensing import PoisonPlanner, SamplePlanner, ScanPlanner
+from isotherm.policy.sensing import (
+    PAYBACK_GAIN,
+    PoisonPlanner,
+    SamplePlanner,
+    ScanPlanner,
+)
 from isotherm.policy.switching import Boundary, Transitions, trades
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
@@ -45,6 +50,7 @@ FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
 LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
 PATIENCE_KEPT = 0.95  # of the hope beyond what is held, per epoch without moves
+LEAST_GAIN = 0.01  # of the memory time: below it no move pays
 HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
@@ -140,7 +146,9 @@ class Isotherm:
             return Plan()
         if epoch.access_rate is None and present < self._setup.pages:
             mean_rate = self._mean_of_present(view, mean_rate)
-        rate = self._rate = self._rates.fit(mean_rate, total.astype(np.float64))
+        rate = self._rate = self._rates.fit(
+            mean_rate, total.astype(np.float64), view.bits_trust
+        )
         reach = self._reach(epoch, population.sum(0))
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
@@ -150,14 +158,18 @@ class Isotherm:
         moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
-            looks = self._sampling.plan(self._setup.pages, self._recoverable)
+            hope = PAYBACK_GAIN if len(view.ahead) else self._recoverable
+            looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
         if Mechanism.HINT_FAULT in self._setup.hints:
             looks += self._poison.plan(mean_rate, float(tier_ns[0]), self._recoverable)
         if Mechanism.ACCESSED_BIT in self._setup.hints:
             if seen is not None:
                 self._scan.learn(threshold, *seen)
             looks += self._scan.plan(
-                mean_rate, float(tier_ns[0]), self._entry_ns, self._recoverable
+                mean_rate,
+                float(tier_ns[0]),
+                self._entry_ns,
+                self._recoverable,
             )
         notes |= {
             "threshold_rate": threshold,
@@ -293,6 +305,7 @@ class Isotherm:
             self._transitions.count,
             weight,
             self._stride,
+            view.ahead,
         )
         self._population = self._count[:, : self._tiers].astype(np.int64)
         return self._population
@@ -403,7 +416,7 @@ class Isotherm:
         free = self._free(epoch)
         parts: list[Moves] = []
         notes: dict[str, float] = {}
-        limit = epoch.move_limit_pages
+        limit = epoch.move_limit_pages if self._recoverable > LEAST_GAIN else 0
         for b, boundary in enumerate(self._boundaries):
             upper, lower = population[:, b], population[:, b + 1]
             cost_ns = self._move_cost(epoch, b)

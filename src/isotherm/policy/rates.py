@@ -9,7 +9,7 @@ be noise where memory is flat, a formula alone would trust every source alike.
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.policy.cells import CELLS, features
+from isotherm.policy.cells import AHEAD, CELLS, features
 
 FORGET = 0.015  # per epoch of 0.5 s: half of the evidence is 23 s old, or older
 KEEP = 1000.0  # counted accesses: sparse evidence is kept until so much has come
@@ -26,6 +26,7 @@ BIT_NEWS = 0.05  # of a counted access in a bit, where hope is given up
 BIT_DECAY = 0.95  # per epoch
 STEP_LIMIT = 0.3  # of a weight in one Newton step
 NEWTON_STEPS = 2
+AHEAD_DOUBT = 4.0  # samples that the mean rate weighs as much as, ahead of a front
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class CellRates:
         self._accesses = np.zeros(CELLS)
         self._exposure = np.zeros(CELLS)
         self._fresh = 0.0  # counted since the last epoch
-        self._promise = np.zeros(CELLS)
+        self._promise = np.zeros(AHEAD)
         self._kept = self._given = 0.0  # of promises, by the samples that came
         self._bit_accesses = np.zeros(CELLS)
         self._bit_exposure = np.zeros(CELLS)
@@ -96,6 +97,7 @@ class CellRates:
         """Add counted accesses, and what they say of the promises made before."""
         self._accesses += count
         self._exposure += exposure
+        count, exposure = count[:AHEAD], exposure[:AHEAD]
         total = float(count.sum())
         self._fresh += total
         share = exposure / max(float(exposure.sum()), 1e-12)
@@ -141,7 +143,7 @@ class CellRates:
         self._bit_accesses += x * looked * seen
         self._bit_exposure += looked * interval_s * seen
 
-    def fit(self, mean_rate: float, population: Floats) -> Floats:
+    def fit(self, mean_rate: float, population: Floats, trust: float = 1.0) -> Floats:
         """Return the rate of every cell, float64[CELLS], accesses per page per s.
 
         What a cell promises above or below the mean page is shrunk by its own
@@ -151,11 +153,15 @@ class CellRates:
         Args:
             mean_rate: Mean over all pages.
             population: Pages per cell.
+            trust: How far accessed bits show where the accesses go, in [0, 1].
         """
         accesses, exposure = self._accesses, self._exposure
         if not self._has_samples:
             accesses = BITS_WEIGHT * self._bit_accesses
             exposure = BITS_WEIGHT * self._bit_exposure
+        ahead = self._ahead_rate(mean_rate)
+        accesses, exposure = accesses[:AHEAD], exposure[:AHEAD]
+        population = population[:AHEAD]
         z = self._z
         log_mean = np.log(mean_rate)
         ridge = np.diag(RIDGE)
@@ -174,9 +180,17 @@ class CellRates:
         variance = ((apart @ np.linalg.inv(hessian)) * apart).sum(1)
         sure = np.maximum(0.0, 1.0 - CAUTION * variance / np.maximum(promise**2, 1e-12))
         self._promise = sure * promise
-        self.belief = self._believe(promise, mean_rate)
+        self.belief = self._believe(promise, mean_rate, trust)
         rate: Floats = np.exp(np.clip(self.belief * self._promise, -12.0, 12.0))
         rate *= mean_rate / max(float(share @ rate), 1e-12)
+        return np.append(rate, ahead)
+
+    def _ahead_rate(self, mean_rate: float) -> Floats:
+        """Return the rate of the cells ahead of fronts: each drawn to that of all."""
+        accesses, exposure = self._accesses[AHEAD:], self._exposure[AHEAD:]
+        all_ = float(accesses.sum()) + AHEAD_DOUBT
+        all_ /= float(exposure.sum()) + AHEAD_DOUBT / mean_rate
+        rate: Floats = (accesses + AHEAD_DOUBT) / (exposure + AHEAD_DOUBT / all_)
         return rate
 
     @property
@@ -185,7 +199,7 @@ class CellRates:
         seen = float(self._accesses.sum() + BIT_NEWS * self._bit_accesses.sum())
         return min(1.0, seen / DOUBT)
 
-    def _believe(self, promise: Floats, mean_rate: float) -> float:
+    def _believe(self, promise: Floats, mean_rate: float, trust: float) -> float:
         """Return how far promises are believed, in [0, 1].
 
         Where a promise u of log rate is true, the samples that come have a mean
@@ -195,10 +209,11 @@ class CellRates:
         """
         hope = DOUBT * PRIOR_SPREAD
         first = 1.0
-        seen = self._bit_exposure > 0
-        total = float(self._bit_accesses[seen].sum())
+        seen = self._bit_exposure[:AHEAD] > 0
+        total = float(self._bit_accesses[:AHEAD][seen].sum())
         if total > 0:
             first = self._bit_slope(promise, mean_rate, seen, total)
+            first *= trust
         elif not self._accesses.any():
             first = 0.0
         slope = (self._kept + hope * first) / (self._given + hope)
@@ -216,8 +231,8 @@ class CellRates:
         Bits flatten what they show (they saturate, and bursts look like single
         accesses), so they are asked only whether promises hold at all.
         """
-        weight = self._bit_accesses[seen]
-        found = np.log((weight + 0.5) / self._bit_exposure[seen])
+        weight = self._bit_accesses[:AHEAD][seen]
+        found = np.log((weight + 0.5) / self._bit_exposure[:AHEAD][seen])
         x = promise[seen] - float(weight @ promise[seen]) / total
         y = found - np.log(mean_rate)
         spread = float(weight @ (x * x))
