@@ -277,3 +277,11 @@ def test_log_replays_to_the_same_instructions(make_usage):
         again.handle(*events)
     assert steps.state.to_dict() == again.to_dict()
     assert 2 == again.totals.applied
+
+
+def test_a_node_that_came_later_is_left_alone(make_usage):
+    """A page on a node beyond those of the start is not moved, like one without."""
+    steps = Steps([0, 1, 3, 255], [4, 4], lambda *_: make_usage([4, 4], steps_node))
+    steps_node = np.array([0, 1], np.uint8)
+    assert [([1], 1, 0)] == told(steps.plan(wishes((1, 0), (2, 0), (3, 0))))
+    assert 2 == steps.state.totals.not_present

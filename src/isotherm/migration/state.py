@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
-from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.migration.events import (
     BatchDone,
     Event,
@@ -287,7 +287,7 @@ class MigrationState:
             return
         waiting = retry.waiting
         retry.src[waiting] = placement[retry.page[waiting]]
-        gone = waiting & (retry.src == NOT_PRESENT)
+        gone = waiting & (retry.src >= len(self._rank))
         there = waiting & (retry.src == retry.node)
         self._totals.not_present += int(np.count_nonzero(gone))
         self._totals.already_there += int(np.count_nonzero(there))
@@ -303,7 +303,8 @@ class MigrationState:
         """Return pages, destinations and sources of the wishes that can start."""
         totals = self._totals
         src = placement[page]
-        refuse = src == NOT_PRESENT
+        # 255 without memory; between that and the last node one that came later.
+        refuse = src >= len(self._rank)
         totals.not_present += int(np.count_nonzero(refuse))
         there = src == node
         totals.already_there += int(np.count_nonzero(there))
