@@ -16,7 +16,7 @@ class Totals:
     ping_pong: int = 0  #: moved back within the window
     superseded: int = 0  #: replaced by a newer plan before they started
     already_there: int = 0  #: on their node when the plan arrived
-    not_present: int = 0  #: without memory when the plan arrived
+    not_present: int = 0  #: without memory, or on an unknown node, as the plan came
     duplicate: int = 0  #: named before in the same plan
     in_flight: int = 0  #: on the way when a newer plan named them
     rested: int = 0  #: refused: failed every time or held back, not long ago
