@@ -125,12 +125,10 @@ def test_hot_memory_ends_in_the_fast_node(
     target: subprocess.Popen[str],
     isotherm: Callable[..., Isotherm],
     await_true: Await,
-    tmp_path: Path,
 ) -> None:
-    """A hot set on the slow node is moved up; the run is explained, data is whole."""
+    """A hot set on the slow node is moved up; data is whole, nothing is left."""
     assert 0 == pages_on(target.pid, target.hot, 0)
-    record = tmp_path / "recording"
-    run = isotherm("run", "--pid", str(target.pid), "--json", "--record", str(record))
+    run = isotherm("run", "--pid", str(target.pid), "--json")
     await_true(
         lambda: (
             pages_on(target.pid, target.hot, 0) >= 0.95 * HOT_PAGES
@@ -149,10 +147,6 @@ def test_hot_memory_ends_in_the_fast_node(
     assert result["promoted_pages"] >= 0.95 * HOT_PAGES
     assert "asked" == result["reason"]
     assert not RUN.exists()
-    explained = isotherm("explain", str(record), "--pages", "0-1023", "--json")
-    code, out = explained.end()
-    assert 0 == code, explained.said
-    assert "isotherm" == json.loads(out)["policy"]
 
 
 def test_a_dry_run_moves_nothing(
