@@ -409,10 +409,10 @@ def test_epochs_of_another_length():
     world = machine()
     world.run(60)
     learnt = world.policy._rates.weights.copy()
-    price = world.policy._boundaries[0].price
+    price = world.policy._market.price_ns[0]
     world.policy.repace(2 * EPOCH_NS)
     assert learnt.tolist() == world.policy._rates.weights.tolist()
-    assert 2 * price == world.policy._boundaries[0].price
+    assert 2 * price == world.policy._market.price_ns[0]
     assert 2 * EPOCH_S == world.policy._scan._epoch_s == world.policy._poison._epoch_s
     assert world.run(10) < 0.05 * len(world.rate)
 

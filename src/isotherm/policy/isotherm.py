@@ -28,8 +28,9 @@ from isotherm.hotness.protocol import EvidenceView
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.cells import CELLS, Cells
+from isotherm.policy.market import Market
 from isotherm.policy.options import read_options
-from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.rates import CellRates
 from isotherm.policy.sensing import (
     PAYBACK_GAIN,
@@ -37,7 +38,7 @@ from isotherm.policy.sensing import (
     SamplePlanner,
     ScanPlanner,
 )
-from isotherm.policy.switching import Boundary, Transitions, trades
+from isotherm.policy.switching import Transitions
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
@@ -91,7 +92,7 @@ class Isotherm:
             has_samples=bool(setup.hints & {Mechanism.SAMPLING, Mechanism.HINT_FAULT})
         )
         self._transitions = Transitions()
-        self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
+        self._market = Market(setup.topology, self._tier, self._epoch_s)
         self._scan = ScanPlanner(
             setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
         )
@@ -125,10 +126,9 @@ class Isotherm:
 
     def repace(self, epoch_ns: int) -> None:
         """Go on with epochs of another length; what has been learnt stays."""
-        before_s, self._epoch_s = self._epoch_s, epoch_ns / NS_PER_S
+        self._epoch_s = epoch_ns / NS_PER_S
         self._setup = replace(self._setup, epoch_ns=epoch_ns)
-        for boundary in self._boundaries:
-            boundary.repace(self._epoch_s / before_s)
+        self._market.repace(self._epoch_s)
         self._scan.repace(self._epoch_s)
         self._poison.repace(self._epoch_s)
 
@@ -155,7 +155,16 @@ class Isotherm:
         held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
         ratio = float(reach[0]) / present
         self._follow_gain(epoch, share, held, tier_ns, ratio, present)
-        moves, notes = self._trade(epoch, rate, population, tier_ns, threshold)
+        moves, notes = self._market.trade(
+            epoch,
+            self._cell,
+            rate,
+            population,
+            self._transitions,
+            tier_ns,
+            threshold,
+            epoch.move_limit_pages if self._recoverable > LEAST_GAIN else 0,
+        )
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
             hope = PAYBACK_GAIN if len(view.ahead) else self._recoverable
@@ -400,124 +409,3 @@ class Isotherm:
         self._recoverable += (
             HOPE_GAIN * self._rates.informed * (gain - self._recoverable)
         )
-
-    def _trade(
-        self,
-        epoch: Epoch,
-        rate: Floats,
-        population: NDArray[np.int64],
-        tier_ns: Floats,
-        threshold: float,
-    ) -> tuple[Moves, dict[str, float]]:
-        moved = self._transitions.count.sum(1) + self._transitions.count.sum(0)
-        busy = (moved > 0.5 * self._transitions.weight) | (population.sum(1) > 0)
-        cells = np.flatnonzero(busy)
-        chance = self._transitions.among(cells)
-        free = self._free(epoch)
-        parts: list[Moves] = []
-        notes: dict[str, float] = {}
-        limit = epoch.move_limit_pages if self._recoverable > LEAST_GAIN else 0
-        for b, boundary in enumerate(self._boundaries):
-            upper, lower = population[:, b], population[:, b + 1]
-            cost_ns = self._move_cost(epoch, b)
-            saved_ns = max(0.0, float(tier_ns[b + 1] - tier_ns[b])) * self._epoch_s
-            advantage = boundary.settle(
-                saved_ns * rate,
-                cost_ns,
-                upper,
-                lower,
-                cells,
-                chance,
-                saved_ns * threshold,
-                int(free[b]),
-            )
-            up, down = trades(advantage, upper, lower, int(free[b]), cost_ns, limit)
-            notes[f"price_ns_{b}"] = boundary.price or 0.0
-            notes[f"cost_ns_{b}"] = cost_ns
-            if up.any() or down.any():
-                part = self._pick(epoch, b, up, down, advantage, cost_ns)
-                limit -= len(part)
-                parts.append(part)
-        if len(parts) < 2:
-            return (parts[0] if parts else Moves.none()), notes
-        both = Moves.concat(*parts)  # a page may pay at two boundaries: the upper wins
-        _, first = np.unique(both.page, return_index=True)
-        return both.take(np.sort(first)), notes
-
-    def _free(self, epoch: Epoch) -> NDArray[np.int64]:
-        free = np.zeros(self._tiers + 1, np.int64)
-        room = np.maximum(0, epoch.usage.free_pages)
-        np.add.at(free, self._tier[: len(room)], room)
-        return free
-
-    def _move_cost(self, epoch: Epoch, b: int) -> float:
-        """Return M of a boundary: the mean of its paths, both ways."""
-        tiers = self._setup.topology.tiers
-        upper, lower = list(tiers[b].nodes), list(tiers[b + 1].nodes)
-        up = epoch.move_cost_ns[np.ix_(lower, upper)].mean()
-        down = epoch.move_cost_ns[np.ix_(upper, lower)].mean()
-        return float(up + down) / 2.0
-
-    def _pick(
-        self,
-        epoch: Epoch,
-        b: int,
-        up: NDArray[np.int64],
-        down: NDArray[np.int64],
-        advantage: Floats,
-        cost_ns: float,
-    ) -> Moves:
-        # Pages are picked where cells are fresh; the rest has its turn later.
-        fresh = cast("EvidenceView", epoch.hotness).fresh_blocks
-        low = BLOCK_PAGES * fresh[0]
-        high = min(self._setup.pages, BLOCK_PAGES * fresh[1])
-        up_page = np.empty(int(up.sum()), np.uint32)
-        down_page = np.empty(int(down.sum()), np.uint32)
-        filled = len(up_page) - len(down_page)
-        n_up, n_down = cell_module.take(
-            self._cell[low:high],
-            epoch.node[low:high],
-            self._tier,
-            b,
-            (epoch.index * 2654435761) % max(1, high - low),
-            up,
-            down,
-            up_page,
-            down_page,
-        )
-        up_page, down_page = up_page[:n_up] + low, down_page[:n_down] + low
-        worth = advantage[self._cell[up_page]]
-        order = np.argsort(-worth, kind="stable")
-        up_page, worth = up_page[order], worth[order]
-        loss = advantage[self._cell[down_page]]
-        order = np.argsort(loss, kind="stable")
-        n_up, n_down = min(n_up, n_down + filled), min(n_up, n_down)
-        up_page, worth = up_page[:n_up], worth[:n_up]
-        down_page, loss = down_page[order][:n_down], loss[order][:n_down]
-        tiers = self._setup.topology.tiers
-        lower_node = self._roomiest(epoch, tiers[b + 1].nodes)
-        vacated = epoch.node[down_page]
-        here = np.full(n_up, self._roomiest(epoch, tiers[b].nodes), np.uint8)
-        swapped = min(n_up, n_down)
-        here[n_up - swapped :] = vacated[:swapped]
-        # The gain of a swap is promised with its promotion; its demotion makes room.
-        gain = worth - cost_ns
-        gain[n_up - swapped :] -= loss[:swapped] + cost_ns
-        return Moves.concat(
-            Moves(
-                down_page,
-                np.full(n_down, lower_node, np.uint8),
-                np.zeros(n_down, np.float32),
-                np.full(n_down, int(Reason.MAKES_ROOM), np.uint8),
-            ),
-            Moves(
-                up_page,
-                here,
-                gain.astype(np.float32),
-                np.full(n_up, int(Reason.PAYS), np.uint8),
-            ),
-        )
-
-    def _roomiest(self, epoch: Epoch, nodes: tuple[int, ...]) -> int:
-        free = epoch.usage.free_pages[list(nodes)]
-        return nodes[int(np.argmax(free))]
