@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isotherm.hotness import evidence, regions, tracker
+from isotherm.hotness import bursts, evidence, fronts, regions, tracker
 from isotherm.policy import cells, isotherm, rates, sensing, switching
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -14,7 +14,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 @pytest.mark.parametrize(
     ("page", "modules"),
     [
-        ("hotness.md", (tracker, evidence, regions)),
+        ("hotness.md", (tracker, evidence, regions, fronts, bursts)),
         ("isotherm.md", (isotherm, cells, rates, sensing, switching)),
     ],
 )
