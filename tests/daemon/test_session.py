@@ -27,6 +27,15 @@ HostChanges(RunDirectory(Path(sys.argv[1])).journal).write(Path(sys.argv[2]), 1)
 os.kill(os.getpid(), 9)
 """
 
+HOLDER = """
+import sys
+from pathlib import Path
+from isotherm.daemon.rundir import RunDirectory
+RunDirectory(Path(sys.argv[1])).lock([int(sys.argv[2])])
+print("held", flush=True)
+input()
+"""
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: memory of another process is looked at"
 )
@@ -144,6 +153,24 @@ def test_without_a_journal_nothing_is_done(tree, sleeper, tmp_path):
     with pytest.raises(NotPermittedError) as error:
         run_session(request(tmp_path, tree, pids=(sleeper.pid,)))
     assert "ISOTHERM_RUN_DIRECTORY names another place" == error.value.hint
+
+
+def test_another_isotherm_is_refused_by_name(tree, sleeper, tmp_path):
+    """A process that somebody manages is refused, with the command that helps."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run"), str(sleeper.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert b"held\n" == holder.stdout.readline()
+    with pytest.raises(UnsupportedError) as error:
+        run_session(request(tmp_path, tree, pids=(sleeper.pid,), dry_run=False))
+    assert (
+        "another mover manages this memory: isotherm: isotherm, pid"
+        f" {holder.pid}, manages pid {sleeper.pid}" == error.value.message
+    )
+    assert f"isotherm stop {holder.pid}, or --with-other-movers" == error.value.hint
+    holder.communicate(b"\n")
 
 
 @needs_root

@@ -231,9 +231,14 @@ class _Session:
         return names
 
     def _lock(self, numbers: tuple[int, ...]) -> None:
+        """Have processes for ourselves; a dry run only looks who has them."""
         taken = self.runs.lock(numbers)
-        if taken and not self.request.with_other_movers:
+        if self.request.dry_run:
+            self.runs.unlock(numbers)
+        elif not self.request.with_other_movers:
             refuse(taken)
+        for mover in taken:
+            log.warning("other-mover", name=mover.name, why=mover.why)
         self.others += taken
 
     def _announce(self, pids: tuple[int, ...]) -> None:
