@@ -100,6 +100,21 @@ def test_free_pages_above_the_high_watermark_are_room(tmp_path: Path) -> None:
     assert 400 == room_above_high(tmp_path, 0)
 
 
+def test_the_file_appears_complete(tmp_path: Path) -> None:
+    """Whoever sees the name sees the whole header; nothing else is left behind."""
+    path = tmp_path / "truth"
+    with create_truth(path, 3, 1, pid=7, address=4096, workload=b"gups"):
+        assert [path] == list(tmp_path.iterdir())
+        file = open_truth(path)
+        assert (7, 4096, 3) == tuple(map(file.get, ("pid", "address", "pages")))
+        file.close()
+    folder = tmp_path / "folder"
+    (folder / "x").mkdir(parents=True)
+    with pytest.raises(UsageError), create_truth(folder, 3, 1):
+        pass
+    assert {path, folder} == set(tmp_path.iterdir())
+
+
 def test_a_recycled_pid_is_not_the_workload(made_up: Path, tmp_path: Path) -> None:
     """The start time tells: the reader says that the workload has gone."""
     path = tmp_path / "truth"

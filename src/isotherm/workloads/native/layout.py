@@ -17,6 +17,7 @@ thread.
 """
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -107,24 +108,34 @@ def file_bytes(pages: int, threads: int) -> int:
 
 
 @contextmanager
-def create_truth(path: Path | None, pages: int, threads: int) -> Iterator[TruthFile]:
+def create_truth(
+    path: Path | None, pages: int, threads: int, **fields: float | bytes
+) -> Iterator[TruthFile]:
     """Yield a fresh truth file, mapped for writing; no path: memory of our own.
+
+    The file appears under its name when its header is complete.
+
+    Args:
+        path: Where it is to be.
+        pages: Columns of the counts.
+        threads: Rows.
+        fields: More of the header.
 
     Raises:
         NotPermittedError: The file may not be written.
         UsageError: Its folder does not exist, or it is a folder.
     """
     size = file_bytes(pages, threads)
+    fresh = None
     if path is None:
         buffer = mmap.mmap(-1, size)
     else:
+        # A new file, renamed into place: a reader of an old one keeps it.
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            # A new file, renamed into place: a reader of an old one keeps it.
-            fresh = path.with_name(f".{path.name}.new")
             with fresh.open("w+b") as file:
                 file.truncate(size)
                 buffer = mmap.mmap(file.fileno(), size)
-            fresh.replace(path)
         except PermissionError as error:
             raise NotPermittedError(f"{path}: {error.strerror}") from None
         except OSError as error:
@@ -136,7 +147,15 @@ def create_truth(path: Path | None, pages: int, threads: int) -> Iterator[TruthF
         pages=pages,
         page_bytes=PAGE_BYTES,
         threads=threads,
+        **fields,
     )
+    if fresh is not None and path is not None:
+        try:
+            fresh.replace(path)
+        except OSError as error:
+            truth.close()
+            fresh.unlink(missing_ok=True)
+            raise UsageError(f"{path}: {error.strerror}") from None
     try:
         yield truth
     finally:

@@ -183,7 +183,16 @@ class Native:
         """
         plan = self.plan
         memory = Buffer(plan.pages, plan.huge)
-        with create_truth(plan.truth, plan.pages, plan.threads) as truth:
+        with create_truth(
+            plan.truth,
+            plan.pages,
+            plan.threads,
+            pid=os.getpid(),
+            start_ticks=start_ticks("self"),
+            address=memory.address,
+            rate=plan.rate,
+            workload=plan.kind.encode()[:64],
+        ) as truth:
             try:
                 return self._run(memory, truth, report or (lambda _: None))
             finally:
@@ -193,13 +202,6 @@ class Native:
         self, memory: Buffer, truth: TruthFile, report: Callable[[Second], None]
     ) -> Result:
         plan = self.plan
-        truth.set(
-            pid=os.getpid(),
-            start_ticks=start_ticks("self"),
-            address=memory.address,
-            rate=plan.rate,
-            workload=plan.kind.encode()[:64],
-        )
         if plan.placing is not None:
             memory.place(plan.placing)
         prepare(memory.words)
