@@ -2,19 +2,20 @@
 
 Root, a kernel with zram and no swap in use. Two processes of one kind work all the
 time, on one CPU, so that they meet the same weather. Nobody puts out memory of the
-one. That of the other is put out in turns by nobody, by isotherm, by nobody again,
-and by a limit:
+one. That of the other is put out by isotherm, brought back, and put out by a limit:
 ``memory.limit_in_bytes`` of its cgroup (v1) is stepped down as long as few major
-faults come, as Senpai does. The device, the cgroup and the process are gone at
+faults come, as Senpai does. The device, the cgroup and the processes are gone at
 the end, however it ends.
 
     .venv/bin/python benchmarks/bench_zram.py [--mib 512] [--seconds 60] [--json]
 
-Throughput is accesses per CPU second of the working thread (a wait for zram is CPU
-time of that thread), relative to that of the process beside it, so that other load
-on the machine matters little; the spread of this ratio between the rests says how
-little. By the wall clock it is printed, too; and what the process spent in the
-kernel beyond what it did without tiering, where faults show.
+Whoever puts out works in slices of 5 s and rests for as long in between. Throughput
+is accesses per CPU second of the working thread (a wait for zram is CPU time of that
+thread), relative to that of the process beside it. Every slice is compared with the
+rests before and after it; the loss is the median, with its standard error as the
+quartiles give it: other load on the machine matters little then. What it costs that
+pages stay out shows in the rests as well: the time that the process spent in the
+kernel, beyond that before anything went out, is printed for the whole arm.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ CGROUPS = Path("/sys/fs/cgroup/memory")
 EPOCH_S = 0.5
 STALL_S = 4.6e-6  # of a touch of a page that is out
 STALL_SHARE = 0.005
+SLICE_S = 5.0
 
 
 @dataclass
@@ -72,8 +74,8 @@ class Arm:
             zram's own memory.
         out_never: Of that memory, what is out at the end.
         ratio: How much smaller zram made what it holds.
-        loss: Of throughput, by the CPU time of the thread.
-        loss_wall: By the wall clock.
+        loss: Of throughput while pages were put out.
+        loss_error: Its standard error.
         kernel: CPU time of the process in the kernel beyond that without tiering.
         hot_out: Hot pages that are out at the end, share of the hot ones.
         hot_moved: Hot pages that were put out by decision, share of all moves.
@@ -87,7 +89,7 @@ class Arm:
     out_never: float = 0.0
     ratio: float = 0.0
     loss: float = 0.0
-    loss_wall: float = 0.0
+    loss_error: float = 0.0
     kernel: float = 0.0
     hot_out: float = 0.0
     hot_moved: float = 0.0
@@ -95,23 +97,6 @@ class Arm:
     major_faults: int = 0
     daemon_cpu: float = 0.0
     over_time: list[tuple[float, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A workload during a phase, relative to the one beside.
-
-    Attributes:
-        by_cpu: Throughput by CPU time, relative.
-        by_wall: By the wall clock, relative.
-        alone: Accesses per CPU second, not relative.
-        kernel: Share of its CPU time that it spent in the kernel.
-    """
-
-    by_cpu: float
-    by_wall: float
-    alone: float
-    kernel: float
 
 
 class Workload:
@@ -220,34 +205,54 @@ def workload(pages: int, cgroup: Path | None, seed: int) -> Iterator[Workload]:
             found.release()
 
 
-def rest(seconds: float) -> Callable[[Workload], None]:
-    """Return a phase in which nobody does anything."""
-    return lambda _: time.sleep(seconds)
+class Slices:
+    """Turns of work and rest, and the throughput in each.
+
+    Args:
+        load: Whose memory is put out.
+        beside: The process to compare it with.
+        seconds: Of work in all.
+    """
+
+    def __init__(self, load: Workload, beside: Workload, seconds: float) -> None:
+        self.load, self.beside = load, beside
+        self.turns = 1 + 2 * max(3, round(seconds / SLICE_S))
+        self.ratio: list[float] = []
+        self.alone: list[float] = []
+        self._began = time.monotonic()
+        self._before = self._read()
+
+    def _read(self) -> tuple[float, ...]:
+        return (*self.load.reading(), *self.beside.reading())
+
+    @property
+    def over(self) -> bool:
+        """Whether the last turn, a rest, has ended."""
+        return len(self.ratio) >= self.turns
+
+    def working(self) -> bool:
+        """Return whether this is a turn of work; closes turns that have ended."""
+        turn = int((time.monotonic() - self._began) / SLICE_S)
+        if turn > len(self.ratio) and not self.over:
+            after = self._read()
+            done, cpu_s, _, other, other_cpu_s, _ = (
+                b - a for a, b in zip(self._before, after, strict=True)
+            )
+            self._before = after
+            self.ratio.append(done / cpu_s / (other / other_cpu_s))
+            self.alone.append(done / cpu_s)
+        return len(self.ratio) % 2 == 1 and not self.over
+
+    def loss(self) -> tuple[float, float]:
+        """Return the median loss of throughput, and its standard error."""
+        ratio = np.array(self.ratio)
+        lost = 1 - ratio[1:-1:2] / ((ratio[:-2:2] + ratio[2::2]) / 2)
+        low, high = np.percentile(lost, [25, 75])
+        error = 1.253 * (high - low) / 1.349 / np.sqrt(len(lost))
+        return float(np.median(lost)), float(error)
 
 
-def throughput(
-    load: Workload, beside: Workload, phase: Callable[[Workload], None]
-) -> Phase:
-    """Run a phase; return what was seen of the workload in it."""
-    before, other_before = load.reading(), beside.reading()
-    kernel, user = load.times()
-    phase(load)
-    after, other_after = load.reading(), beside.reading()
-    kernel_after, user_after = load.times()
-    done, cpu_s, wall_s = (b - a for a, b in zip(before, after, strict=True))
-    other, other_cpu_s, other_wall_s = (
-        b - a for a, b in zip(other_before, other_after, strict=True)
-    )
-    spent = kernel_after - kernel + user_after - user
-    return Phase(
-        done / cpu_s / (other / other_cpu_s),
-        done / wall_s / (other / other_wall_s),
-        done / cpu_s,
-        (kernel_after - kernel) / spent,
-    )
-
-
-def run_isotherm(load: Workload, seconds: float, arm: Arm) -> None:
+def run_isotherm(load: Workload, slices: Slices, arm: Arm) -> None:
     """Let the loop put cold pages out: machine, source, policy, engine."""
     began_cpu = time.process_time()
     sampled = np.zeros(load.pages, np.bool_)
@@ -279,11 +284,15 @@ def run_isotherm(load: Workload, seconds: float, arm: Arm) -> None:
             loop = Loop(
                 machine, (source,), tracker, Reclaim(setup), engine, Outcome.none()
             )
-            begin = time.monotonic()
             index = 0
-            while (now := time.monotonic() - begin) < seconds:
-                time.sleep(max(0.0, (index + 1) * EPOCH_S - now))
-                step = run_epoch(loop, index, epoch_ns)
+            latest = begin = time.monotonic()
+            while not slices.over:
+                time.sleep(EPOCH_S)
+                if not slices.working():
+                    continue
+                now = time.monotonic()
+                step = run_epoch(loop, index, round((now - latest) * 1e9))
+                latest = now
                 page = (
                     step.outcome.page[step.outcome.errno == 0].astype(np.int64) - base
                 )
@@ -299,13 +308,13 @@ def run_isotherm(load: Workload, seconds: float, arm: Arm) -> None:
                 index += 1
                 if index % 10 == 0:
                     out = float(load.out()[load.classes == zw.NEVER].mean())
-                    arm.over_time.append((now, out))
+                    arm.over_time.append((now - begin, out))
     arm.hot_moved = moved_hot / max(moved, 1)
     arm.hot_sampled = float(sampled[load.classes == zw.HOT].mean())
-    arm.daemon_cpu = (time.process_time() - began_cpu) / seconds
+    arm.daemon_cpu = (time.process_time() - began_cpu) / (index * EPOCH_S)
 
 
-def run_limit(load: Workload, seconds: float, cgroup: Path) -> None:
+def run_limit(load: Workload, slices: Slices, cgroup: Path) -> None:
     """Step the limit down while major faults are few, and up where they are not.
 
     A limit below what can be reclaimed at all would have the process killed: the
@@ -315,9 +324,11 @@ def run_limit(load: Workload, seconds: float, cgroup: Path) -> None:
     oom.write_text("1")
     whole = int((cgroup / "memory.usage_in_bytes").read_text())
     now, faults = whole, load.major_faults()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not slices.over:
         time.sleep(EPOCH_S)
+        if not slices.working() and "under_oom 1" not in oom.read_text():
+            faults = load.major_faults()
+            continue
         latest = load.major_faults()
         waited = (latest - faults) * STALL_S / EPOCH_S
         faults = latest
@@ -365,50 +376,50 @@ def run(
         RuntimeError: Something is missing here, or data came back wrong.
     """
     pages = mib << 8
-    base_s = max(4.0, seconds / 4)
     arms: list[Arm] = []
+    alone: list[float] = []
     with (
         zram_swap((mib * 5 // 4) << 20) as swap,
         memory_cgroup() as cgroup,
         workload(pages, cgroup, seed) as load,
         workload(pages, None, seed) as beside,
     ):
-        bases = [throughput(load, beside, rest(base_s))]
+        time.sleep(1.0)
+        times = load.times()
+        time.sleep(4.0)
+        idle_kernel = kernel_share(times, load.times())
         for name in ways:
             if name == "limit" and cgroup is None:
                 continue
             arm = Arm(name)
-            faults = load.major_faults()
-
-            def phase(one: Workload, arm: Arm = arm) -> None:
-                if arm.name == "isotherm":
-                    run_isotherm(one, seconds, arm)
-                elif cgroup is not None:
-                    run_limit(one, seconds, cgroup)
-
-            during = throughput(load, beside, phase)
+            faults, times = load.major_faults(), load.times()
+            slices = Slices(load, beside, seconds)
+            if name == "isotherm":
+                run_isotherm(load, slices, arm)
+            elif cgroup is not None:
+                run_limit(load, slices, cgroup)
+            arm.loss, arm.loss_error = slices.loss()
+            arm.kernel = kernel_share(times, load.times()) - idle_kernel
             arm.major_faults = load.major_faults() - faults
             measure(load, swap, arm)
+            alone += slices.alone[::2]
             if cgroup is not None:
                 set_limit(cgroup, -1)
             load.bring_back()
-            bases.append(throughput(load, beside, rest(base_s)))
-            around = bases[-2:]
-            cpu = float(np.mean([base.by_cpu for base in around]))
-            wall = float(np.mean([base.by_wall for base in around]))
-            arm.loss, arm.loss_wall = 1 - during.by_cpu / cpu, 1 - during.by_wall / wall
-            arm.kernel = during.kernel - float(np.mean([b.kernel for b in around]))
             arms.append(arm)
-    ratios = [base.by_cpu for base in bases]
-    spread = float(np.ptp(ratios) / np.mean(ratios))
     return {
         "mib": mib,
         "seconds": seconds,
         "never_touched_again": zw.SHARES[zw.NEVER],
-        "accesses_per_cpu_s": float(np.mean([base.alone for base in bases])),
-        "base_spread": spread,
+        "accesses_per_cpu_s": float(np.median(alone)),
         "arms": [asdict(arm) for arm in arms],
     }
+
+
+def kernel_share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """Return the share of CPU time in the kernel between two readings of times."""
+    kernel, user = (b - a for a, b in zip(before, after, strict=True))
+    return kernel / max(kernel + user, 1e-9)
 
 
 def render(result: dict[str, Any]) -> str:
@@ -416,14 +427,14 @@ def render(result: dict[str, Any]) -> str:
     alone = result["accesses_per_cpu_s"] / 1e6
     first = f"{result['mib']} MiB, {result['never_touched_again']:.0%} of it never "
     first += f"touched again, {result['seconds']:.0f} s each; {alone:.1f} M accesses "
-    first += f"per CPU second alone, spread of the ratio {result['base_spread']:.1%}"
-    head = f"{'':10} {'saved':>7} {'out':>7} {'ratio':>6} {'loss':>7} {'wall':>7} "
+    first += "per CPU second"
+    head = f"{'':10} {'saved':>7} {'out':>7} {'ratio':>6} {'loss':>16} "
     head += f"{'kernel':>7} {'hot out':>8} {'hot moved':>10} {'sampled':>8} "
     head += f"{'faults':>8} {'CPU':>6}"
     lines = [first, "", head]
     lines += [
         f"{arm['name']:10} {arm['saved']:7.1%} {arm['out_never']:7.1%} "
-        f"{arm['ratio']:6.2f} {arm['loss']:7.2%} {arm['loss_wall']:7.2%} "
+        f"{arm['ratio']:6.2f} {arm['loss']:7.2%} ± {arm['loss_error']:6.2%} "
         f"{arm['kernel']:7.2%} {arm['hot_out']:8.3%} {arm['hot_moved']:10.3%} "
         f"{arm['hot_sampled']:8.2%} "
         f"{arm['major_faults']:8d} {arm['daemon_cpu']:6.2%}"

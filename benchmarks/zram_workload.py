@@ -28,7 +28,7 @@ SHARES = (0.25, 0.10, 0.65)
 RUN = 256
 #: Of the accesses; the rest goes to the hot pages.
 WARM_ACCESSES = 2e-4
-RANDOM_BYTES = 1240
+RANDOM_BYTES = 1290
 BATCH = 50_000
 HEADER = 4096
 STATE, VPAGE, ACCESSES, CPU_NS, WRONG = range(5)
