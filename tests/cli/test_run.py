@@ -41,15 +41,15 @@ def test_wrong_words_end_with_two(words, said, capsys):
 def test_pids_may_be_several_words_or_a_list(monkeypatch):
     """--pid takes numbers one after the other, and comma lists, none twice."""
     pytest.importorskip("numba", reason="the loop is not imported without numba")
-    from isotherm.daemon import permitted, session
+    from isotherm.daemon import preflight, session
 
     asked = []
 
-    def run_session(request):
+    def run_session(request, checked):
         asked.append(request)
         return session.Ended(7, {"fast_share": None})
 
-    monkeypatch.setattr(permitted, "check_permitted", lambda: None)
+    monkeypatch.setattr(preflight, "preflight", lambda request: None)
     monkeypatch.setattr(session, "run_session", run_session)
     words = ["run", "--pid", "4", "5,4", "--limit", "50", "--epoch", "120", "--json"]
     assert 2 == main(words)  # an epoch is at most a minute

@@ -14,7 +14,8 @@ from isotherm.core.errors import (
     UsageError,
 )
 from isotherm.daemon.permitted import check_permitted
-from isotherm.daemon.session import Request, run_session
+from isotherm.daemon.preflight import Request
+from isotherm.daemon.session import run_session
 from isotherm.machine.linux.nodes import HostNodes
 
 ALL = "CapEff:\t000001ffffffffff\n"

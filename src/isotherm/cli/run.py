@@ -102,26 +102,26 @@ def run(
     if verbose:
         _log_all()
 
-    from isotherm.daemon.permitted import check_permitted  # noqa: PLC0415  # --help
+    from isotherm.daemon.preflight import Request, preflight  # noqa: PLC0415  # --help
 
-    check_permitted()
-    from isotherm.daemon.session import Request, run_session  # noqa: PLC0415  # numba
+    request = Request(
+        pids=pids,
+        cgroup=cgroup,
+        command=command,
+        config=settings,
+        mover=mover,
+        dry_run=dry_run,
+        duration_s=duration,
+        intrusive=intrusive,
+        with_other_movers=with_other_movers or settings.movers.tolerate,
+        record=record,
+    )
+    checked = preflight(request)
+
+    from isotherm.daemon.session import run_session  # noqa: PLC0415  # numba
     from isotherm.daemon.summary import describe  # noqa: PLC0415  # likewise
 
-    ended = run_session(
-        Request(
-            pids=pids,
-            cgroup=cgroup,
-            command=command,
-            config=settings,
-            mover=mover,
-            dry_run=dry_run,
-            duration_s=duration,
-            intrusive=intrusive,
-            with_other_movers=with_other_movers or settings.movers.tolerate,
-            record=record,
-        )
-    )
+    ended = run_session(request, checked)
     if json:
         print_json(ended.result)
     else:

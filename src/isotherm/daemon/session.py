@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,22 +16,15 @@ import structlog
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
 from isotherm.daemon.answers import Answers
-from isotherm.daemon.config import Config
 from isotherm.daemon.host import Host, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
-from isotherm.daemon.movers import Mover, find_movers, refuse
-from isotherm.daemon.permitted import check_permitted
+from isotherm.daemon.movers import Mover, refuse
+from isotherm.daemon.preflight import Checked, Request, preflight
 from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
-from isotherm.daemon.rundir import (
-    HOST,
-    RunDirectory,
-    RunRecord,
-    run_directory,
-    start_ticks,
-)
+from isotherm.daemon.rundir import HOST, RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.service import Service
-from isotherm.daemon.targets import check_processes, find_cgroup
+from isotherm.daemon.targets import find_cgroup
 from isotherm.daemon.waiting import Waiter
 
 EXIT_GONE: Final = 5
@@ -40,39 +33,6 @@ EXIT_INTERRUPTED: Final = 130
 KERNEL_EPOCH_S: Final = 1.0
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for.
-
-    Attributes:
-        pids: Processes to manage.
-        cgroup: Or a cgroup.
-        command: Or a command to start.
-        config: Settings.
-        mover: ``isotherm`` or ``kernel``.
-        dry_run: Move nothing.
-        duration_s: End after so long.
-        intrusive: Sources may change something in the target.
-        with_other_movers: Run beside other movers.
-        record: Where to keep the run for ``explain``.
-        root: Where /proc and /sys are (other than for the targets themselves).
-        run_directory: Where daemons leave word; None: the usual place.
-    """
-
-    pids: tuple[int, ...] = ()
-    cgroup: str | None = None
-    command: tuple[str, ...] = ()
-    config: Config = field(default_factory=Config)
-    mover: str = "isotherm"
-    dry_run: bool = False
-    duration_s: float | None = None
-    intrusive: bool = False
-    with_other_movers: bool = False
-    record: Path | None = None
-    root: Path = Path("/")
-    run_directory: Path | None = None
 
 
 @dataclass(slots=True)
@@ -88,8 +48,12 @@ class Ended:
     result: dict[str, Any]
 
 
-def run_session(request: Request) -> Ended:
+def run_session(request: Request, checked: Checked | None = None) -> Ended:
     """Run until it is over; nothing that was changed stays changed.
+
+    Args:
+        request: What was asked for.
+        checked: What ``preflight`` returned, where it was called already.
 
     Raises:
         NotPermittedError: This user may not do it; nothing was changed.
@@ -97,13 +61,8 @@ def run_session(request: Request) -> Ended:
         TargetGoneError: The target was not there.
         UsageError: The target is no target.
     """
-    check_permitted(request.root)
-    check_processes(request.pids)
+    runs, others = preflight(request) if checked is None else checked
     cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
-    runs = RunDirectory(request.run_directory or run_directory())
-    for line in runs.recover():
-        log.warning("recovered", after="a run that was killed", what=line)
-    others = _look_at_others(request)
     with ExitStack() as stack:
         waiter = stack.enter_context(Waiter())
         changes = _open_journal(runs)
@@ -121,22 +80,6 @@ def _open_journal(runs: RunDirectory) -> HostChanges:
             f"{runs.journal}: {error.strerror}",
             hint="ISOTHERM_RUN_DIRECTORY names another place",
         ) from None
-
-
-def _look_at_others(request: Request) -> list[Mover]:
-    """Return other movers that are let go on; refuse the rest.
-
-    With ``--mover kernel`` the kernel's own are what is wanted.
-    """
-    found = find_movers(request.root, request.pids or None)
-    if request.mover == "kernel":
-        wanted = ("numa-balancing", "numa-balancing-tiering", "demotion")
-        found = [mover for mover in found if mover.name not in wanted]
-    if not request.with_other_movers and not request.dry_run:
-        refuse(found)
-    for mover in found:
-        log.warning("other-mover", name=mover.name, why=mover.why)
-    return found
 
 
 class _Session:

@@ -1,0 +1,86 @@
+"""What is asked for, and what is checked before anything heavy is loaded or touched."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from isotherm.daemon.config import Config
+from isotherm.daemon.movers import Mover, find_movers, refuse
+from isotherm.daemon.permitted import check_permitted
+from isotherm.daemon.rundir import RunDirectory, run_directory
+from isotherm.daemon.targets import check_processes, find_cgroup
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        pids: Processes to manage.
+        cgroup: Or a cgroup.
+        command: Or a command to start.
+        config: Settings.
+        mover: ``isotherm`` or ``kernel``.
+        dry_run: Move nothing.
+        duration_s: End after so long.
+        intrusive: Sources may change something in the target.
+        with_other_movers: Run beside other movers.
+        record: Where to keep the run for ``explain``.
+        root: Where /proc and /sys are (other than for the targets themselves).
+        run_directory: Where daemons leave word; None: the usual place.
+    """
+
+    pids: tuple[int, ...] = ()
+    cgroup: str | None = None
+    command: tuple[str, ...] = ()
+    config: Config = field(default_factory=Config)
+    mover: str = "isotherm"
+    dry_run: bool = False
+    duration_s: float | None = None
+    intrusive: bool = False
+    with_other_movers: bool = False
+    record: Path | None = None
+    root: Path = Path("/")
+    run_directory: Path | None = None
+
+
+#: The run directory, and other movers that are let go on.
+Checked = tuple[RunDirectory, list[Mover]]
+
+
+def preflight(request: Request) -> Checked:
+    """Check what can be checked at once, and undo what killed runs have left.
+
+    Raises:
+        NotPermittedError: This user may not do it; nothing was changed.
+        UnsupportedError: Another mover manages the same memory.
+        TargetGoneError: The target is not there.
+        UsageError: The target is no target.
+    """
+    check_permitted(request.root)
+    check_processes(request.pids)
+    if request.cgroup is not None:
+        find_cgroup(request.cgroup)
+    runs = RunDirectory(request.run_directory or run_directory())
+    for line in runs.recover():
+        log.warning("recovered", after="a run that was killed", what=line)
+    return runs, look_at_others(request)
+
+
+def look_at_others(request: Request) -> list[Mover]:
+    """Return other movers that are let go on; refuse the rest.
+
+    With ``--mover kernel`` the kernel's own are what is wanted.
+    """
+    found = find_movers(request.root, request.pids or None)
+    if request.mover == "kernel":
+        wanted = ("numa-balancing", "numa-balancing-tiering", "demotion")
+        found = [mover for mover in found if mover.name not in wanted]
+    if not request.with_other_movers and not request.dry_run:
+        refuse(found)
+    for mover in found:
+        log.warning("other-mover", name=mover.name, why=mover.why)
+    return found
