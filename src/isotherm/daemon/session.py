@@ -122,7 +122,7 @@ class _Session:
                 else:
                     reason, result = self._manage(host)
             self.put_back()
-            result["target"] = self._describe_target(pids)
+            result["target"] = self._describe_target()
             result["reason"] = reason
             result["other_movers"] = [mover.name for mover in self.others]
             result["restored"] = self.restored
@@ -165,9 +165,11 @@ class _Session:
             self.waiter.signal = None
             self.waiter.wait(3600)
 
-    def _describe_target(self, pids: tuple[int, ...]) -> str:
+    def _describe_target(self) -> str:
+        """Return who is managed, in words."""
         if self.cgroup is not None:
             return f"cgroup {self.cgroup}"
+        pids = self.request.pids if self.child is None else (self.child.pid,)
         names = f"pid {', '.join(map(str, pids))}"
         if self.request.command:
             names += f" ({' '.join(self.request.command)})"
@@ -191,7 +193,7 @@ class _Session:
                 start_ticks=start_ticks(os.getpid()) or 0,
                 since_s=time.time(),
                 mover=self.request.mover,
-                targets=self._describe_target(pids),
+                targets=self._describe_target(),
                 pids=pids,
                 command=tuple(sys.argv),
                 socket=None
@@ -205,8 +207,7 @@ class _Session:
         if service.unit_pages > 1:
             log.warning("no-explain-socket", why="its addresses are of single pages")
             return nullcontext()
-        child = () if self.child is None else (self.child.pid,)
-        targets = self._describe_target(self.request.pids or child)
+        targets = self._describe_target()
         try:
             return Answers(service, self.runs.socket, targets)
         except IsothermError as error:
@@ -233,7 +234,7 @@ class _Session:
             recorder = service.recorder = LiveRecorder(
                 request.record,
                 host.units,
-                {"target": self._describe_target(request.pids)},
+                {"target": self._describe_target()},
                 round(request.config.loop.epoch_s * 1e9),
                 service.engine.move_cost_ns(),
             )
@@ -241,7 +242,7 @@ class _Session:
             with host.serving(service), self._answering(service):
                 log.info(
                     "run",
-                    target=self._describe_target(request.pids),
+                    target=self._describe_target(),
                     hints=[source.name for source in host.chosen],
                     tiers=[list(t.nodes) for t in host.machine.topology.tiers],
                     dry_run=request.dry_run,
@@ -253,9 +254,7 @@ class _Session:
                 recorder.abandon()
             raise
         if recorder is not None:
-            recorder.finish(
-                result, request.config.loop.policy, self._describe_target(request.pids)
-            )
+            recorder.finish(result, request.config.loop.policy, self._describe_target())
         return reason, result
 
     def _steer(self, host: Host) -> tuple[str, dict[str, Any]]:
