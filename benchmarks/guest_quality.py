@@ -50,8 +50,8 @@ WORKLOAD = {
     "hot_pages": 0.15,
     "hot_share": 0.9,
     "contiguity": 64,
-    "shift_s": 90.0,
-    "duration_s": 180.0,
+    "shift_s": 60.0,
+    "duration_s": 120.0,
 }
 #: Emulation makes user code 20 to 50 times slower: the daemon's budget of CPU
 #: time, meant for a real processor, is raised as much.

@@ -24,7 +24,7 @@ def values(options: list[str], option: str) -> list[str]:
 def test_two_tiers_word_by_word() -> None:
     """All of the default layout's command line."""
     expected = """
-        -M q35,hmat=on -smp 2,sockets=1 -m 1536M -cpu max
+        -M q35,hmat=on -smp 2,sockets=1 -m 1536M -cpu max,avx2=off
         -object memory-backend-ram,id=mem0,size=512M
         -numa node,nodeid=0,initiator=0,cpus=0-1,memdev=mem0
         -object memory-backend-ram,id=mem1,size=1024M
@@ -65,7 +65,7 @@ def test_cxl_memory_is_a_device_and_not_there_at_boot() -> None:
     layout = LAYOUTS["cxl"].with_memory((512, 5120))
     options = layout_options(layout, 2)
     assert ["512M"] == values(options, "-m")
-    assert ["max,hypervisor=off"] == values(options, "-cpu")
+    assert ["max,avx2=off,hypervisor=off"] == values(options, "-cpu")
     assert "node,nodeid=1,initiator=0" in values(options, "-numa")
     assert "memory-backend-ram,id=cxlmem,size=5120M" in values(options, "-object")
     # The window is a power of two that holds the device.
