@@ -73,7 +73,7 @@ def isotherm(settings: Path, tmp_path: Path) -> Iterator[Callable[..., "Isotherm
     for one in begun:
         if one.process.poll() is None:
             one.process.kill()
-            one.process.wait()
+        one.process.communicate()
 
 
 class Isotherm:
