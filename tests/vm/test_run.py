@@ -73,7 +73,9 @@ def isotherm(settings: Path, tmp_path: Path) -> Iterator[Callable[..., "Isotherm
     for one in begun:
         if one.process.poll() is None:
             one.process.kill()
-        one.process.communicate()
+        one.process.wait()
+        if one.process.stdout is not None:
+            one.process.stdout.close()
 
 
 class Isotherm:
