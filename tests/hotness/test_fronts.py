@@ -123,3 +123,13 @@ def test_a_longer_index_is_taken_up():
     for epoch in range(60):
         fronts.add(sweep(epoch, start=PAGES // 2, end=PAGES))
     assert 1 == len(fronts.find())
+
+
+def test_a_sweep_over_everything_is_futile_one_over_half_is_not():
+    """What it carries of the accesses is no heat that could be kept."""
+    everything, _ = follow(120, end=PAGES, noise=6)
+    half, _ = follow(120, noise=6)
+    assert everything.futile_share > 0.8
+    assert not everything.are_worth_watching
+    assert 0.0 == half.futile_share
+    assert half.are_worth_watching

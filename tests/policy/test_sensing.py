@@ -168,3 +168,32 @@ def test_samples_are_never_more_frequent_than_asked(gains):
     for gain in gains:
         period = sampled(samples, gain)
         assert period is None or 500 <= period <= 500 * 2 / LEAST_BUDGET
+
+
+def test_looking_is_rarer_while_nothing_changes():
+    """After enough looks, calm memory is looked at four times more rarely."""
+    scan = ScanPlanner(1 << 15, 0.5, has_samples=True)
+
+    def stripes():
+        (look,) = scan.plan(10.0, 80.0, 30.0, 1.0)
+        return look.stripes
+
+    busy = stripes()
+    for _ in range(400):
+        scan.follow_moves(0.0, 1.0)
+        stripes()
+    calm = stripes()
+    assert 3 * busy <= calm <= 5 * busy
+    for _ in range(5):
+        scan.follow_moves(0.01, 1.0)
+    assert stripes() < 1.5 * busy
+
+
+def test_looking_is_not_rarer_before_every_page_was_looked_at_often():
+    """No moves at first means that nothing is known yet."""
+    scan = ScanPlanner(1 << 15, 0.5, has_samples=True)
+    before = scan.plan(1.0, 80.0, 30.0, 1.0)
+    for _ in range(100):
+        scan.follow_moves(0.0, 1.0)
+        after = scan.plan(1.0, 80.0, 30.0, 1.0)
+    assert before[0].stripes == after[0].stripes

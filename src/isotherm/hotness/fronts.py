@@ -26,6 +26,7 @@ LEAST_RECENT = 3  # in the last epoch
 CONTRAST = 3.0  # times as many as a line through nowhere would have
 FASTEST = 0.25  # of the memory per epoch: nothing can be moved out of its way
 MOST_FRONTS = 3
+SHARE_GAIN = 0.2
 COASTING = 2  # epochs that a front is believed in unseen
 REMEMBERED = 20  # epochs after which no front is a thing of the past
 STRETCHES = 64  # of memory, for what fronts have passed
@@ -82,6 +83,7 @@ class Fronts:
         self._now: list[Front] = []
         self._turn: dict[bool, tuple[float, float]] = {}  # by direction: end, begin
         self._quiet = REMEMBERED
+        self._share = 0.0  # of the accesses, on fronts
         self._travel = 0.0
         self._passed = np.full(STRETCHES, -np.inf)
 
@@ -102,7 +104,8 @@ class Fronts:
         """Return the fronts that are there now, seen or believed in."""
         time = np.concatenate(self._time) if self._time else np.empty(0)
         page = np.concatenate(self._page) if self._page else np.empty(0)
-        least = max(LEAST_EVENTS, LEAST_SHARE * len(time))
+        total = len(time)
+        least = max(LEAST_EVENTS, LEAST_SHARE * total)
         found: list[Front] = []
         for _ in range(MOST_FRONTS):
             line = self._line(time, page, least)
@@ -111,6 +114,8 @@ class Fronts:
             front, on = line
             found.append(front)
             time, page = time[~on], page[~on]
+        on_fronts = 1.0 - len(time) / max(1, total)
+        self._share += SHARE_GAIN * (on_fronts - self._share)
         self._follow(found)
         return self._now
 
@@ -224,6 +229,23 @@ class Fronts:
         """Whether there has been a front lately."""
         return self._quiet < REMEMBERED
 
+    @property
+    def are_worth_watching(self) -> bool:
+        """Whether there are fronts that may leave enough of the memory alone."""
+        far = TRAVEL * self._pages
+        return self.are_about and (
+            self._travel <= far or self._share_passed() < 1.0 - REST
+        )
+
+    @property
+    def futile_share(self) -> float:
+        """Share of the accesses that fronts make which are left alone, [0, 1]."""
+        return self._share if self.are_about and not self.are_worth_watching else 0.0
+
+    def _share_passed(self) -> float:
+        far = TRAVEL * self._pages
+        return float(np.mean(self._passed > self._travel - far))
+
     def _leave_enough(self, fronts: list[Front]) -> bool:
         size = self._pages / STRETCHES
         for f in fronts:
@@ -233,5 +255,4 @@ class Fronts:
         seen = [abs(f.speed) for f in fronts if f.unseen == 0]
         self._travel += max(seen, default=0.0)
         far = TRAVEL * self._pages
-        passed = float(np.mean(self._passed > self._travel - far))
-        return self._travel > far and passed < 1.0 - REST
+        return self._travel > far and self._share_passed() < 1.0 - REST

@@ -124,6 +124,16 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
+    def watches_sweep(self) -> bool:
+        """Whether a sweep is about that may be worth moving out of the way of."""
+        ...
+
+    @property
+    def futile_share(self) -> float:
+        """Share of the accesses in sweeps over everything, left alone, [0, 1]."""
+        ...
+
+    @property
     def bits_trust(self) -> float:
         """How far accessed bits show where the accesses go, in [0, 1]."""
         ...

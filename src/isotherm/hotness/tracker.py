@@ -121,6 +121,16 @@ class GammaTracker:
         return self._fresh
 
     @property
+    def watches_sweep(self) -> bool:
+        """Whether a sweep is about that may be worth moving out of the way of."""
+        return self._fronts.are_worth_watching
+
+    @property
+    def futile_share(self) -> float:
+        """Share of the accesses in sweeps over everything, left alone, [0, 1]."""
+        return self._fronts.futile_share
+
+    @property
     def bits_trust(self) -> float:
         """How far accessed bits show where the accesses go, in [0, 1]."""
         return self._bursts.trust

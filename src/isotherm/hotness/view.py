@@ -57,6 +57,16 @@ class TrackerView:
         return self._tracker.ahead
 
     @property
+    def watches_sweep(self) -> bool:
+        """Whether a sweep is about that may be worth moving out of the way of."""
+        return self._tracker.watches_sweep
+
+    @property
+    def futile_share(self) -> float:
+        """Share of the accesses in sweeps over everything, left alone, [0, 1]."""
+        return self._tracker.futile_share
+
+    @property
     def bits_trust(self) -> float:
         """How far accessed bits show where the accesses go, in [0, 1]."""
         return self._tracker.bits_trust

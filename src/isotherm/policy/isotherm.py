@@ -163,11 +163,13 @@ class Isotherm:
             self._transitions,
             tier_ns,
             threshold,
-            epoch.move_limit_pages if self._recoverable > LEAST_GAIN else 0,
+            epoch.move_limit_pages
+            if self._recoverable > LEAST_GAIN or len(view.ahead)
+            else 0,
         )
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
-            hope = PAYBACK_GAIN if len(view.ahead) else self._recoverable
+            hope = PAYBACK_GAIN if view.watches_sweep else self._recoverable
             looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
         if Mechanism.HINT_FAULT in self._setup.hints:
             looks += self._poison.plan(mean_rate, float(tier_ns[0]), self._recoverable)
@@ -399,13 +401,16 @@ class Isotherm:
             ratio: Of the pages that the fast tier holds.
             present: Pages that have memory.
         """
-        moved = len(epoch.outcome.page) > FEW_MOVES * present
+        moved_share = len(epoch.outcome.page) / max(1, present)
+        self._scan.follow_moves(moved_share, self._rates.informed)
+        moved = moved_share > FEW_MOVES
         self._patience += (1.0 - self._patience) * 0.2 if moved else 0.0
         self._patience *= 1.0 if moved else PATIENCE_KEPT
         gap = float(tier_ns[-1] - tier_ns[0])
         blind = float(tier_ns[0]) + gap * (1 - ratio)
         hope = held + max(0.0, share - held) * self._patience
         gain = gap * max(0.0, hope - ratio) / max(blind, 1e-9)
+        gain *= 1.0 - cast("EvidenceView", epoch.hotness).futile_share
         self._recoverable += (
             HOPE_GAIN * self._rates.informed * (gain - self._recoverable)
         )

@@ -12,6 +12,11 @@ LEAST_BUDGET = 0.05  # of the budget, however little is recoverable
 BEST_DEPTH = 0.7
 WINDOW_GAIN = 2.3  # a window costs two walks; worth it when bits else saturate so far
 FAULT_NS = 1030.0  # a poisoned entry and, sooner or later, its fault
+KNOWN_ROUNDS = 15  # looks at every page, before looking may become rarer
+ACTIVE_MOVES = 1e-3  # of the pages, in an epoch: what is hot changes
+IDLE = 0.25  # of the budget, while it does not
+CALM_GAIN = 0.04  # how fast no moves are taken for calm, per epoch
+ALARM_GAIN = 0.5  # how fast moves end it
 HOT_END = 6.0  # without samples, every second round looks at the hot end
 
 
@@ -90,6 +95,7 @@ class ScanPlanner:
         self._epoch_s = epoch_s
         self._has_samples = has_samples
         self._round = 0
+        self._activity = 1.0
         self._stripe = 0
         self._depth_s: float | None = None
 
@@ -100,6 +106,17 @@ class ScanPlanner:
     def repace(self, epoch_s: float) -> None:
         """Take epochs to be so long."""
         self._epoch_s = epoch_s
+
+    def follow_moves(self, share: float, informed: float) -> None:
+        """Follow whether what is hot changes: looking is rarer where it does not.
+
+        Args:
+            share: Of the pages, that the last plan moved.
+            informed: How much has been seen, [0, 1].
+        """
+        now = min(1.0, share / ACTIVE_MOVES)
+        gain = ALARM_GAIN if now > self._activity else CALM_GAIN
+        self._activity += gain * informed * (now - self._activity)
 
     def learn(self, threshold_rate: float, set_share: float, interval_s: float) -> None:
         """Choose the interval at which the threshold page is best told apart.
@@ -128,7 +145,10 @@ class ScanPlanner:
             recoverable: Share of the memory time that known heat could save.
         """
         share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
-        budget = BUDGET * share * max(mean_rate, 1e-9) * fast_ns  # ns per page per s
+        known = self._round >= KNOWN_ROUNDS
+        activity = self._activity if known else 1.0
+        budget = BUDGET * (IDLE + (1.0 - IDLE) * activity)
+        budget *= share * max(mean_rate, 1e-9) * fast_ns  # ns per page per s
         period_s = entry_ns / budget
         depth_s = self._depth_s or BEST_DEPTH / max(mean_rate, 1e-9)
         if not self._has_samples and self._round % 2:
