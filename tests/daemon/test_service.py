@@ -109,6 +109,19 @@ def test_a_dear_epoch_makes_epochs_longer(playing):
     assert 8.0 == tracker.epoch_s
 
 
+def test_what_the_policy_learnt_outlives_a_longer_epoch(playing):
+    """The policy that decides is the same one, told of the new length."""
+    spent = iter(range(0, 10**12, NS_PER_S // 10))
+    played = playing(NO_TRIAL, cpu_ns=lambda: next(spent))
+    policy = played.service.gate.inner
+    told = []
+    real = policy.repace
+    policy.repace = lambda epoch_ns: (told.append(epoch_ns), real(epoch_ns))
+    played.service.run(played.wait, 60.0)
+    assert [8 * NS_PER_S] == told
+    assert policy is played.service.gate.inner
+
+
 def test_moves_that_lose_are_braked(playing):
     """When the moves are worse than those held back, movement halves and stops."""
 

@@ -179,6 +179,14 @@ def test_the_quota_is_spread_over_the_epoch(make):
     until(lambda: 600 == engine.totals.applied)
 
 
+def test_the_limit_follows_the_length_of_an_epoch(make):
+    """Once epochs are eight times as long, so are plans."""
+    _, engine = make([9, 9], column(1, 1), quota_pages_per_s=80.0, epoch_ns=S)
+    assert 80 == engine.move_limit_pages()
+    engine.submit(up([]), 8 * S)
+    assert 640 == engine.move_limit_pages()
+
+
 @pytest.mark.parametrize("quota", [0.5, 3.0, 1e9])
 def test_any_quota_lets_something_go(make, quota):
     """Less than a page a slice is saved up; more than any plan is no obstacle."""

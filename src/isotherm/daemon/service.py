@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import structlog
@@ -58,6 +58,15 @@ class RunEngine(Engine, Protocol):
     @property
     def books(self) -> Books:
         """Costs, and moves held back."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A policy that goes on when epochs become longer or shorter."""
+
+    def repace(self, epoch_ns: int) -> None:
+        """Go on with epochs of another length; what has been learnt stays."""
         ...
 
 
@@ -313,11 +322,17 @@ class Service:
         self._repace(paced.after_s)
 
     def _repace(self, epoch_s: float) -> None:
-        """Give tracker and policy epochs of another length; what is known stays."""
+        """Give tracker and policy epochs of another length; what is known stays.
+
+        A policy that cannot change its pace begins anew.
+        """
         tracker = self.loop.tracker
         if isinstance(tracker, GammaTracker):
             tracker.epoch_s = epoch_s
-        self.gate.inner = self._make_policy()
+        if isinstance(self.gate.inner, Paced):
+            self.gate.inner.repace(round(epoch_s * NS_PER_S))
+        else:
+            self.gate.inner = self._make_policy()
 
     def _make_policy(self) -> Policy:
         machine, loop = self.machine, self.config.loop

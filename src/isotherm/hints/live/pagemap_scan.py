@@ -104,11 +104,12 @@ def scan_runs(
             )
         )
         count = fcntl.ioctl(fd, _PAGEMAP_SCAN, argument)
-        at = int(_ARG.unpack(argument)[4])
         if count:
             parts.append((vector[:count, :2] // PAGE_BYTES).astype(np.int64))
-        if not count and at < end:
+        if count < _RUNS:  # room was left: the whole range has been walked
             break
+        # walk_end may lie before the last run returned (seen on 6.18).
+        at = max(int(_ARG.unpack(argument)[4]), int(vector[count - 1, 1]))
     if not parts:
         return np.empty((0, 2), np.int64)
     return _joined(np.concatenate(parts))
