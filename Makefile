@@ -3,6 +3,7 @@
 #   make demo           the main job on recorded workloads, table and HTML report
 #   make test           lint, types, layers and tests
 #   make vm             tests/vm on real kernels under QEMU; LAYOUT= KERNEL= choose
+#   make vm-all         the same with the long ones
 #   make lint           ruff, mypy --strict, import-linter
 #   make bench          timings; make bench-quality: every policy on every cell
 #   make venv           only build .venv/
@@ -18,7 +19,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test vm lint layers style types check bench bench-quality venv system lock clean help
+.PHONY: demo test vm vm-all lint layers style types check bench bench-quality venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,10 @@ check: .venv/.test system
 # Each layout boots once. Debian packages come by themselves: docs/reference/vmtest.md.
 vm: .venv/.test
 	@LAYOUT="$(LAYOUT)" KERNEL="$(KERNEL)" ARGS="$(ARGS)" .ci/vm
+
+vm-all: .venv/.test
+	@LAYOUT="$(LAYOUT)" KERNEL="$(KERNEL)" ARGS="$(ARGS)" VM_ALL=1 \
+	    VM_BUDGET_S="$${VM_BUDGET_S:-7200}" .ci/vm
 
 bench: .venv/.test
 	@for script in benchmarks/bench_*.py; do \

@@ -5,6 +5,7 @@ one they skip. Inside they run where their marks say:
 
     @pytest.mark.layout("two-tier", "cxl")   # default: two-tier
     @pytest.mark.kernel("6.12", "newer")     # default: 6.12
+    @pytest.mark.slow_vm                     # only with make vm-all
 
 A test that is meant for another guest is deselected rather than skipped: the
 guest it is meant for runs it, and a skip is to mean that something is missing.
@@ -34,6 +35,20 @@ QUIET = {
 }
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Do not import what cannot have a test for this guest: imports are slow here.
+
+    A module that is not for the default guest names its own in a string.
+    """
+    if LAYOUT is None or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text()
+    for here, default in ((LAYOUT, "two-tier"), (KERNEL, "6.12")):
+        if here != default and f'"{here}"' not in text and "LAYOUTS" not in text:
+            return True
+    return None
+
+
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
@@ -51,6 +66,8 @@ def pytest_collection_modifyitems(
         for kind, default in DEFAULTS.items()
         if here[kind] not in _wanted(item, kind, default)
     }
+    if not os.environ.get("VM_ALL"):
+        elsewhere |= {item for item in ours if item.get_closest_marker("slow_vm")}
     if elsewhere:
         config.hook.pytest_deselected(items=list(elsewhere))
         items[:] = [item for item in items if item not in elsewhere]
