@@ -47,4 +47,4 @@ def test_a_busy_process_alone_on_its_cpu_is_seen(
 
     for _ in range(3):
         (process / "clear_refs").write_text("1")
-        await_true(lambda: referenced_kib() == PAGES * 4, "all pages referenced", 20)
+        await_true(lambda: referenced_kib() == PAGES * 4, "all pages referenced")

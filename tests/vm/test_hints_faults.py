@@ -115,7 +115,7 @@ def test_hot_pages_on_the_slow_node_fault_again_and_again(target) -> None:
             )
             with source:
                 assert "2" == SYSCTL.read_text().strip()
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 240
                 while np.count_nonzero(events) < HOT // 2 or events.max() < 2:
                     assert time.monotonic() < deadline, "too few hint faults"
                     time.sleep(0.2)

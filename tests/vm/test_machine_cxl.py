@@ -61,9 +61,12 @@ def test_a_node_arrives_and_leaves(
     width = len(host.usage().capacity_pages)
     assert {errno.ENODEV} == set(host.move(ours, there).errno.tolist())
 
+    def tiers() -> list[tuple[int, ...]]:
+        host.refresh()
+        return [tier.nodes for tier in host.topology.tiers]
+
     cxl("arrive")
-    await_true(lambda: host.refresh() is not None, "news of a node")
-    assert [(0,), (1,)] == [tier.nodes for tier in host.topology.tiers]
+    await_true(lambda: [(0,), (1,)] == tiers(), "news of a node")
 
     def whole() -> bool:
         host.refresh()
@@ -78,8 +81,7 @@ def test_a_node_arrives_and_leaves(
     assert {1} == set(host.placement()[ours].tolist())
 
     cxl("offline")
-    await_true(lambda: host.refresh() is not None, "news of a node that left")
-    assert [(0,)] == [tier.nodes for tier in host.topology.tiers]
+    await_true(lambda: [(0,)] == tiers(), "news of a node that left")
     assert 0 == host.usage().capacity_pages[1]
 
     def home() -> bool:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +35,15 @@ def workload(tmp_path, await_true):
             env={**os.environ, "ISOTHERM_KERNELS": "numpy"},
         )
         started.append(process)
-        await_true(path.exists, "the workload makes its truth file", 120)
+        await_true(path.exists, "the workload makes its truth file")
         reader = TruthReader(path)
-        reader.wait_until_running(120)
+        reader.wait_until_running(240)
         return reader
 
     def end() -> dict:
         process = started.pop()
         process.terminate()
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=240)
         assert 0 == process.returncode
         return json.loads(out)
 
@@ -55,25 +54,34 @@ def workload(tmp_path, await_true):
         process.communicate()
 
 
-def test_share_follows_the_pages(workload, quiet_kernel):
+def watch(reader, await_true, accesses):
+    """Return two snapshots with so many accesses between them."""
+    before = after = reader.snapshot()
+
+    def enough() -> bool:
+        nonlocal after
+        after = reader.snapshot()
+        return int((after.counts - before.counts).sum()) >= accesses
+
+    await_true(enough, f"{accesses} accesses")
+    return before, after
+
+
+def test_share_follows_the_pages(workload, quiet_kernel, await_true):
     """All slow at first; with the hottest pages moved, exactly their share is fast."""
     reader = workload("gups", "--place", "bind:1", "--set", "hot_pages=0.1")
-    start = reader.snapshot()
+    start, middle = watch(reader, await_true, 20 * PAGES)
     assert {1} == set(start.node.tolist())
     asked = query_nodes(reader.pid, reader.address, PAGES)
     assert asked.tolist() == start.node.tolist()
-    time.sleep(2)
-    middle = reader.snapshot()
     window = reader.window(start, middle, PAGES // 10)
     assert (0.0, 0.0) == (window.fast_share, window.fast_share_high)
-    assert window.accesses > PAGES
+    assert window.accesses >= 20 * PAGES
     hot = np.argsort(middle.counts)[-PAGES // 10 :].astype(np.uint64)
     address = reader.address + hot * np.uint64(PAGE_BYTES)
     done = syscalls.move_pages(reader.pid, address, np.zeros(len(hot), np.int32))
     assert 0 == done.result
-    before = reader.snapshot()
-    time.sleep(2)
-    after = reader.snapshot()
+    before, after = watch(reader, await_true, 5 * PAGES)
     window = reader.window(before, after, PAGES // 10)
     made = after.counts - before.counts
     expected = made[hot.astype(np.int64)].sum() / made.sum()
