@@ -74,6 +74,13 @@ def pytest_collection_modifyitems(
         items[:] = [item for item in items if item not in elsewhere]
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once why a test failed: a guest may not live to the end."""
+    if LAYOUT is not None and report.failed:
+        sys.stdout.write(f"\n{report.longreprtext}\n")
+        sys.stdout.flush()
+
+
 def _is_long(item: pytest.Item) -> bool:
     """Return whether only make vm-all runs a test in this guest."""
     return any(

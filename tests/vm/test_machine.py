@@ -89,7 +89,10 @@ def target(start: Callable[..., subprocess.Popen[str]]) -> Target:
 
 @pytest.fixture
 def follow() -> Iterator[Callable[..., LinuxMachine]]:
-    """Return a function that makes a machine of some processes."""
+    """Return a function that makes a machine of some processes.
+
+    However slow the guest is, it reads where all pages are.
+    """
     made: list[LinuxMachine] = []
 
     def begin(
@@ -102,7 +105,7 @@ def follow() -> Iterator[Callable[..., LinuxMachine]]:
         follower = Follower(pids, cgroups, policy=policy)
         nodes = HostNodes(compressed=compressed)
         made.append(
-            LinuxMachine(follower, nodes, move_all=move_all, placement_budget_ns=50e6)
+            LinuxMachine(follower, nodes, move_all=move_all, placement_budget_ns=60e9)
         )
         return made[-1]
 

@@ -44,7 +44,7 @@ def machine(
     assert child.stdout is not None
     page = int(child.stdout.readline())
     nodes = HostNodes(compressed=False)
-    made = LinuxMachine(Follower([child.pid]), nodes, placement_budget_ns=50e6)
+    made = LinuxMachine(Follower([child.pid]), nodes, placement_budget_ns=60e9)
     vpage = np.arange(page, page + 4099, dtype=np.uint64)
     yield made, made.space_map.flat_pages(child.pid, vpage)
     made.close()
