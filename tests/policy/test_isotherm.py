@@ -11,7 +11,7 @@ from isotherm.hints.batch import AccessedBits, HintBatch, Mechanism, Samples
 from isotherm.hotness.tracker import GammaTracker
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged, Usage
 from isotherm.policy.isotherm import Isotherm
-from isotherm.policy.plan import Epoch, Plan, Reason, Setup
+from isotherm.policy.plan import Epoch, Outcome, Plan, Reason, Setup
 from isotherm.topology.model import (
     Initiator,
     InitiatorKind,
@@ -62,6 +62,7 @@ class World:
     blind: bool = False
     parallelism: float = 1.0  # latency is so much longer, and so many share it
     plans: list[Plan] = field(default_factory=list)
+    dry: bool = False  # nothing is moved
 
     def __post_init__(self) -> None:
         """Make policy and tracker."""
@@ -144,13 +145,22 @@ class World:
                 batches,
                 rate,
                 self.parallelism,
+                outcome=self._outcome(),
                 move_limit_pages=self.limit,
             )
         )
         self._check(plan)
-        self.node[plan.moves.page] = plan.moves.node
+        if not self.dry:
+            self.node[plan.moves.page] = plan.moves.node
         self.plans.append(plan)
         return plan
+
+    def _outcome(self) -> Outcome:
+        """Return what became of the plan before: all of it, or nothing."""
+        if self.dry or not self.plans:
+            return Outcome.none()
+        m = self.plans[-1].moves
+        return Outcome(m.page, m.node, np.zeros(len(m), np.int16), len(m) * MOVE_NS)
 
     def _check(self, plan: Plan) -> None:
         """No page twice, one tier at a time, within the limit and the room."""
@@ -462,3 +472,23 @@ def test_every_plan_is_allowed(seed):
         seed=seed,
     )
     world.run(15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calm_epochs", [100, 300])
+def test_memory_that_was_flat_for_long_is_not_given_up(calm_epochs):
+    """Heat that comes after minutes of none is moved like any other."""
+    world = machine()
+    skewed, world.rate = world.rate, np.full(2048, float(world.rate.mean()))
+    assert world.run(calm_epochs) < 100
+    world.rate = skewed
+    world.run(200)
+    assert world.share_on(np.flatnonzero(skewed > 10), 0) > 0.95
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_on_planning():
+    """What would be moved is said as long as it would be."""
+    world = machine(dry=True)
+    world.run(150)
+    assert len(world.step().moves) > 300

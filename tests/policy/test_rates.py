@@ -125,11 +125,10 @@ def test_evidence_against_its_promises_is_heeded():
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e4), st.booleans())
 def test_rates_add_up_to_the_mean(seed, mean_rate, samples):
-    """Rates are positive; where no sweep comes, their mean over pages is the mean."""
+    """Whatever came, rates are positive and their mean over pages is the mean."""
     rng = np.random.default_rng(seed)
     rates = CellRates(has_samples=samples)
     pages = rng.integers(0, 50, CELLS).astype(float)
-    pages[AHEAD:] = 0.0
     for _ in range(3):
         rates.forget()
         cell = rng.integers(0, CELLS, 40).astype(np.uint16)
@@ -195,3 +194,4 @@ def test_what_comes_ahead_of_sweeps_is_learnt_by_itself():
     assert 12 * MEAN == pytest.approx(fitted[AHEAD + 3], rel=0.1)
     assert 0.5 * MEAN == pytest.approx(fitted[AHEAD + 9], rel=0.3)
     assert spread(fitted[:AHEAD], pages[:AHEAD]) < 0.05
+    assert MEAN == pytest.approx(pages @ fitted / pages.sum())

@@ -34,7 +34,7 @@ class LiveMechanism(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Every ``period``-th access, one row a sample (PEBS, IBS, SPE).
+    """Every ``period``-th access, one row a sample, in order of time (PEBS, IBS, SPE).
 
     Attributes:
         page: Flat page, uint32[n].

@@ -1,7 +1,7 @@
 """Fronts: places where accesses sweep through memory at a steady speed.
 
-A scan, a merge, a copy: page after page is touched for a moment and not again
-for long. Heat comes too late for them; where a front will be in the next epoch
+A table scanned again and again: page after page is touched for a moment and not
+again for long. Heat comes too late for them; where a front will be in the next epoch
 is known. Sampled accesses of the last epochs are points in time and page; a
 front is a line through many of them, found by trying pairs of points (RANSAC:
 Fischler and Bolles, CACM 24(6), 1981). What comes ahead of fronts gets is
@@ -23,7 +23,9 @@ SLACK_PAGES = 32.0  # how far from its line a point may be, at least
 LEAST_EVENTS = 6.0  # on a line
 LEAST_SHARE = 0.1  # of all points
 LEAST_RECENT = 3  # in the last epoch
-CONTRAST = 3.0  # times as many as a line through nowhere would have
+LEAST_AGE = 2  # epochs that a front must have been seen in
+CONTRAST = 2.0  # times as many as a line through evenly spread points has
+CANDIDATES = 8  # lines looked at closely
 FASTEST = 0.25  # of the memory per epoch: nothing can be moved out of its way
 MOST_FRONTS = 3
 SHARE_GAIN = 0.2
@@ -42,12 +44,13 @@ class Front:
     """A front at the end of an epoch.
 
     Attributes:
-        page: Where it is.
+        page: Where it is, a flat page.
         speed: Pages per epoch, negative downwards.
-        slack: How far from it accesses may be.
-        first: Where it came from, as far as seen.
-        last: How far it has been seen.
+        slack: How far from it accesses may be, pages.
+        first: Where it came from, as far as seen, a flat page.
+        last: How far it has been seen, a flat page.
         unseen: Epochs since it was seen.
+        age: Epochs in which it was seen: a line of one may be chance.
     """
 
     page: float
@@ -56,6 +59,7 @@ class Front:
     first: float
     last: float
     unseen: int = 0
+    age: int = 1
 
     def next(self) -> "Front":
         """Return where it is an epoch later, if nothing changes."""
@@ -65,6 +69,11 @@ class Front:
         """Return whether this front is that one an epoch later."""
         miss = abs(self.page - other.page - other.speed)
         return miss < 3 * self.slack + 0.2 * abs(self.speed)
+
+    def follows(self, other: "Front") -> bool:
+        """Return whether this front is that one, after it has turned."""
+        behind = (other.page - self.page) * other.speed > 0
+        return behind and abs(self.speed - other.speed) < 0.3 * abs(other.speed)
 
 
 class Fronts:
@@ -87,18 +96,30 @@ class Fronts:
         self._travel = 0.0
         self._passed = np.full(STRETCHES, -np.inf)
 
-    def add(self, page: NDArray[np.uint32]) -> None:
-        """Add the samples of one epoch, in order of time."""
-        n = len(page)
-        few = slice(None, None, max(1, n // MOST_EVENTS))
-        at = (np.arange(n) + 0.5) / max(n, 1) - 1.0
+    def add(self, *batches: NDArray[np.uint32]) -> None:
+        """Add the samples of one epoch; call it for an epoch without any, too.
+
+        Args:
+            batches: Sampled flat pages, uint32[n] each, in order of time, taken
+                to be spread evenly over the epoch.
+        """
+        n = sum(map(len, batches))
+        few = slice(None, None, max(1, -(-n // MOST_EVENTS)))
+        at = [(np.arange(len(b)) + 0.5) / max(len(b), 1) - 1.0 for b in batches]
+        time = np.concatenate([np.empty(0), *at])[few]
+        page = np.concatenate([np.empty(0), *batches])[few]
         older = [t - 1.0 for t in self._time[-KEPT_EPOCHS + 1 :]]
-        self._time = [*older, at[few]]
-        self._page = [*self._page[-KEPT_EPOCHS + 1 :], page[few].astype(np.float64)]
+        self._time = [*older, time]
+        self._page = [*self._page[-KEPT_EPOCHS + 1 :], page]
 
     def renew(self, pages: int) -> None:
-        """Go on with a longer flat index."""
+        """Begin anew on a flat index of another length or with other owners."""
         self._pages = pages
+        self._time, self._page = [], []
+        self._now, self._turn = [], {}
+        self._passed[:] = -np.inf
+        self._travel = self._share = 0.0
+        self._quiet = REMEMBERED
 
     def find(self) -> list[Front]:
         """Return the fronts that are there now, seen or believed in."""
@@ -142,15 +163,12 @@ class Fronts:
         slack = SLACK_PAGES + 0.5 / np.sqrt(n / len(self._time)) * np.abs(speed)
         expected = page[i][:, None] + speed[:, None] * (time - time[i][:, None])
         on = np.abs(page - expected) < slack[:, None]
-        score = on.sum(1) - CONTRAST * n * 2 * slack / self._pages
-        best = int(np.argmax(score))
+        best = self._densest(page, on, slack)
+        if best is None:
+            return None
         mine = on[best]
         late = int(np.count_nonzero(mine & (time > -1.0)))
-        if (
-            score[best] < LEAST_EVENTS
-            or late < LEAST_RECENT
-            or np.count_nonzero(mine) < least
-        ):
+        if late < LEAST_RECENT or np.count_nonzero(mine) < least:
             return None
         slope, now = np.polyfit(time[mine], page[mine], 1)
         if abs(slope) < 2 * SLACK_PAGES:
@@ -160,33 +178,57 @@ class Fronts:
         front = Front(float(now), float(slope), float(slack[best]), first, last)
         return front, mine
 
+    def _densest(
+        self, page: Floats, on: NDArray[np.bool_], slack: Floats
+    ) -> int | None:
+        """Return the line that stands out most from the pages that it crosses.
+
+        A spot that is hot and stays where it is has many points on any slow line
+        through it, and as many beside.
+
+        Args:
+            page: Of every point, float64[n].
+            on: Which points are on which line, bool[lines, n].
+            slack: Of every line, pages.
+        """
+        for best in np.argsort(-on.sum(1), kind="stable")[:CANDIDATES].tolist():
+            mine = page[on[best]]
+            low, high = float(mine.min()), float(mine.max())
+            about = np.count_nonzero((page >= low) & (page <= high))
+            share = min(1.0, 2 * float(slack[best]) / max(high - low, 1.0))
+            if len(mine) - CONTRAST * about * share >= LEAST_EVENTS:
+                return int(best)
+        return None
+
     def _follow(self, found: list[Front]) -> None:
         """Join what is seen to what was there; learn where fronts turn."""
         for old in self._now:
             if any(new.continues(old) for new in found):
                 continue
-            up = old.speed > 0
-            fresh = [f for f in found if (f.speed > 0) == up]
-            for new in fresh:
-                back = (old.page - new.page) * np.sign(old.speed)
-                if back > 0 and abs(new.speed - old.speed) < 0.3 * abs(old.speed):
+            for new in found:
+                if old.age >= LEAST_AGE and new.follows(old):
                     # It turned where it was last seen, and began where this one did.
-                    self._turn[up] = (old.last, new.first)
-        seen = [
-            replace(f, first=o.first)
-            if (o := next((o for o in self._now if f.continues(o)), None))
-            else f
-            for f in found
-        ]
+                    self._turn[old.speed > 0] = (old.last, new.first)
+        seen = [self._joined(f) for f in found]
         unseen = [
             o.next()
             for o in self._now
-            if o.unseen < COASTING and not any(f.continues(o) for f in found)
+            if o.unseen < COASTING
+            and not any(f.continues(o) or f.follows(o) for f in found)
         ]
-        self._now = seen + ([] if seen else unseen)
+        self._now = seen + unseen
 
-    def ahead(self) -> NDArray[np.int64]:
-        """Return the blocks of eight pages that fronts will pass in the next epoch.
+    def _joined(self, new: Front) -> Front:
+        """Return a front with what is known of it from before."""
+        for old in self._now:
+            if new.continues(old):
+                return replace(new, first=old.first, age=old.age + 1)
+            if new.follows(old):
+                return replace(new, age=old.age + 1)
+        return new
+
+    def advance(self) -> NDArray[np.int64]:
+        """Go on by an epoch; return the blocks that fronts will pass in the next one.
 
         Only of fronts that leave enough of the memory alone: one that passes
         over everything leaves nothing that is better kept, and to follow it
@@ -195,7 +237,7 @@ class Fronts:
         Returns:
             Ranges [first, last), ascending, apart, int64[n, 2].
         """
-        fronts = self.find()
+        fronts = [f for f in self.find() if f.age >= LEAST_AGE]
         self._quiet = 0 if fronts else self._quiet + 1
         if not self._leave_enough(fronts):
             return np.empty((0, 2), np.int64)

@@ -124,7 +124,7 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
-    def watches_sweep(self) -> bool:
+    def sweep_worth_watching(self) -> bool:
         """Whether a sweep is about that may be worth moving out of the way of."""
         ...
 

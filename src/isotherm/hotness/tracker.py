@@ -121,7 +121,7 @@ class GammaTracker:
         return self._fresh
 
     @property
-    def watches_sweep(self) -> bool:
+    def sweep_worth_watching(self) -> bool:
         """Whether a sweep is about that may be worth moving out of the way of."""
         return self._fronts.are_worth_watching
 
@@ -179,6 +179,8 @@ class GammaTracker:
         Raises:
             ValueError: A batch names a page beyond the flat index.
         """
+        for batch in batches:
+            self._check(batch)
         self._epoch += 1
         self.initiators.fade(0.5 ** (self.epoch_s / self._half_life_s))
         if self.reference is None:
@@ -188,7 +190,6 @@ class GammaTracker:
         b0 = PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12)
         bits = [b for b in batches if isinstance(b.seen, AccessedBits)]
         for batch in batches:
-            self._check(batch)
             if isinstance(batch.seen, Samples):
                 self._add_samples(batch.seen)
             elif isinstance(batch.seen, FaultDelays):
@@ -294,8 +295,8 @@ class GammaTracker:
             columns = (seen.block * np.uint32(BLOCK_PAGES),)
         else:
             columns = (seen.start,)
-        most = max((int(column.max()) for column in columns if len(column)), default=0)
-        if most >= max(1, self.pages):
+        most = max((int(column.max()) for column in columns if len(column)), default=-1)
+        if most >= self.pages:
             raise ValueError(
                 f"{batch.source}: page {most}, expected below {self.pages}"
             )
@@ -479,10 +480,10 @@ class GammaTracker:
             self.initiators.add(seen.page, seen.initiator)
 
     def _follow_fronts(self, batches: tuple[HintBatch, ...]) -> None:
-        sampled = [b.seen.page for b in batches if isinstance(b.seen, Samples)]
-        if sampled:
-            self._fronts.add(np.concatenate(sampled))
-            self.ahead = self._fronts.ahead()
+        if self._sampling_period is not None:  # samples have come, now or before
+            sampled = [b.seen.page for b in batches if isinstance(b.seen, Samples)]
+            self._fronts.add(*sampled)
+            self.ahead = self._fronts.advance()
 
     def _add_faults(self, seen: FaultDelays) -> None:
         """Add faults and silences; what a silence has told a fault does not repeat."""

@@ -57,9 +57,9 @@ class TrackerView:
         return self._tracker.ahead
 
     @property
-    def watches_sweep(self) -> bool:
+    def sweep_worth_watching(self) -> bool:
         """Whether a sweep is about that may be worth moving out of the way of."""
-        return self._tracker.watches_sweep
+        return self._tracker.sweep_worth_watching
 
     @property
     def futile_share(self) -> float:

@@ -51,7 +51,7 @@ FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
 LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
 PATIENCE_KEPT = 0.95  # of the hope beyond what is held, per epoch without moves
-LEAST_GAIN = 0.01  # of the memory time: below it no move pays
+LEAST_GAIN = 0.02  # of the memory time: where less is promised no move is made
 HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
@@ -101,7 +101,7 @@ class Isotherm:
         self._entry_ns = ENTRY_NS
         self._dear_walks = 0  # in a row
         self._rate: Floats = np.zeros(CELLS)
-        self._recoverable = FIRST_HOPE
+        self._recoverable = self._promised = FIRST_HOPE
         self._patience = 1.0
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -164,12 +164,12 @@ class Isotherm:
             tier_ns,
             threshold,
             epoch.move_limit_pages
-            if self._recoverable > LEAST_GAIN or len(view.ahead)
+            if self._promised > LEAST_GAIN or len(view.ahead)
             else 0,
         )
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
-            hope = PAYBACK_GAIN if view.watches_sweep else self._recoverable
+            hope = PAYBACK_GAIN if view.sweep_worth_watching else self._recoverable
             looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
         if Mechanism.HINT_FAULT in self._setup.hints:
             looks += self._poison.plan(mean_rate, float(tier_ns[0]), self._recoverable)
@@ -391,7 +391,8 @@ class Isotherm:
 
         What the placement holds already counts in full. What knowledge promises
         beyond it counts as long as moves are made: heat that no move can catch is
-        not worth looking at.
+        not worth looking at. Whether moves are made is another question: as long as
+        knowledge promises more than next to nothing.
 
         Args:
             epoch: The outcome of the last plan.
@@ -401,7 +402,7 @@ class Isotherm:
             ratio: Of the pages that the fast tier holds.
             present: Pages that have memory.
         """
-        moved_share = len(epoch.outcome.page) / max(1, present)
+        moved_share = np.count_nonzero(epoch.outcome.errno == 0) / max(1, present)
         self._scan.follow_moves(moved_share, self._rates.informed)
         moved = moved_share > FEW_MOVES
         self._patience += (1.0 - self._patience) * 0.2 if moved else 0.0
@@ -409,8 +410,10 @@ class Isotherm:
         gap = float(tier_ns[-1] - tier_ns[0])
         blind = float(tier_ns[0]) + gap * (1 - ratio)
         hope = held + max(0.0, share - held) * self._patience
-        gain = gap * max(0.0, hope - ratio) / max(blind, 1e-9)
-        gain *= 1.0 - cast("EvidenceView", epoch.hotness).futile_share
-        self._recoverable += (
-            HOPE_GAIN * self._rates.informed * (gain - self._recoverable)
-        )
+        worth = gap / max(blind, 1e-9)
+        worth *= 1.0 - cast("EvidenceView", epoch.hotness).futile_share
+        follow = HOPE_GAIN * self._rates.informed
+        gain = worth * max(0.0, hope - ratio)
+        self._recoverable += follow * (gain - self._recoverable)
+        promised = worth * max(0.0, max(share, held) - ratio)
+        self._promised += follow * (promised - self._promised)

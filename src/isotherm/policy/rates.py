@@ -26,6 +26,7 @@ BIT_NEWS = 0.05  # of a counted access in a bit, where hope is given up
 BIT_DECAY = 0.95  # per epoch
 STEP_LIMIT = 0.3  # of a weight in one Newton step
 NEWTON_STEPS = 2
+LEAST_REST = 0.05  # of the accesses, that sweeps leave to the other pages
 AHEAD_DOUBT = 4.0  # samples that the mean rate weighs as much as, ahead of a front
 
 Floats = NDArray[np.float64]
@@ -161,6 +162,9 @@ class CellRates:
             exposure = BITS_WEIGHT * self._bit_exposure
         ahead = self._ahead_rate(mean_rate)
         accesses, exposure = accesses[:AHEAD], exposure[:AHEAD]
+        swept = float(population[AHEAD:] @ ahead)
+        rest = max(LEAST_REST, 1.0 - swept / max(mean_rate * population.sum(), 1e-12))
+        all_pages = max(float(population.sum()), 1.0)
         population = population[:AHEAD]
         z = self._z
         log_mean = np.log(mean_rate)
@@ -182,7 +186,9 @@ class CellRates:
         self._promise = sure * promise
         self.belief = self._believe(promise, mean_rate, trust)
         rate: Floats = np.exp(np.clip(self.belief * self._promise, -12.0, 12.0))
-        rate *= mean_rate / max(float(share @ rate), 1e-12)
+        pages = max(float(population.sum()), 1.0)
+        plain_mean = mean_rate * rest * all_pages / pages
+        rate *= plain_mean / max(float(share @ rate), 1e-12)
         return np.append(rate, ahead)
 
     def _ahead_rate(self, mean_rate: float) -> Floats:
