@@ -172,6 +172,7 @@ def test_the_hot_block_is_found_and_nothing_is_left(
     assert not (tmp_path / "journal").exists()
 
 
+@pytest.mark.slow_vm("newer")
 def test_its_cost_is_stated_and_kept(spaces: SpaceMap) -> None:
     """Batches carry kdamond's time; over the budget the intervals are widened."""
     with DamonRegions(spaces, DamonAdmin(HostChanges(None), 1), budget=1e-4) as source:
@@ -186,6 +187,7 @@ def test_its_cost_is_stated_and_kept(spaces: SpaceMap) -> None:
         assert latest.interval_s > 0.005
 
 
+@pytest.mark.slow_vm("newer")
 def test_new_spaces_are_followed(spaces: SpaceMap, target: tuple[int, int]) -> None:
     """A range that is added while kdamond runs is in the next batches."""
     pid, first = target
@@ -201,6 +203,7 @@ def test_new_spaces_are_followed(spaces: SpaceMap, target: tuple[int, int]) -> N
             assert time.monotonic() < end
 
 
+@pytest.mark.slow_vm("newer")
 def test_snapshots_from_sysfs_say_the_same(spaces: SpaceMap) -> None:
     """Without the tracepoint the stat scheme's regions are read."""
 
@@ -218,6 +221,7 @@ def test_snapshots_from_sysfs_say_the_same(spaces: SpaceMap) -> None:
             assert time.monotonic() < end, (hot, cold, source.error)
 
 
+@pytest.mark.slow_vm("newer")
 def test_an_ended_target_ends_nothing_else(
     target: tuple[int, int], spaces: SpaceMap
 ) -> None:
@@ -253,7 +257,7 @@ def test_somebody_elses_kdamond_is_left_alone(spaces: SpaceMap) -> None:
     assert in_use() is None
 
 
-@pytest.mark.skipif(not DAMON_STAT.exists(), reason="this kernel has no DAMON_STAT")
+@pytest.mark.kernel("newer")
 def test_damon_stat_is_named(spaces: SpaceMap) -> None:
     """While it is on nothing else can monitor: the message has the way out."""
     DAMON_STAT.write_text("Y")
@@ -267,6 +271,7 @@ def test_damon_stat_is_named(spaces: SpaceMap) -> None:
         DAMON_STAT.write_text("N")
 
 
+@pytest.mark.slow_vm("newer")
 def test_after_sigkill_recovery_removes_ours(
     target: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -369,6 +374,7 @@ def test_page_tables_say_what_was_touched(
         assert batch.application_ns > 0
 
 
+@pytest.mark.slow_vm("newer")
 def test_a_window_gives_two_batches(spaces: SpaceMap, truth: NDArray[np.bool_]) -> None:
     """The first is marked as opening, the second covers about the window."""
     look = Look(Mechanism.ACCESSED_BIT, 0, PAGES, window_s=0.2)
@@ -391,6 +397,7 @@ def test_a_window_gives_two_batches(spaces: SpaceMap, truth: NDArray[np.bool_]) 
             assert time.monotonic() < end
 
 
+@pytest.mark.slow_vm("newer")
 def test_page_tables_of_an_ended_process_are_not_read(
     spaces: SpaceMap, target: tuple[int, int]
 ) -> None:
@@ -403,6 +410,7 @@ def test_page_tables_of_an_ended_process_are_not_read(
         assert (0, PAGES) == (len(batch.seen.block), batch.lost)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow_vm("newer")
 def test_huge_pages_have_one_bit(quiet_kernel: None) -> None:
     """All pages of a huge page that is touched have the bit, of others none."""
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -444,6 +452,7 @@ def test_debians_kernels_have_no_idle_bitmap() -> None:
 # ---- mappings
 
 
+@pytest.mark.slow_vm("newer")
 def test_mappings_tell_hot_from_cold(target: tuple[int, int]) -> None:
     """Split by a userfaultfd, chunks of 2 MiB have their shares; else all have one."""
     pid, first = target
