@@ -1,6 +1,7 @@
 """Fixtures that tests of several packages share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import settings
 # Deadlines time the machine, not the code: a busy one would fail good tests.
 settings.register_profile("isotherm", deadline=None)
 settings.load_profile("isotherm")
+
+# A shell that starts pytest in the background has it ignore interrupts, and every
+# program that a test starts would ignore them too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -50,7 +50,7 @@ def test_info_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["trace", "import", "bad", "out", "--format", "x"], "expected auto or one of"),
         (["trace", "import", "bad", "out", "--page-bytes", "x"], "size"),
         (["trace", "info", "bad"], "isotherm trace import bad"),
-        (["trace", "record", "out"], "no program given"),
+        (["trace", "record", "out"], "expected a program after --, or --pid"),
     ],
 )
 def test_errors(

@@ -131,8 +131,9 @@ def test_nothing_is_spoilt_or_lost(
     said = [child.communicate()[0].strip() for child in children]
     assert ["good"] * len(children) == said
     assert moved >= 3000
-    # Busy, gone, shared, ended, set aside: nothing else can have happened.
-    assert codes <= {0, 2, 3, 11, 13, 14, 16, 95}
+    # Busy, gone, shared, ended, set aside: nothing else can have happened. EINVAL:
+    # a process that is ending has no memory any more (mm/migrate.c).
+    assert codes <= {0, 2, 3, 11, 13, 14, 16, 22, 95}
     while machine.spaces and time.monotonic() < end + 90:
         machine.refresh()  # forked sleepers end within a moment
     assert () == machine.spaces
