@@ -100,7 +100,7 @@ def test_a_running_daemon_says_why(workload, tmp_path, monkeypatch, await_true):
 
 
 @pytest.mark.slow
-@pytest.mark.slow_vm  # what 25 s of looking find depends on other load
+@pytest.mark.slow_vm  # fails under other load: 25 s of looking then tell nothing
 def test_a_recorded_process_is_as_hot_as_it_counts(workload, tmp_path):
     """The hottest pages of the trace are those that the workload touched most."""
     pytest.importorskip("pyarrow")

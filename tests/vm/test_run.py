@@ -273,6 +273,7 @@ def test_after_a_kill_the_next_start_restores(
     assert not RUN.exists()
 
 
+@pytest.mark.slow_vm
 def test_damon_schemes_move_and_are_removed(
     target: subprocess.Popen[str],
     isotherm: Callable[..., Isotherm],
