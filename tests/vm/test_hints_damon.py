@@ -148,7 +148,11 @@ def is_on() -> bool:
 # ---- regions
 
 
-@pytest.mark.parametrize("kind", ["virtual", "physical"])
+@pytest.mark.parametrize(
+    # kdamond takes minutes to tell a block apart among all of memory.
+    "kind",
+    ["virtual", pytest.param("physical", marks=pytest.mark.slow_vm)],
+)
 def test_the_hot_block_is_found_and_nothing_is_left(
     kind: str, spaces: SpaceMap, tmp_path: Path
 ) -> None:
