@@ -121,8 +121,8 @@ class Fronts:
         self._travel = self._share = 0.0
         self._quiet = REMEMBERED
 
-    def find(self) -> list[Front]:
-        """Return the fronts that are there now, seen or believed in."""
+    def _find(self) -> list[Front]:
+        """Go on by an epoch; return the fronts that are there, seen or believed in."""
         time = np.concatenate(self._time) if self._time else np.empty(0)
         page = np.concatenate(self._page) if self._page else np.empty(0)
         total = len(time)
@@ -237,7 +237,7 @@ class Fronts:
         Returns:
             Ranges [first, last), ascending, apart, int64[n, 2].
         """
-        fronts = [f for f in self.find() if f.age >= LEAST_AGE]
+        fronts = [f for f in self._find() if f.age >= LEAST_AGE]
         self._quiet = 0 if fronts else self._quiet + 1
         if not self._leave_enough(fronts):
             return np.empty((0, 2), np.int64)

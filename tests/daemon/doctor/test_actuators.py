@@ -110,5 +110,5 @@ def test_cgroup_without_memory_controller(tmp_path: Path) -> None:
     """A unified tree whose controllers lack memory offers no reclaim."""
     tree(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "hugetlb"})
     assert "no memory controller" in found(tmp_path, "cgroup-reclaim").why
-    tree(tmp_path, {"sys/fs/cgroup/work/memory.reclaim": ""})
+    tree(tmp_path, {"sys/fs/cgroup/batch/memory.reclaim": ""})
     assert found(tmp_path, "cgroup-reclaim").present
