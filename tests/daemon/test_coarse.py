@@ -14,6 +14,7 @@ from isotherm.hints.batch import (
     FaultDelays,
     Look,
     Mechanism,
+    RangeCounts,
     RegionCounts,
     Samples,
 )
@@ -89,6 +90,23 @@ def test_samples_and_regions_of_units():
     found = coarsened(regions, 8)
     assert ([0, 1], [2, 8]) == (found.start.tolist(), found.end.tolist())
     assert 0.005 / 8 == found.interval_s
+
+
+def test_counts_of_ranges_are_counts_of_the_units_they_touch():
+    """A range keeps its count; what was watched is every unit that it reaches."""
+    counts = RangeCounts(
+        u32(0, 7, 16),
+        u32(8, 9, 40),
+        np.array([5, 6, 7], np.float32),
+        np.ones(3, np.float32),
+        np.array([[0, 9], [10, 40], [56, 57]]),
+        threshold=4.0,
+    )
+    found = coarsened(counts, 8)
+    assert [0, 0, 2] == found.start.tolist()
+    assert [1, 2, 5] == found.end.tolist()
+    assert [5, 6, 7] == found.count.tolist()
+    assert [[0, 5], [7, 8]] == found.watched.tolist()
 
 
 def test_the_first_fault_of_a_unit_counts():

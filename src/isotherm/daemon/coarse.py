@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.clock import Clock
+from isotherm.core.columns import joined
 from isotherm.daemon.sources import LiveSource
 from isotherm.hints.batch import (
     BLOCK_PAGES,
@@ -26,8 +27,9 @@ from isotherm.hints.batch import (
     LiveMechanism,
     Look,
     Mechanism,
-    RegionCounts,
+    RangeCounts,
     Samples,
+    Seen,
 )
 from isotherm.machine.protocol import (
     NOT_PRESENT,
@@ -91,13 +93,7 @@ class CoarseMachine:
             return None
         start = change.renewed[:, 0] // self.unit
         end = -(-change.renewed[:, 1] // self.unit)
-        if len(start):
-            # Ascending, so neighbours that now touch or overlap are joined.
-            first = np.concatenate([[True], start[1:] > end[:-1]])
-            at = np.flatnonzero(first)
-            last = np.concatenate([at[1:], [len(start)]]) - 1
-            start, end = start[at], end[last]
-        return SpacesChanged(self.pages, np.stack([start, end], axis=1))
+        return SpacesChanged(self.pages, joined(np.stack([start, end], axis=1)))
 
     def usage(self) -> Usage:
         """Return capacity and use in units; free units are whole ones."""
@@ -221,9 +217,7 @@ class CoarseSource:
         )
 
 
-def coarsened(
-    seen: Samples | AccessedBits | FaultDelays | RegionCounts, unit: int
-) -> Samples | AccessedBits | FaultDelays | RegionCounts:
+def coarsened(seen: Seen, unit: int) -> Seen:
     """Return observations of pages as observations of units of so many pages."""
     if isinstance(seen, Samples):
         return replace(seen, page=_units(seen.page, unit))
@@ -231,6 +225,16 @@ def coarsened(
         return _coarse_bits(seen, unit)
     if isinstance(seen, FaultDelays):
         return _coarse_faults(seen, unit)
+    if isinstance(seen, RangeCounts):
+        watched = np.stack(
+            [seen.watched[:, 0] // unit, -(-seen.watched[:, 1] // unit)], axis=1
+        )
+        return replace(
+            seen,
+            start=_units(seen.start, unit),
+            end=_units(seen.end + np.uint32(unit - 1), unit),
+            watched=joined(watched),
+        )
     # A check looks at one page of many: the unit is accessed ``unit`` times as often.
     return replace(
         seen,

@@ -41,12 +41,15 @@ class Samples:
         write: 1 for a write, uint8[n]; None if unknown.
         initiator: uint8[n], 255 unknown; None if the source cannot name it.
         period: Accesses per sample, after correction for losses.
+        latency_ns: How long the access took, float32[n], 0 unknown; None if the
+            source cannot tell.
     """
 
     page: NDArray[np.uint32]
     write: NDArray[np.uint8] | None
     initiator: NDArray[np.uint8] | None
     period: float
+    latency_ns: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,41 @@ class RegionCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class RangeCounts:
+    """Accesses counted by range: hot lists of devices, tables of counters.
+
+    A device counts by its own unit; where that is several pages of the host, or
+    pieces of several, a row is the range that they span and its count is the
+    pages' together: which of them it was is not known.
+
+    Attributes:
+        start: First flat page, uint32[n], ascending; ranges may overlap.
+        end: One past the last, uint32[n].
+        count: Accesses of all pages of the range, corrected for down-sampling,
+            float32[n].
+        exposure_s: Seconds over which they were counted, float32[n].
+        watched: Flat ranges [start, end) that were counted at all, int64[k, 2],
+            ascending, not overlapping.
+        threshold: Ranges with fewer accesses were not reported; 0: all were.
+        complete: What was watched and is not listed stayed below the threshold;
+            False where the list overflowed or counters ran out: then absence
+            says nothing.
+    """
+
+    start: NDArray[np.uint32]
+    end: NDArray[np.uint32]
+    count: NDArray[np.float32]
+    exposure_s: NDArray[np.float32]
+    watched: NDArray[np.int64]
+    threshold: float = 0.0
+    complete: bool = True
+
+
+#: What a batch may hold.
+Seen = Samples | AccessedBits | FaultDelays | RegionCounts | RangeCounts
+
+
+@dataclass(frozen=True, slots=True)
 class HintBatch:
     """Observations of one source over one stretch of time.
 
@@ -163,7 +201,7 @@ class HintBatch:
     source: str
     start_ns: int
     end_ns: int
-    seen: Samples | AccessedBits | FaultDelays | RegionCounts
+    seen: Seen
     lost: int = 0
     application_ns: float = 0.0
     background_ns: float = 0.0
