@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import structlog
 
@@ -22,6 +22,9 @@ from isotherm.machine.linux.targets.follow import EventKind, Follower, TargetEve
 from isotherm.machine.protocol import Machine
 from isotherm.migration.background import BackgroundEngine
 from isotherm.topology.model import Topology
+
+#: Of the CPU budget, for reading where pages are.
+PLACEMENT_SHARE: Final = 0.1
 
 log = structlog.get_logger()
 
@@ -142,7 +145,7 @@ def open_host(
     with ExitStack() as stack:
         follower = Follower(pids, () if cgroup is None else (cgroup,))
         stack.callback(follower.close)
-        machine = LinuxMachine(follower)
+        machine = LinuxMachine(follower, placement_budget_ns=placement_ns(config))
         check_tiers(machine.topology)
         chosen: tuple[Chosen, ...] = ()
         if needs_sources:
@@ -155,6 +158,16 @@ def open_host(
         # The thread that moves ends before sources close and descriptors go.
         stack.callback(lambda: host.engine.close() if host.engine else None)
         yield host
+
+
+def placement_ns(config: Config) -> float:
+    """Return the time of an epoch for reading where pages are, from the CPU budget.
+
+    >>> placement_ns(Config())
+    2000000.0
+    """
+    budget_ns = config.loop.epoch_s * NS_PER_S * config.budget.cpu_percent / 100
+    return PLACEMENT_SHARE * budget_ns
 
 
 def _unit(machine: LinuxMachine, config: Config) -> int:
