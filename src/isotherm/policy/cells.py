@@ -253,21 +253,34 @@ def take_twin(
     up_page: NDArray[np.uint32],
     down_page: NDArray[np.uint32],
 ) -> tuple[int, int]:
-    """Plain twin of `take`."""
-    pages = len(cell)
-    n_up = n_down = 0
-    for i in range(pages):
-        p = start + i if start + i < pages else start + i - pages
-        c, t = int(cell[p]), int(tier[node[p]])
-        if t == upper + 1 and up[c] > 0:
-            up[c] -= 1
-            up_page[n_up] = p
-            n_up += 1
-        elif t == upper and down[c] > 0:
-            down[c] -= 1
-            down_page[n_down] = p
-            n_down += 1
+    """Numpy twin of `take`."""
+    turn = np.concatenate([np.arange(start, len(cell)), np.arange(start)])
+    of, rank = cell[turn], tier[node[turn]].astype(np.int64)
+    n_up = _pick_first(turn, of, rank == upper + 1, up, up_page)
+    n_down = _pick_first(turn, of, rank == upper, down, down_page)
     return n_up, n_down
+
+
+def _pick_first(
+    page: NDArray[np.int64],
+    cell: Cells,
+    there: NDArray[np.bool_],
+    wanted: NDArray[np.int64],
+    out: NDArray[np.uint32],
+) -> int:
+    """Pick the first ``wanted`` pages of each cell of those there, in order."""
+    at = np.flatnonzero(there & (wanted[cell] > 0))
+    of = cell[at]
+    by_cell = np.argsort(of, kind="stable")
+    count = np.bincount(of, minlength=len(wanted))
+    before = np.cumsum(count) - count
+    number = np.empty(len(at), np.int64)  # of a page among those of its cell
+    number[by_cell] = np.arange(len(at)) - before[of[by_cell]]
+    picked = page[at[number < wanted[of]]]
+    np.subtract(wanted, count, out=wanted, where=wanted > 0)
+    np.maximum(wanted, 0, out=wanted)
+    out[: len(picked)] = picked
+    return len(picked)
 
 
 @kernel(twin=take_twin)
