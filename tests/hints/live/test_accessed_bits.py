@@ -173,6 +173,33 @@ def test_a_window_clears_at_its_time(source, reader, clock, waiting) -> None:
     assert np.allclose(0.1, window.seen.interval_s)
 
 
+def test_a_window_opens_before_the_end_of_the_epoch_however_late_it_is_asked_for(
+    source, reader, clock, waiting
+) -> None:
+    """What deciding takes is part of the epoch: the window does not come after it."""
+    source.look((look(),))
+    source.drain()
+    clock.advance(300 * MS)
+
+    source.look((look(window_s=0.1),))
+
+    ((wait_s, _),) = waiting
+    assert 0.1 == pytest.approx(wait_s)
+
+
+def test_windows_follow_longer_epochs(source, clock, waiting) -> None:
+    """Epochs that a budget has made longer end later, and so do their windows."""
+    for _ in range(20):
+        source.look(())
+        clock.advance(8 * EPOCH_NS)
+        source.drain()
+
+    source.look((look(window_s=0.1),))
+
+    ((wait_s, _),) = waiting
+    assert 3.9 == pytest.approx(wait_s, abs=0.01)
+
+
 def test_a_window_that_opens_too_late_is_dropped(source, reader, waiting) -> None:
     """Once its epoch is drained, or the source closed, nothing is cleared."""
     source.look((look(window_s=0.1),))

@@ -26,6 +26,8 @@ from isotherm.machine.linux.spaces import SpaceMap
 SET_BIT_NS: Final = 300.0
 #: Granules between two looks at the clock.
 AT_ONCE: Final = 64
+#: How fast the length of epochs is followed.
+PACE_GAIN: Final = 0.5
 #: Stripes of which it is remembered how often they were looked at.
 MOST_STRIPES: Final = 1 << 14
 
@@ -52,7 +54,9 @@ class LiveAccessedBits:
 
     A look without a window reads what gathered since these bits were last cleared;
     one with a window clears them so long before the end of the epoch, too. Bits
-    that were never cleared by us come with interval 0.
+    that were never cleared by us come with interval 0. An epoch ends as long after
+    the end of the one before as epochs have lasted of late: what deciding takes is
+    part of it, and a budget may make epochs longer.
 
     Bits are read by the granule of 512 pages, so ``stripes`` choose granules, not
     blocks: over as many looks as there are stripes everything is read once, as
@@ -64,7 +68,7 @@ class LiveAccessedBits:
     Args:
         reader: How this host shows bits.
         spaces: Which page is whose.
-        epoch_ns: Length of an epoch; windows end with it.
+        epoch_ns: Length of the first epoch; windows end with an epoch.
         budget: CPU time that looking may take, as a share of one CPU.
         now_ns: The machine's time.
         later: Runs an action after so many seconds; None: a thread of its own.
@@ -94,6 +98,7 @@ class LiveAccessedBits:
         self._armed: list[_Armed] = []
         self._done: list[HintBatch] = []
         self._round = 0  # of looks: a window that opens too late is dropped
+        self._drained_ns = 0  # end of the last epoch; 0: there was none
         self._start_ns = 0
         self._cost_ns = 0.0
         self._walks = 0
@@ -150,7 +155,9 @@ class LiveAccessedBits:
             ]
             for armed in self._armed:
                 if armed.look.window_s is not None:
-                    wait_s = self._epoch_ns / NS_PER_S - armed.look.window_s
+                    now_ns = self._now_ns()
+                    end_ns = (self._drained_ns or now_ns) + self._epoch_ns
+                    wait_s = (end_ns - now_ns) / NS_PER_S - armed.look.window_s
                     self._run_later(max(0.0, wait_s), self._round, armed)
 
     def _run_later(self, wait_s: float, current: int, armed: _Armed) -> None:
@@ -168,6 +175,7 @@ class LiveAccessedBits:
         with self._guard:
             if not self._open:
                 return ()
+            self._follow_pace()
             for armed in self._armed:
                 self._walk(armed)
                 place = armed.look.stripes, armed.look.stripe
@@ -180,6 +188,13 @@ class LiveAccessedBits:
             done, self._done = self._done, []
             self._keep_to_budget()
         return tuple(done)
+
+    def _follow_pace(self) -> None:
+        """Note the end of an epoch, and how long epochs are."""
+        before_ns, self._drained_ns = self._drained_ns, self._now_ns()
+        if before_ns:
+            lasted_ns = self._drained_ns - before_ns
+            self._epoch_ns += round(PACE_GAIN * (lasted_ns - self._epoch_ns))
 
     def _keep_to_budget(self) -> None:
         now_ns = self._now_ns()
