@@ -6,6 +6,7 @@
 #   make vm-all         the same with the long ones
 #   make lint           ruff, mypy --strict, import-linter
 #   make bench          timings; make bench-quality: every policy on every cell
+#   make mutations      every decoder on ten million malformed inputs
 #   make venv           only build .venv/
 #   make lock           renew requirements/*.txt
 #   make clean          remove .venv/ and what tools have left
@@ -19,7 +20,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test vm vm-all lint layers style types check bench bench-quality venv system lock clean help
+.PHONY: demo test vm vm-all lint layers style types check bench bench-quality mutations venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -60,6 +61,10 @@ bench: .venv/.test
 
 bench-quality: .venv/.test
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+mutations: .venv/.test
+	MUTATIONS=$${MUTATIONS:-10000000} $(BIN)/python -m pytest --timeout 0 \
+	    --durations 0 $$(find tests -name 'test_*_mutations.py') $(ARGS)
 
 venv: .venv/.test
 
