@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/quality.py [--quick] [--only main,rate-100] ...
 
 Finished runs are kept in OUT/runs.parquet, so that a run that was stopped goes
-on; runs whose code has changed since are made again. The cells go to
+on; runs whose code has changed since are made again, and set aside in
+OUT/runs-other-code.parquet for the day that code comes back. The cells go to
 OUT/quality.parquet, from which quality_report.py writes docs/results/quality.md.
 The bars are printed per regime; exit code 1 when one is missed.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.errors import IsothermError
 from isotherm.data import trace_path
 from isotherm.lab.compare import Answer, compare, usable_cores
 from isotherm.lab.simulate import (
@@ -25,14 +26,11 @@ from isotherm.lab.simulate import (
     simulate,
     workload_future,
 )
-from isotherm.lab.store import ResultStore
 from isotherm.policy.bounds import KnownFuture
 from isotherm.policy.registry import NEEDS_FUTURE
 from isotherm.trace.stream import Pace, Workload
 from isotherm.workloads.registry import make_workload
 from quality_grid import (
-    BOUNDS,
-    OURS,
     PEERS,
     PERIODS,
     QUICK_PERIOD,
@@ -45,16 +43,14 @@ from quality_grid import (
     Planned,
     Selection,
     choose,
-    code_of,
-    forget_code,
     in_order,
     is_flat,
-    newest_change,
     plan,
     tuning_specs,
     workloads_of,
 )
 from quality_report import print_bars, read_bars
+from quality_store import Runs, Stale
 
 OUT: Final = Path(__file__).resolve().parents[1] / "out" / "quality"
 RUNS: Final = "runs.parquet"
@@ -89,48 +85,7 @@ def _future(stream: Stream, pace: Pace) -> KnownFuture:
     return workload_future(_workload(stream), pace)
 
 
-# ---- what is kept
-
-
-class Runs(ResultStore):
-    """Finished runs, each with the digest of the code that made it.
-
-    Args:
-        path: The Parquet file.
-        keep_stale: Keep runs that were made by other code.
-    """
-
-    def __init__(self, path: Path, *, keep_stale: bool = False) -> None:
-        super().__init__(path)
-        forget_code()
-        self._changed_at = newest_change()
-        self._code = {p: code_of(p, "zipf") for p in (OURS, *PEERS, *BOUNDS)}
-        self.mixed = 0
-        stale = [key for key, row in self.done.items() if not _is_current(row)]
-        self.stale = len(stale)
-        if not keep_stale:
-            for key in stale:
-                del self.done[key]
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep a result, at once; one whose code changed under it is marked."""
-        changed_at = newest_change()
-        if changed_at != self._changed_at:
-            self._changed_at = changed_at
-            forget_code()
-        policy = result["policy"]
-        result["code"] = code_of(policy, result["workload"])
-        if not result["code"].startswith(self._code[policy]):
-            result["code"] = "changed while it ran"
-            self.mixed += 1
-        super().add(key, result)
-
-
-def _is_current(row: dict[str, Any]) -> bool:
-    try:
-        return bool(row.get("code") == code_of(row["policy"], row["workload"]))
-    except (KeyError, UsageError):
-        return False
+# ---- how far it is
 
 
 class Progress:
@@ -166,10 +121,13 @@ def run(
     specs: Sequence[SimulationSpec], args: argparse.Namespace, title: str
 ) -> dict[str, dict[str, Any]]:
     """Make the runs that are not kept yet; return all that are."""
-    with Runs(args.out / RUNS, keep_stale=args.keep_stale) as store:
+    with Runs(args.out / RUNS, args.stale) as store:
         if store.stale:
-            what = "kept" if args.keep_stale else "not used"
-            print(f"{store.stale} runs made by other code: {what}", file=sys.stderr)
+            print(
+                f"{store.stale} runs made by other code: {args.stale}", file=sys.stderr
+            )
+        if store.back:
+            print(f"{store.back} runs made by this code before: used", file=sys.stderr)
         if specs:
             compare(
                 in_order(specs),
@@ -283,7 +241,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=usable_cores(), help="processes")
     add("--out", type=Path, default=OUT, help="directory of the Parquet files")
     add("--no-tune", action="store_true", help="peers at their defaults only")
-    add("--keep-stale", action="store_true", help="keep runs made by other code")
+    add(
+        "--stale",
+        type=Stale,
+        choices=list(Stale),
+        default=Stale.ASIDE,
+        help="runs made by other code: use them, set them aside, drop them",
+    )
     args = parser.parse_args(arguments)
     args.seeds = args.seeds or ([QUICK_SEED] if args.quick else list(SEEDS))
     args.periods = args.periods or ([QUICK_PERIOD] if args.quick else list(PERIODS))

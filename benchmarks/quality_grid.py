@@ -275,13 +275,16 @@ _ASIDE: Final = (
     "isotherm.topology",
     "isotherm.trace",
 )
+#: What isotherm alone uses: for every other policy the simulation makes no tracker.
+_OURS_ALONE: Final = ("isotherm.hotness", "isotherm.policy.isotherm")
 
 
 def code_of(policy: str, workload: str) -> str:
     """Return a digest of the code and trace that a run's result depends on.
 
-    Comments, docstrings and layout do not count. The tracker counts for the one
-    policy that uses it.
+    Comments, docstrings and layout do not count. Simulation, machine, hints,
+    migration, workloads and the policy's own modules do; isotherm's policy and the
+    tracker count for isotherm alone, the one policy that uses the tracker.
     """
     own = _code_of_policy(policy)
     if not workload.startswith(TRACE):
@@ -307,15 +310,26 @@ def _code_of_policy(policy: str) -> str:
     from isotherm.policy.registry import _CLASS  # noqa: PLC0415  # no public way
 
     module = _CLASS[policy].partition(":")[0]
-    aside = _ASIDE if policy == OURS else (*_ASIDE, "isotherm.hotness")
+    aside = _ASIDE if policy == OURS else (*_ASIDE, *_OURS_ALONE)
+    seen = modules_of(module, aside)
+    text = "\n".join(f"{name} {_digest_of_module(name)}" for name in sorted(seen))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def modules_of(module: str, aside: tuple[str, ...] = _ASIDE) -> set[str]:
+    """Return the modules that a policy's module and the simulation reach.
+
+    Args:
+        module: Dotted name of the policy's module.
+        aside: Names, or beginnings of them, that are left aside.
+    """
     todo, seen = [_ENTRY, module], set[str]()
     while todo:
         name = todo.pop()
         if name not in seen and not name.startswith(aside):
             seen.add(name)
             todo += _imports_of(name)
-    text = "\n".join(f"{name} {_digest_of_module(name)}" for name in sorted(seen))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return seen
 
 
 @functools.cache

@@ -144,3 +144,56 @@ def test_code_of_a_policy_is_its_own():
     for trace in grid.workloads_of(grid.REGIMES["traces"], None):
         own, whole = grid.code_of("lru", "zipf"), grid.code_of("lru", trace)
         assert whole.startswith(f"{own}-")
+
+
+@pytest.mark.parametrize("policy", [grid.OURS, *grid.PEERS, *grid.BOUNDS])
+def test_only_isotherm_uses_the_tracker(policy: str):
+    """So the tracker and isotherm's modules need not count for anyone else."""
+    module, _, name = registry._CLASS[policy].partition(":")
+    uses = getattr(import_module(module), name).uses_tracker
+    assert (policy == grid.OURS) == uses
+
+
+@pytest.mark.parametrize(
+    ("module", "counts_for_peers", "counts_for_us"),
+    [
+        ("isotherm.policy.isotherm", False, True),
+        ("isotherm.policy.sensing", False, True),
+        ("isotherm.policy.switching", False, True),
+        ("isotherm.hotness.tracker", False, True),
+        ("isotherm.lab.simulate", True, True),
+        ("isotherm.machine.sim.machine", True, True),
+        ("isotherm.hints.sampling", True, True),
+        ("isotherm.migration.engine", True, True),
+        ("isotherm.workloads.kv_cache", True, True),
+        ("isotherm.policy.plan", True, True),
+    ],
+)
+def test_a_change_counts_for_those_that_run_it(
+    module: str,
+    counts_for_peers: bool,
+    counts_for_us: bool,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Another digest of a module is other code for its users and for nobody else."""
+    everyone = [grid.OURS, *grid.PEERS, *grid.BOUNDS]
+    before = {p: grid.code_of(p, "zipf") for p in everyone}
+    same = grid._digest_of_module
+    monkeypatch.setattr(
+        grid, "_digest_of_module", lambda name: "new" if name == module else same(name)
+    )
+    grid._code_of_policy.cache_clear()
+    changed = {p for p in everyone if grid.code_of(p, "zipf") != before[p]}
+    grid._code_of_policy.cache_clear()
+    assert counts_for_us == (grid.OURS in changed)
+    peers = set(everyone) - {grid.OURS}
+    assert (peers if counts_for_peers else set()) == changed - {grid.OURS}
+
+
+def test_a_peers_own_module_is_its_own():
+    """Memtis' code is memtis', and what two peers share counts for both."""
+    aside = (*grid._ASIDE, *grid._OURS_ALONE)
+    memtis = grid.modules_of("isotherm.policy.memtis", aside)
+    hemem = grid.modules_of("isotherm.policy.hemem", aside)
+    assert "isotherm.policy.memtis" in memtis - hemem
+    assert "isotherm.policy.options" in memtis & hemem

@@ -35,30 +35,3 @@ def test_isotherm_holds_its_bars_on_eighteen_cells(tmp_path: Path):
     finally:
         quality.work = work
     assert [] == made
-
-
-@pytest.mark.slow
-def test_runs_of_other_code_are_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """A kept run whose code differs is dropped, unless stale runs are wanted."""
-    one = ["--quick", "--only", "main", "--no-tune", "--jobs", "1", "--pages", "512"]
-    one += ["--workloads", "zipf", "--ratios", "1/5", "--policies", "first-touch"]
-    args = quality.parse_arguments([*one, "--out", str(tmp_path)])
-    quality.run_all(args)
-    store = tmp_path / quality.RUNS
-    with quality.Runs(store) as runs:
-        assert 4 == len(runs.done)
-    same = quality.code_of
-    monkeypatch.setattr(
-        quality, "code_of", lambda p, w: "new" if p == "isotherm" else same(p, w)
-    )
-    with quality.Runs(store) as runs:
-        kept = sorted(row["policy"] for row in runs.done.values())
-        assert ["clairvoyant", "first-touch", "static-oracle"] == kept
-        key, row = next(iter(runs.done.items()))
-        runs._code[row["policy"]] = "what it was when the benchmark began"
-        runs.add(key, row)
-        assert (1, "changed while it ran") == (runs.mixed, runs.done[key]["code"])
-    with quality.Runs(store, keep_stale=True) as runs:
-        assert (4, 2) == (len(runs.done), runs.stale)
