@@ -14,6 +14,7 @@ from isotherm.hints.batch import (
     HintSource,
     Look,
     Mechanism,
+    RangeCounts,
     RegionCounts,
     Samples,
 )
@@ -132,6 +133,25 @@ def test_mechanism_is_known(bench: SourceUnderTest, name: str) -> None:
     """The names that --hints takes."""
     assert bench.source.mechanism in set(Mechanism)
     assert name.endswith(f":{bench.source.mechanism}")
+
+
+def test_what_it_can_see_is_declared(bench: SourceUnderTest) -> None:
+    """A capability of its own, the same in every batch, and true of its columns."""
+    declared = bench.source.capability
+    assert declared.sees_reads or declared.sees_writes
+    assert declared.unit_pages >= 0
+    bench.epoch(HOT)
+    for batch in bench.epoch(HOT):
+        seen = batch.seen
+        assert declared == batch.capability
+        named = getattr(seen, "initiator", None)
+        assert declared.knows_initiator or named is None or (named == 255).all()
+        assert declared.knows_latency or getattr(seen, "latency_ns", None) is None
+        if isinstance(seen, RegionCounts | RangeCounts):
+            assert declared.unit_pages != 1 or (seen.end - seen.start == 1).all()
+        if isinstance(seen, RangeCounts):
+            assert declared.thresholded or seen.threshold <= 1
+            assert not declared.thresholded or seen.threshold >= 1
 
 
 def test_batches_say_when_and_what_it_cost(bench: SourceUnderTest) -> None:

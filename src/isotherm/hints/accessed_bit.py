@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 
 Bits = NDArray[np.uint8]
 
@@ -62,6 +63,7 @@ class AccessedBitSource:
     """
 
     mechanism = Mechanism.ACCESSED_BIT
+    capability = Capability(clears=True)
 
     def __init__(self, machine: PageTable, entry_ns: float, epoch_ns: int) -> None:
         self._machine = machine
@@ -124,6 +126,11 @@ class AccessedBitSource:
         cost_ns = entries * self._entry_ns
         self._done.append(
             HintBatch(
-                "accessed-bit", self._start_ns, now_ns, seen, background_ns=cost_ns
+                "accessed-bit",
+                self._start_ns,
+                now_ns,
+                seen,
+                background_ns=cost_ns,
+                capability=self.capability,
             )
         )

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.hints.capability import PLAIN, Capability
+
 #: Page-table entries are read in blocks of this many pages: one cache line.
 BLOCK_PAGES = 8
 
@@ -155,7 +157,9 @@ class RangeCounts:
 
     A device counts by its own unit; where that is several pages of the host, or
     pieces of several, a row is the range that they span and its count is the
-    pages' together: which of them it was is not known.
+    pages' together: which of them it was is not known. A batch is of one counting
+    epoch, or of one stretch of time: it lists a range twice only where its pieces
+    were counted apart.
 
     Attributes:
         start: First flat page, uint32[n], ascending; ranges may overlap.
@@ -169,6 +173,13 @@ class RangeCounts:
         complete: What was watched and is not listed stayed below the threshold;
             False where the list overflowed or counters ran out: then absence
             says nothing.
+        share: Of the accesses of a watched page, those that were counted, (0, 1]:
+            1 over the down-sampling factor, or the part of an interleaved page
+            that lies on the device. ``count`` and ``threshold`` are already
+            divided by it; it says how much was seen.
+        magnitude: ``count`` is a number of accesses; False: every row stands for
+            one crossing of the threshold (always-on mode), ``count`` is the
+            threshold, and the rows of one range add up.
     """
 
     start: NDArray[np.uint32]
@@ -178,6 +189,8 @@ class RangeCounts:
     watched: NDArray[np.int64]
     threshold: float = 0.0
     complete: bool = True
+    share: float = 1.0
+    magnitude: bool = True
 
 
 #: What a batch may hold.
@@ -196,6 +209,7 @@ class HintBatch:
         lost: Observations that the mechanism dropped.
         application_ns: Time that looking took from the application.
         background_ns: Time that looking took on some other CPU.
+        capability: What the source's observations stand for.
     """
 
     source: str
@@ -205,6 +219,7 @@ class HintBatch:
     lost: int = 0
     application_ns: float = 0.0
     background_ns: float = 0.0
+    capability: Capability = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +255,11 @@ class HintSource(Protocol):
     @property
     def mechanism(self) -> Mechanism | LiveMechanism:
         """How it sees."""
+        ...
+
+    @property
+    def capability(self) -> Capability:
+        """What its observations stand for; every batch of it says the same."""
         ...
 
     def look(self, looks: tuple[Look, ...]) -> None:

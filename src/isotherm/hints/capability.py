@@ -6,6 +6,7 @@ often, a hot list says nothing of what it left out: the tracker honours it.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class Capability:
     """What a source's observations stand for.
 
     Attributes:
-        unit_pages: Pages that one observation covers; 1 where it names a page.
+        unit_pages: Pages that one observation covers; 1 where it names a page, 0 where
+            every observation names a range of its own.
         post_cache: It sees only what missed the processor's caches: a rate of
             memory accesses, not of loads and stores.
         sees_reads: Reads are among its observations.
@@ -35,3 +37,7 @@ class Capability:
     knows_latency: bool = False
     thresholded: bool = False
     clears: bool = False
+
+
+#: What is true of most sources: a page at a time, reads and writes, every access.
+PLAIN: Final = Capability()

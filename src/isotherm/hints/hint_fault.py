@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import FaultDelays, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 
 
 class FaultColumns(Protocol):
@@ -72,6 +73,7 @@ class HintFaultSource:
     """
 
     mechanism = Mechanism.HINT_FAULT
+    capability = Capability(knows_initiator=True)
 
     def __init__(
         self, machine: PoisonedTable, fault_ns: float, entry_ns: float
@@ -113,6 +115,11 @@ class HintFaultSource:
         self._silent, self._silent_s = [], []
         return (
             HintBatch(
-                "hint-fault", start_ns, self._start_ns, seen, application_ns=cost_ns
+                "hint-fault",
+                start_ns,
+                self._start_ns,
+                seen,
+                application_ns=cost_ns,
+                capability=self.capability,
             ),
         )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch, Look, Mechanism, RegionCounts
+from isotherm.hints.capability import Capability
 
 Column = NDArray[np.uint32]
 
@@ -51,6 +52,7 @@ class RegionSource:
     """
 
     mechanism = Mechanism.REGION
+    capability = Capability(unit_pages=0)
 
     def __init__(self, machine: RegionMonitor, entry_ns: float) -> None:
         self._machine = machine
@@ -83,6 +85,7 @@ class RegionSource:
                     *columns, self._machine.checks, self._machine.check_ns / 1e9
                 ),
                 background_ns=cost_ns if i == 0 else 0.0,
+                capability=self.capability,
             )
             for i, columns in enumerate(snapshots)
         )

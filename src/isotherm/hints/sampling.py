@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
+from isotherm.hints.capability import Capability
 
 
 class SampleColumns(Protocol):
@@ -63,6 +64,7 @@ class SamplingSource:
     """
 
     mechanism = Mechanism.SAMPLING
+    capability = Capability(knows_initiator=True)
 
     def __init__(self, machine: SamplingMachine, sample_ns: float) -> None:
         self._machine = machine
@@ -89,5 +91,6 @@ class SamplingSource:
                 seen,
                 got.lost,
                 application_ns=cost_ns,
+                capability=self.capability,
             ),
         )

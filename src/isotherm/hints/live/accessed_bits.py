@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 from isotherm.hints.live.bit_reader import (
     GRANULE,
     GRANULE_BLOCKS,
@@ -75,6 +76,7 @@ class LiveAccessedBits:
     """
 
     mechanism: Final = Mechanism.ACCESSED_BIT
+    capability: Final = Capability(clears=True)
 
     def __init__(
         self,
@@ -285,6 +287,7 @@ class LiveAccessedBits:
             lost=int((~ok).sum()) * GRANULE,
             application_ns=touched * SET_BIT_NS,
             background_ns=float(spent_ns),
+            capability=self.capability,
         )
         self._done.append(batch)
         return chosen

@@ -27,6 +27,7 @@ from isotherm.core.availability import Availability
 from isotherm.core.errors import IsothermError
 from isotherm.core.units import PAGE_BYTES, PAGES_PER_HUGE_PAGE
 from isotherm.hints.batch import HintBatch, Look, Mechanism, RegionCounts
+from isotherm.hints.capability import Capability
 from isotherm.hints.live.accessed_bits import SET_BIT_NS
 from isotherm.hints.live.regions import to_flat
 from isotherm.hints.live.userfaultfd import RemoteUserfaultfd, inject
@@ -121,6 +122,7 @@ class AccessedRanges:
     """
 
     mechanism: Final = Mechanism.REGION
+    capability: Final = Capability(unit_pages=0, clears=True)
     name: Final = "accessed-range"
 
     def __init__(
@@ -280,6 +282,7 @@ class AccessedRanges:
                 batches[0],
                 application_ns=touched * SET_BIT_NS,
                 background_ns=float(spent_ns),
+                capability=self.capability,
             )
         return batches
 

@@ -22,6 +22,7 @@ from isotherm.core.availability import Availability
 from isotherm.core.errors import IsothermError, UnsupportedError
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hints.batch import HintBatch, Look, Mechanism, RegionCounts
+from isotherm.hints.capability import Capability
 from isotherm.hints.live.accessed_bits import SET_BIT_NS
 from isotherm.hints.live.damon_admin import (
     DamonAdmin,
@@ -68,6 +69,7 @@ class DamonRegions:
     """
 
     mechanism: Final = Mechanism.REGION
+    capability: Final = Capability(unit_pages=0, clears=True)
 
     def __init__(
         self,
@@ -323,6 +325,7 @@ class DamonRegions:
                     seen,
                     lost=lost + untold,
                     application_ns=touched * SET_BIT_NS,
+                    capability=self.capability,
                 )
             )
             lost = 0

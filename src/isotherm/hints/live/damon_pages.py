@@ -25,6 +25,7 @@ from isotherm.core.availability import Availability
 from isotherm.core.errors import IsothermError
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 from isotherm.hints.live.accessed_bits import SET_BIT_NS
 from isotherm.hints.live.damon import OpenTrace, choose_operations
 from isotherm.hints.live.damon_admin import (
@@ -78,6 +79,7 @@ class DamonPages:
     """
 
     mechanism: Final = Mechanism.ACCESSED_BIT
+    capability: Final = Capability(clears=True)
     name: Final = "damon-pages"
 
     def __init__(
@@ -259,6 +261,7 @@ class DamonPages:
             lost=lost,
             application_ns=float(found.sum()) * SET_BIT_NS,
             background_ns=self._cost_ns,
+            capability=self.capability,
         )
         self._spent_ns += self._cost_ns
         self._cost_ns = 0.0

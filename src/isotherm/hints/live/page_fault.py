@@ -32,6 +32,7 @@ from isotherm.core.errors import (
 )
 from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import FaultDelays, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 from isotherm.hints.live import fault_rounds as rounds
 from isotherm.hints.live.pagemap_scan import Category, open_pagemap, scan_runs
 from isotherm.hints.live.perf_event import (
@@ -109,6 +110,7 @@ class PageFaultSource:
         self._placement = placement
         self._fast = np.array(fast_nodes, np.uint8)
         self._initiator = initiator_of_cpu
+        self.capability = Capability(knows_initiator=initiator_of_cpu is not None)
         self._changes = changes
         self._enable = enable
         self._root = root
@@ -223,6 +225,7 @@ class PageFaultSource:
                 lost=lost,
                 application_ns=(faults + lost) * FAULT_NS,
                 background_ns=float(time.thread_time_ns() - began),
+                capability=self.capability,
             ),
         )
 

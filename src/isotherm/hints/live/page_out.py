@@ -29,6 +29,7 @@ from isotherm.hints.batch import (
     LiveMechanism,
     Look,
 )
+from isotherm.hints.capability import Capability
 from isotherm.machine.linux import syscalls
 from isotherm.machine.linux.process import Process
 from isotherm.machine.linux.spaces import SpaceMap
@@ -117,6 +118,7 @@ class PageOutSource:
     """
 
     mechanism = LiveMechanism.PAGE_OUT
+    capability = Capability()
 
     def __init__(
         self,
@@ -369,6 +371,7 @@ class PageOutSource:
                 lost=lost if k == 0 else 0,
                 application_ns=stall_ns,
                 background_ns=float(spent_ns) if k == 0 else 0.0,
+                capability=self.capability,
             )
             for k, (seen, stall_ns) in enumerate(batches)
         )

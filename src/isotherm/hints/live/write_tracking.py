@@ -31,6 +31,7 @@ from isotherm.hints.batch import (
     LiveMechanism,
     Look,
 )
+from isotherm.hints.capability import Capability
 from isotherm.hints.live.pagemap_scan import (
     Category,
     expand,
@@ -87,6 +88,7 @@ class WriteTrackingSource:
     """
 
     mechanism = LiveMechanism.WRITE
+    capability = Capability(sees_reads=False)
 
     def __init__(
         self,
@@ -335,6 +337,7 @@ class WriteTrackingSource:
                 lost=lost,
                 application_ns=written_pages * WRITE_NS + stopped_ns,
                 background_ns=float(spent_ns),
+                capability=self.capability,
             ),
         )
 
