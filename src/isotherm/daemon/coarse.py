@@ -31,6 +31,7 @@ from isotherm.hints.batch import (
     Samples,
     Seen,
 )
+from isotherm.hints.capability import Capability
 from isotherm.machine.protocol import (
     NOT_PRESENT,
     Machine,
@@ -187,6 +188,11 @@ class CoarseSource:
     def mechanism(self) -> Mechanism | LiveMechanism:
         """The source's."""
         return self.inner.mechanism
+
+    @property
+    def capability(self) -> Capability:
+        """The source's."""
+        return self.inner.capability
 
     def open(self) -> None:
         """Begin to look."""
