@@ -103,6 +103,8 @@ def test_kernel_equals_its_twin(parts: list[bytes], cut: int) -> None:
     for function in pair:
         columns = np.zeros((len(LAYOUT.slot), len(data) // 8 + 1), np.uint64)
         tally = np.zeros(pr.TALLIES, np.int64)
-        rows = function(words(data), LAYOUT.slot, LAYOUT.words, columns, tally)
+        rows = function(
+            words(data), LAYOUT.slot, LAYOUT.words, LAYOUT.words, columns, tally
+        )
         found.append((rows, columns.tolist(), tally.tolist()))
     assert found[0] == found[1]

@@ -1,144 +1,68 @@
 """Records of a perf ring buffer, decoded in bulk.
 
-The kernel writes what ``sample_type`` selects, in a fixed order, each field in
-one or more 64-bit words (perf_output_sample(), kernel/events/core.c; the order
-is in include/uapi/linux/perf_event.h at PERF_RECORD_SAMPLE). A layout works out
-at which word each field stands; a kernel walks the records once and copies the
-wanted words into columns. Page-fault events, PEBS, IBS and any other source of
-plain samples share this: they differ in the fields they select.
+Where the wanted fields of a sample have fixed places, one kernel walks the
+records once and copies the words into columns; where they have not, the records
+are found first and gone through after that (`perf_sample`). Page-fault events,
+PEBS, IBS and any other source of plain samples share this: they differ in the
+fields they select. What is no sample is counted by its kind.
 """
 
-from dataclasses import dataclass
-from enum import IntFlag
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.kernels import kernel
-
-Words = NDArray[np.uint64]
-Counts = NDArray[np.int64]
-
-# Kinds of record: enum perf_event_type in include/uapi/linux/perf_event.h.
-RECORD_LOST = 2
-RECORD_THROTTLE = 5
-RECORD_UNTHROTTLE = 6
-RECORD_SAMPLE = 9
-RECORD_LOST_SAMPLES = 13
-
-# What `walk` counts besides the samples.
-LOST, THROTTLED, OTHER, BROKEN_WORDS = range(4)
-TALLIES = 4
-_FIRST_STRIDE = 64  # records that the twin tries at once for a run, doubling
-
-
-class Field(IntFlag):
-    """Bits of ``sample_type`` (enum perf_event_sample_format)."""
-
-    IP = 1 << 0
-    TID = 1 << 1
-    TIME = 1 << 2
-    ADDR = 1 << 3
-    READ = 1 << 4
-    CALLCHAIN = 1 << 5
-    ID = 1 << 6
-    CPU = 1 << 7
-    PERIOD = 1 << 8
-    STREAM_ID = 1 << 9
-    RAW = 1 << 10
-    BRANCH_STACK = 1 << 11
-    REGS_USER = 1 << 12
-    STACK_USER = 1 << 13
-    WEIGHT = 1 << 14
-    DATA_SRC = 1 << 15
-    IDENTIFIER = 1 << 16
-    TRANSACTION = 1 << 17
-    REGS_INTR = 1 << 18
-    PHYS_ADDR = 1 << 19
-    AUX = 1 << 20
-    CGROUP = 1 << 21
-    DATA_PAGE_SIZE = 1 << 22
-    CODE_PAGE_SIZE = 1 << 23
-    WEIGHT_STRUCT = 1 << 24
-
-
-#: The order in which the kernel writes the fields of a sample.
-ORDER = (
-    Field.IDENTIFIER,
-    Field.IP,
-    Field.TID,
-    Field.TIME,
-    Field.ADDR,
-    Field.ID,
-    Field.STREAM_ID,
-    Field.CPU,
-    Field.PERIOD,
-    Field.READ,
-    Field.CALLCHAIN,
-    Field.RAW,
-    Field.BRANCH_STACK,
-    Field.REGS_USER,
-    Field.STACK_USER,
-    Field.WEIGHT,
-    Field.WEIGHT_STRUCT,
-    Field.DATA_SRC,
-    Field.TRANSACTION,
-    Field.REGS_INTR,
-    Field.PHYS_ADDR,
-    Field.CGROUP,
-    Field.DATA_PAGE_SIZE,
-    Field.CODE_PAGE_SIZE,
-    Field.AUX,
+from isotherm.records.perf_fields import (
+    MOST_WORDS,
+    ORDER,
+    VARIABLE,
+    Counts,
+    Field,
+    Kind,
+    SampleLayout,
+    Shape,
 )
-#: Fields whose length differs from sample to sample: nothing after them has a place.
-VARIABLE = (
-    Field.READ
-    | Field.CALLCHAIN
-    | Field.RAW
-    | Field.BRANCH_STACK
-    | Field.REGS_USER
-    | Field.STACK_USER
-    | Field.REGS_INTR
-    | Field.AUX
+from isotherm.records.perf_sample import (
+    AUX_DAMAGED,
+    BROKEN_WORDS,
+    KINDS,
+    LOST,
+    MALFORMED,
+    TALLIES,
+    Words,
+    count_other_twin,
+    gather,
+    index,
+    run_length,
 )
+from isotherm.records.perf_sample import count_other as _count_other
 
+__all__ = [
+    "ORDER",
+    "RECORD_LOST",
+    "RECORD_LOST_SAMPLES",
+    "RECORD_SAMPLE",
+    "RECORD_THROTTLE",
+    "RECORD_UNTHROTTLE",
+    "TALLIES",
+    "VARIABLE",
+    "Field",
+    "RingRecords",
+    "SampleLayout",
+    "Shape",
+    "Words",
+    "decode_ring",
+    "walk",
+    "walk_twin",
+]
 
-@dataclass(frozen=True, slots=True)
-class SampleLayout:
-    """Where each field of a sample stands.
-
-    Attributes:
-        sample_type: Fields that the event selects.
-        fields: Fields that are read, in the kernel's order.
-        slot: Word of each read field, counted from the record's header, int64[k].
-        words: Words that a sample has at least, its header included.
-    """
-
-    sample_type: Field
-    fields: tuple[Field, ...]
-    slot: Counts
-    words: int
-
-    @staticmethod
-    def of(sample_type: Field) -> "SampleLayout":
-        """Return the layout of a sample type.
-
-        Fields from the first of variable length on are not read.
-
-        >>> SampleLayout.of(Field.TID | Field.TIME | Field.ADDR).slot.tolist()
-        [1, 2, 3]
-        >>> SampleLayout.of(Field.IP | Field.CPU | Field.RAW | Field.PHYS_ADDR).words
-        3
-        """
-        fields: list[Field] = []
-        for field in ORDER:
-            if not field & sample_type:
-                continue
-            if field & VARIABLE:
-                break
-            fields.append(field)
-        slot = np.arange(1, 1 + len(fields), dtype=np.int64)
-        return SampleLayout(sample_type, tuple(fields), slot, 1 + len(fields))
+RECORD_LOST: Final = int(Kind.LOST)
+RECORD_THROTTLE: Final = int(Kind.THROTTLE)
+RECORD_UNTHROTTLE: Final = int(Kind.UNTHROTTLE)
+RECORD_SAMPLE: Final = int(Kind.SAMPLE)
+RECORD_LOST_SAMPLES: Final = int(Kind.LOST_SAMPLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +74,11 @@ class RingRecords:
         columns: One row a field of the layout, uint64[fields, samples].
         lost: Samples that the kernel says it had to drop.
         throttled: Times that the kernel stopped the event for being too fast.
-        other: Records of other kinds, passed over.
+        other: Records that are neither samples nor news of losses, passed over.
         broken_words: Words at the end that are no whole record.
+        malformed: Samples whose length is not what their fields say.
+        aux_damaged: AUX records that tell of data cut short or overwritten.
+        kinds: How many records of each `Kind`, int64[32]; place 0: of others.
     """
 
     layout: SampleLayout
@@ -160,11 +87,22 @@ class RingRecords:
     throttled: int
     other: int
     broken_words: int
+    malformed: int = 0
+    aux_damaged: int = 0
+    kinds: Counts = field(default_factory=lambda: np.zeros(32, np.int64))
 
     def __len__(self) -> int:
         return int(self.columns.shape[1])
 
-    def column(self, field: Field) -> Words:
+    @property
+    def missing(self) -> int:
+        """Samples that were dropped or cannot be read.
+
+        The broken words at the end count as the samples that they had room for.
+        """
+        return self.lost + self.malformed + -(-self.broken_words // self.layout.words)
+
+    def column(self, one: Field) -> Words:
         """Return one field of every sample, uint64[n].
 
         TID and CPU hold two 32-bit halves; `pid`, `tid` and `cpu` take them apart.
@@ -172,9 +110,9 @@ class RingRecords:
         Raises:
             KeyError: The layout has no such field.
         """
-        if field not in self.layout.fields:
-            raise KeyError(f"{field!r}: not among the fields that are read")
-        found: Words = self.columns[self.layout.fields.index(field)]
+        if one not in self.layout.fields:
+            raise KeyError(f"{one!r}: not among the fields that are read")
+        found: Words = self.columns[self.layout.fields.index(one)]
         return found
 
     @property
@@ -192,31 +130,34 @@ class RingRecords:
         """CPU of every sample."""
         return self._half(Field.CPU, 0)
 
-    def _half(self, field: Field, which: int) -> NDArray[np.int32]:
-        shifted = self.column(field) >> np.uint64(32 * which)
+    @property
+    def weight(self) -> NDArray[np.uint64]:
+        """What the access weighs, as the PMU defines it: cycles, uint64[n].
+
+        Of WEIGHT_STRUCT this is the first of three parts (var1_dw).
+        """
+        if Field.WEIGHT in self.layout.fields:
+            return self.column(Field.WEIGHT)
+        return self.column(Field.WEIGHT_STRUCT) & np.uint64(0xFFFFFFFF)
+
+    @property
+    def weight_parts(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """The other two parts of WEIGHT_STRUCT (var2_w, var3_w), uint16[n].
+
+        PEBS: cycles until the instruction retired; IBS: cycles from tagging to
+        retirement (var2_w).
+        """
+        whole = self.column(Field.WEIGHT_STRUCT)
+        second = (whole >> np.uint64(32)).astype(np.uint16)
+        return second, (whole >> np.uint64(48)).astype(np.uint16)
+
+    def _half(self, one: Field, which: int) -> NDArray[np.int32]:
+        shifted = self.column(one) >> np.uint64(32 * which)
         return (shifted & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
 
 
-def _run_length(words: Words, at: int, size: int, wanted: int) -> int:
-    """Return how many records from ``at`` on have the same kind and size."""
-    kind = np.uint64(0xFFFF0000FFFFFFFF)  # misc may differ within a run
-    found, step = 1, _FIRST_STRIDE
-    while True:
-        here = at + found * size
-        stop = min(len(words), here + step * size)
-        heads = words[here:stop:size]
-        # The last head may stand in a record that is cut off.
-        if len(heads) and here + (len(heads) - 1) * size + size > len(words):
-            heads = heads[:-1]
-        same = (heads & kind) == np.uint64(wanted)
-        if not len(same) or not same.all():
-            return found + int(np.argmin(same)) if len(same) else found
-        found += len(same)
-        step *= 2
-
-
 def walk_twin(
-    words: Words, slot: Counts, least: int, columns: Words, tally: Counts
+    words: Words, slot: Counts, least: int, most: int, columns: Words, tally: Counts
 ) -> int:
     """Numpy twin of `walk`: takes runs of records of one size at once."""
     at, rows, end = 0, 0, len(words)
@@ -226,19 +167,13 @@ def walk_twin(
         if size == 0 or at + size > end or (head >> 48) & 7:
             break
         if kind != RECORD_SAMPLE:
-            if kind == RECORD_LOST and size >= 3:
-                tally[LOST] += int(words[at + 2])
-            elif kind == RECORD_LOST_SAMPLES and size >= 2:
-                tally[LOST] += int(words[at + 1])
-            elif kind == RECORD_THROTTLE:
-                tally[THROTTLED] += 1
-            elif kind != RECORD_UNTHROTTLE:
-                tally[OTHER] += 1
+            count_other_twin(words, at, kind, size, tally)
             at += size
             continue
-        run = _run_length(words, at, size, head & 0xFFFF0000FFFFFFFF)
-        if size < least:
-            tally[OTHER] += run
+        run = run_length(words, at, size, head & 0xFFFF0000FFFFFFFF)
+        tally[KINDS + RECORD_SAMPLE] += run
+        if not least <= size <= most:
+            tally[MALFORMED] += run
         else:
             table = words[at : at + run * size].reshape(run, size)
             columns[:, rows : rows + run] = table[:, slot].T
@@ -249,13 +184,16 @@ def walk_twin(
 
 
 @kernel(twin=walk_twin)
-def walk(words: Words, slot: Counts, least: int, columns: Words, tally: Counts) -> int:
+def walk(
+    words: Words, slot: Counts, least: int, most: int, columns: Words, tally: Counts
+) -> int:
     """Walk records and copy the wanted words of every sample.
 
     Args:
         words: The records, whole, uint64[n].
         slot: Words to copy, counted from a record's header, int64[k].
         least: A sample with fewer words is not of this layout.
+        most: Nor is one with more.
         columns: Changed, uint64[k, >= n / least].
         tally: Counts of other things are added here, int64[TALLIES].
 
@@ -271,20 +209,15 @@ def walk(words: Words, slot: Counts, least: int, columns: Words, tally: Counts) 
         if size == 0 or at + size > end or odd != 0:
             break
         if kind == RECORD_SAMPLE:
-            if size < least:
-                tally[OTHER] += 1
+            tally[KINDS + RECORD_SAMPLE] += 1
+            if size < least or size > most:
+                tally[MALFORMED] += 1
             else:
                 for k in range(slot.size):
                     columns[k, rows] = words[at + slot[k]]
                 rows += 1
-        elif kind == RECORD_LOST and size >= 3:
-            tally[LOST] += np.int64(words[at + 2])
-        elif kind == RECORD_LOST_SAMPLES and size >= 2:
-            tally[LOST] += np.int64(words[at + 1])
-        elif kind == RECORD_THROTTLE:
-            tally[THROTTLED] += 1
-        elif kind != RECORD_UNTHROTTLE:
-            tally[OTHER] += 1
+        else:
+            _count_other(words, at, kind, size, tally)
         at += size
     tally[BROKEN_WORDS] += end - at
     return rows
@@ -293,19 +226,40 @@ def walk(words: Words, slot: Counts, least: int, columns: Words, tally: Counts) 
 def decode_ring(words: Words, layout: SampleLayout) -> RingRecords:
     """Return the samples of a stretch of a ring as columns.
 
+    Never fails: what cannot be read is counted.
+
     Args:
         words: Whole records, oldest first, uint64[n].
         layout: What the samples hold.
     """
-    room = len(words) // max(1, layout.words)
-    columns = np.empty((len(layout.slot), room), np.uint64)
     tally = np.zeros(TALLIES, np.int64)
-    rows = int(walk(words, layout.slot, layout.words, columns, tally))
+    if len(layout.program):
+        at = np.empty(len(words) // layout.words + 1, np.int64)
+        found, _ = index(words, 0, layout.words, at, tally)
+        columns = np.empty((len(layout.fields), found), np.uint64)
+        rows = int(gather(words, at[:found], layout.program, columns, tally))
+    else:
+        most = layout.words if layout.exact else MOST_WORDS
+        columns = np.empty(
+            (len(layout.slot), len(words) // max(1, layout.words)), np.uint64
+        )
+        rows = int(walk(words, layout.slot, layout.words, most, columns, tally))
+    return records_of(layout, columns[:, :rows], tally)
+
+
+def records_of(layout: SampleLayout, columns: Words, tally: Counts) -> RingRecords:
+    """Return columns with what was counted beside them."""
+    kinds = tally[KINDS : KINDS + 32].copy()
+    known = (Kind.SAMPLE, Kind.LOST, Kind.LOST_SAMPLES, Kind.THROTTLE, Kind.UNTHROTTLE)
+    other = int(kinds.sum()) - sum(int(kinds[k]) for k in known)
     return RingRecords(
         layout,
-        columns[:, :rows],
+        columns,
         int(tally[LOST]),
-        int(tally[THROTTLED]),
-        int(tally[OTHER]),
+        int(kinds[Kind.THROTTLE]),
+        other,
         int(tally[BROKEN_WORDS]),
+        int(tally[MALFORMED]),
+        int(tally[AUX_DAMAGED]),
+        kinds,
     )
