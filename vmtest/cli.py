@@ -82,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ARGS",
         help="more for the kernel's command line",
     )
+    add(
+        "--slow-motion",
+        type=float,
+        default=1,
+        metavar="FACTOR",
+        help="claim memory that is so many times slower, as emulated code is",
+    )
     add("--cgroup", action="store_true", help="run in a control group, $VMTEST_CGROUP")
     add(
         "--late",
@@ -135,6 +142,10 @@ def parse_request(words: Sequence[str] | None = None) -> tuple[Request, bool]:
             layout = layout.with_memory(sizes)
         except GuestError as error:
             parser.error(str(error))
+    try:
+        layout = layout.in_slow_motion(given.slow_motion)
+    except GuestError as error:
+        parser.error(str(error))
     environment = []
     for word in given.env:
         name, equals, value = word.partition("=")

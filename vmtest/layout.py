@@ -12,6 +12,7 @@ from vmtest.errors import GuestError
 SMALLEST_MIB = 64
 SMALLEST_BOOT_MIB = 256
 """A node 0 smaller than this does not boot to a command."""
+MOST_SLOW_MOTION = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,35 @@ class Layout:
                 )
             nodes[n] = replace(nodes[n], memory_mib=mib)
         return replace(self, nodes=tuple(nodes))
+
+    def in_slow_motion(self, factor: float) -> "Layout":
+        """Return this layout with memory that claims to be so many times slower.
+
+        Emulation makes code slower, not memory. A program that weighs its own work
+        against what memory takes finds the proportion of a real machine where both
+        are slower alike.
+
+        Raises:
+            GuestError: The factor is not within 1 and 100.
+        """
+        if not 1 <= factor <= MOST_SLOW_MOTION:
+            raise GuestError(
+                f"--slow-motion: expected 1 to {MOST_SLOW_MOTION}, found {factor:g}"
+            )
+        nodes = tuple(
+            replace(
+                node,
+                access=tuple(
+                    Access(
+                        round(access.latency_ns * factor),
+                        max(1, round(access.bandwidth_mib_s / factor)),
+                    )
+                    for access in node.access
+                ),
+            )
+            for node in self.nodes
+        )
+        return replace(self, nodes=nodes)
 
 
 _DRAM = Access(100, 25600)

@@ -47,3 +47,19 @@ def test_sizes_that_cannot_be_are_refused(
     """The message says the node, what was found and what was expected."""
     with pytest.raises(GuestError, match=words):
         LAYOUTS[name].with_memory(sizes)
+
+
+def test_slow_motion_slows_what_is_claimed_of_memory_and_keeps_the_order() -> None:
+    """Latency and bandwidth alike, so that the kernel's tiers stay as they are."""
+    before = LAYOUTS["two-tier"].nodes
+    after = LAYOUTS["two-tier"].in_slow_motion(25).nodes
+    assert [2500, 10000] == [node.access[0].latency_ns for node in after]
+    assert [1024, 256] == [node.access[0].bandwidth_mib_s for node in after]
+    assert [n.memory_mib for n in before] == [n.memory_mib for n in after]
+
+
+@pytest.mark.parametrize("factor", [0.5, 101])
+def test_slow_motion_that_cannot_be_is_refused(factor: float) -> None:
+    """The message says what was found and what was expected."""
+    with pytest.raises(GuestError, match=f"expected 1 to 100, found {factor:g}"):
+        LAYOUTS["two-tier"].in_slow_motion(factor)
