@@ -29,17 +29,25 @@ DEADLINE_S = 20.0
 class Bench:
     """A loop over scripted spaces, and a workload with a hot eighth in each."""
 
-    def __init__(self, spaces, absent=(), engine=MigrationEngine, policy=None, **rest):
+    def __init__(
+        self,
+        spaces,
+        absent=(),
+        engine=MigrationEngine,
+        policy=None,
+        shown=ScriptedSpaces,
+        **rest,
+    ):
         self.sim = SimMachine(load_machine("dram-cxl"), WHOLE, 0.25)
         node = np.ones(WHOLE, np.uint8)
         node[::4] = 0
         self.sim.place(node)
-        self.machine = ScriptedSpaces(self.sim, spaces, absent)
+        self.machine = shown(self.sim, spaces, absent)
         table = SimPageTable(self.sim, faults=False, bits=True)
         source = AccessedBitSource(table, 30.0, DT_NS)
         setup = Setup(
-            self.machine.pages, self.sim.topology, self.sim.capacity, DT_NS, 1, BITS,
-            spaces=spaces,
+            self.machine.pages, self.machine.topology, self.sim.capacity, DT_NS, 1,
+            BITS, spaces=spaces,
         )  # fmt: skip
         self.policy = policy(setup) if policy else Isotherm(setup)
         self.loop = Loop(

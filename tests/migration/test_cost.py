@@ -92,8 +92,51 @@ def test_batches_in_which_nothing_moved_make_moves_dearer():
     assert model.expected_ns_per_page(1)[0, 1] > 2500
 
 
+def test_room_for_more_nodes_keeps_what_was_learnt():
+    """A node that comes has the prior's cost; the paths that were known stay so."""
+    cost = CostModel(2)
+    cost.observe(1, 0, np.full(50, 512), np.full(50, 512 * 5000.0))
+    before = cost.expected_ns_per_page(512)
+    cost.grow(4)
+    after = cost.expected_ns_per_page(512)
+    assert before.tolist() == after[:2, :2].tolist()
+    assert {2500.0} == set(after[:2, 2:].ravel().tolist())
+    cost.observe(3, 0, np.full(50, 512), np.full(50, 512 * 9000.0))
+    assert 9000.0 == pytest.approx(cost.expected_ns_per_page(512)[3, 0], rel=0.02)
+    cost.grow(1)
+    assert 4 == len(cost.expected_ns_per_page(512))
+
+
 @pytest.mark.parametrize("prior", [{"page_ns": 0.0}, {"fixed_ns": -1.0}])
 def test_impossible_prior_is_refused(prior):
     """A page costs something, a batch not less than nothing."""
     with pytest.raises(ValueError, match="prior"):
         CostModel(2, CostPrior(**prior))
+
+
+def test_one_batch_that_was_held_up_is_no_news():
+    """A thread that was not let run for 22 ms does not make moves dear for good."""
+    model = CostModel(2)
+    model.observe(1, 0, np.array([16]), np.array([22e6]))
+    assert 20_000 > model.expected_ns_per_page(512)[1, 0]
+
+
+def test_costs_that_have_risen_are_believed():
+    """A path a hundred times as dear as thought is known after some batches."""
+    model = CostModel(2)
+    pages = np.full(20, 512)
+    for n in pages:
+        model.observe(1, 0, np.array([n]), np.array([250_000.0 * n]))
+    assert 150_000 < model.expected_ns_per_page(512)[1, 0]
+
+
+def test_what_was_observed_fades():
+    """Moves believed too dear to be made are tried again some time."""
+    model = CostModel(2)
+    pages = np.full(20, 512)
+    model.observe(1, 0, pages, 9000.0 * pages)
+    dear = model.expected_ns_per_page(512)[1, 0]
+    for _ in range(3600):
+        model.fade(1e9)
+    assert 8000 < dear
+    assert 3000 > model.expected_ns_per_page(512)[1, 0]

@@ -89,7 +89,7 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
 
 
 def _renew(loop: Loop, change: SpacesChanged) -> None:
-    """Tell every part that remembers pages of the new spaces."""
+    """Tell every part that remembers pages or nodes of what has changed."""
     loop.engine.renew(change)
     if loop.tracker is not None:
         loop.tracker.renew(change)

@@ -37,7 +37,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class SpacesChanged:
-    """Spaces have come, grown or gone since the last refresh.
+    """Spaces or nodes have come, grown or gone since the last refresh.
 
     The flat index only grows: what a space gave up is handed out again, and a
     page number that nobody holds stays without memory (``NOT_PRESENT``).
@@ -47,10 +47,14 @@ class SpacesChanged:
         renewed: Flat ranges [start, end) whose history is void, because they were
             given to a new owner or given up, int64[n, 2], ascending, not
             overlapping, not empty. Pages beyond the old length need not be in it.
+        topology: Nodes and tiers as they are now, where a node or a tier has come
+            or gone; None: they are as they were. A node keeps its number while it
+            is away; a page on it is in no tier until it is seen elsewhere.
     """
 
     pages: int
     renewed: NDArray[np.int64]
+    topology: Topology | None = None
 
     def renewed_pages(self) -> NDArray[np.uint32]:
         """Return every renewed flat page, uint32[n], ascending."""
@@ -73,6 +77,13 @@ class Usage:
 
     Watermarks are free pages (mm/page_alloc.c): reclaim wakes below ``low`` and
     works until ``high``; in tiering mode until ``promo``.
+
+    Attributes:
+        fill: Share of a node's media that is taken where its capacity depends on
+            the data (a compressing device), NaN elsewhere, float64[nodes]; None
+            where no node's does. Such a node's ``capacity_pages`` is what would fit
+            if further data compressed as what is there does: it may shrink below
+            ``used_pages``.
     """
 
     capacity_pages: NDArray[np.int64]
@@ -81,6 +92,7 @@ class Usage:
     low_pages: NDArray[np.int64]
     high_pages: NDArray[np.int64]
     promo_pages: NDArray[np.int64]
+    fill: NDArray[np.float64] | None = None
 
     @property
     def free_pages(self) -> NDArray[np.int64]:

@@ -12,23 +12,11 @@ from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.events import BatchDone, MoveBatch
 from isotherm.migration.holdback import HELD, HELD_BACK, MOVED, HoldBack
 from isotherm.migration.ledger import GainLedger
+from isotherm.migration.ranks import rank_column
 from isotherm.policy.plan import Moves, Outcome
-from isotherm.topology.model import Topology
 
 #: Pages in a batch when the cost of one is asked for (kmigrated's batch).
 TYPICAL_BATCH = 512
-
-
-def derive_tier_rank(topology: Topology) -> list[int]:
-    """Return the tier rank of every node, 0 the fastest, indexed by node id.
-
-    A node that is in no tier gets 255: slower than all.
-    """
-    rank = [255] * (max(node.id for node in topology.nodes) + 1)
-    for at, tier in enumerate(topology.tiers):
-        for node in tier.nodes:
-            rank[node] = at
-    return rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +57,7 @@ class Books:
         self._machine = machine
         self._batch_pages = batch_pages
         self._dear = dear
-        self.rank = np.array(derive_tier_rank(machine.topology), np.uint8)
+        self.rank = rank_column(machine.topology)
         self.cost = CostModel(len(self.rank), prior_cost)
         self.ledger = GainLedger()
         self.hold_back = hold_back
@@ -171,8 +159,9 @@ class Books:
                 )
 
     def account_epoch(self, view: HotnessView, dt_ns: int) -> None:
-        """Credit an epoch to the moves that are followed."""
+        """Credit an epoch to the moves that are followed; costs known fade a little."""
         machine = self._machine
+        self.cost.fade(dt_ns)
         followers = [f for f in (self.ledger, self.hold_back) if f is not None]
         for follower in followers:
             if len(follower) or follower is self.hold_back:
@@ -186,7 +175,17 @@ class Books:
                 )
 
     def renew(self, change: SpacesChanged) -> None:
-        """Let go of pages that have a new owner or none."""
+        """Let go of pages that have a new owner or none; take up other nodes.
+
+        Where nodes have changed, moves that are followed are let go, uncounted:
+        what they promised held for other tiers. What paths cost stays known.
+        """
+        if change.topology is not None:
+            self.rank = rank_column(change.topology, len(self.rank))
+            self.cost.grow(len(self.rank))
+            self.ledger.let_go()
+            if self.hold_back is not None:
+                self.hold_back.let_go()
         self.ledger.renew(change)
         if self.hold_back is not None:
             self.hold_back.renew(change)

@@ -8,6 +8,7 @@ A batch of ``n`` pages, ``h`` of them huge, costs
 shape is that of migrate_pages() with batched flushes). The three are fitted per
 (from, to) by least squares of the *relative* error, with old observations
 forgotten and the configured machine as a prior that a few batches outweigh.
+One batch that took far longer than expected is no news.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isotherm.core.units import HUGE_PAGE_BYTES, PAGE_BYTES
+from isotherm.core.units import HUGE_PAGE_BYTES, NS_PER_S, PAGE_BYTES
 
 #: One batch tells its cost to about this part of it.
 _NOISE = 0.25
 #: Batches cheaper than so many pages count as if they cost so much: their error
 #: is in the fixed part, not in proportion.
 _FLOOR_PAGES = 16
+#: A batch counts as so many times as dear as expected at most. A thread that was
+#: not let run for 20 ms says nothing of moves; costs that have really risen are
+#: believed after a few batches.
+_DEAREST = 4.0
+#: What was observed loses 1 - 1/e of its weight in so long, seconds: were moves
+#: believed to be too dear, none would be made that shows the contrary.
+_MEMORY_S = 300.0
 #: Less than this is rounding, not a negative cost.
 _ROUNDING_NS = 1e-3
 
@@ -89,6 +97,25 @@ class CostModel:
         #: Batches seen, int64[nodes, nodes].
         self.batches = np.zeros(shape, np.int64)
 
+    def grow(self, nodes: int) -> None:
+        """Make room for more nodes; what is believed of a new path is the last one's.
+
+        Args:
+            nodes: Number of nodes now; fewer than before change nothing.
+        """
+        more = nodes - len(self._prior)
+        if more <= 0:
+            return
+        width = ((0, more), (0, more))
+        self._prior = np.pad(self._prior, (*width, (0, 0)), mode="edge")
+        gram = np.pad(self._prior_gram, (*width, (0, 0), (0, 0)), mode="edge")
+        self._prior_gram = gram
+        self._theta, theta = self._prior.copy(), self._theta
+        self._theta[:-more, :-more] = theta
+        self._gram = np.pad(self._gram, (*width, (0, 0), (0, 0)))
+        self._excess = np.pad(self._excess, (*width, (0, 0)))
+        self.batches = np.pad(self.batches, width)
+
     def observe(
         self,
         src: int,
@@ -116,6 +143,9 @@ class CostModel:
         expected = rows @ prior + _FLOOR_PAGES * prior[1]
         age = np.arange(count - 1, -1, -1, dtype=np.float64)
         weight = self._keep**age / expected**2
+        now = rows @ self._fit()[src, node]
+        now += _FLOOR_PAGES * self._theta[src, node, 1]
+        cost_ns = np.minimum(cost_ns, _DEAREST * np.maximum(now, expected))
         faded = self._keep**count
         weighted = rows * weight[:, None]
         self._gram[src, node] *= faded
@@ -124,6 +154,15 @@ class CostModel:
         self._excess[src, node] += weighted.T @ (cost_ns - rows @ prior)
         self.batches[src, node] += count
         self._stale.add((src, node))
+
+    def fade(self, passed_ns: float) -> None:
+        """Forget a little, as time passes."""
+        seen = np.argwhere(self.batches > 0).tolist()
+        if seen and passed_ns > 0:
+            keep = float(np.exp(-passed_ns / NS_PER_S / _MEMORY_S))
+            self._gram *= keep
+            self._excess *= keep
+            self._stale.update((src, node) for src, node in seen)
 
     def _fit(self) -> NDArray[np.float64]:
         for path in sorted(self._stale):

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged, Usage
-from isotherm.migration.books import Books, Ended, derive_tier_rank, move_batch
+from isotherm.migration.books import Books, Ended, move_batch
 from isotherm.migration.cost import CostModel, CostPrior
 from isotherm.migration.events import (
     BatchDone,
@@ -17,6 +17,7 @@ from isotherm.migration.events import (
 )
 from isotherm.migration.holdback import DEFAULT_HOLD_NS, HoldBack
 from isotherm.migration.ledger import GainLedger
+from isotherm.migration.ranks import derive_tier_rank
 from isotherm.migration.state import MigrationState
 from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome

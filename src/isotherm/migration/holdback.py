@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S
-from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
+from isotherm.machine.protocol import SpacesChanged
 
 #: In the errno column of a batch that is done: not tried, held back.
 HELD_BACK = -1
@@ -199,7 +199,7 @@ class HoldBack:
         if len(self._page) == 0:
             return
         here = node[self._page]
-        gone = here == NOT_PRESENT
+        gone = here >= len(latency_ns[0])  # without memory, or nobody knows where
         latency = latency_ns.mean(axis=0) / parallelism
         per_s = rate(self._page).astype(np.float64)
         spent = per_s * latency[np.where(gone, 0, here)]
@@ -214,6 +214,10 @@ class HoldBack:
         """Let go of followed pages that have a new owner or none, uncounted."""
         if len(self._page):
             self._keep(~change.holds(self._page))
+
+    def let_go(self) -> None:
+        """Let go of all pages that are followed, uncounted."""
+        self._keep(np.zeros(len(self._page), np.bool_))
 
     def compare(self, least_entries: int = LEAST_ENTRIES) -> Comparison | None:
         """Return what moves have realised; None while too few are settled."""

@@ -178,6 +178,10 @@ class GainLedger:
         if len(self._page):
             self._keep(~change.holds(self._page))
 
+    def let_go(self) -> None:
+        """Let go of all moves that are followed, uncounted."""
+        self._keep(np.zeros(len(self._page), np.bool_))
+
     def account(self, direction: Direction) -> Account:
         """Return the closed entries of ``promotion`` or ``demotion``."""
         at = DIRECTIONS.index(direction)

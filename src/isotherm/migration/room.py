@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.columns import grown
 from isotherm.machine.protocol import Usage
 from isotherm.migration.queue import Path
 
@@ -30,10 +31,30 @@ class NodeRoom:
         #: True while use has changed by our own moves alone.
         self._own = False
 
+    def retier(self, tier_rank: NDArray[np.uint8]) -> None:
+        """Take other ranks, of as many nodes as before or more.
+
+        A new node has no room until somebody has counted.
+        """
+        nodes = len(tier_rank)
+        self._rank = tier_rank
+        self._capacity, self._used, self.arriving, self.leaving, self._full = (
+            grown(column, nodes)
+            for column in (
+                self._capacity,
+                self._used,
+                self.arriving,
+                self.leaving,
+                self._full,
+            )
+        )
+
     def learn(self, usage: Usage) -> None:
-        """Take over what somebody has counted."""
-        self._capacity[:] = usage.capacity_pages[: len(self._capacity)]
-        self._used[:] = usage.used_pages[: len(self._used)]
+        """Take over what somebody has counted; a node that is not told of has none."""
+        known = min(len(self._capacity), len(usage.capacity_pages))
+        self._capacity[:known] = usage.capacity_pages[:known]
+        self._used[:known] = usage.used_pages[:known]
+        self._capacity[known:] = self._used[known:] = 0
         self._full[:] = False
         self._own = False
 

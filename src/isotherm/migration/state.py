@@ -33,17 +33,16 @@ from isotherm.migration.events import (
     Tick,
     frozen,
 )
+from isotherm.migration.flights import Flights
 from isotherm.migration.holdback import DEFAULT_HOLD_NS, HELD_BACK
 from isotherm.migration.queue import Path, PathQueues, has_duplicates
+from isotherm.migration.quota import UNLIMITED, Quota
+from isotherm.migration.ranks import NO_TIER, rank_column
 from isotherm.migration.retry import TRANSIENT, RetryTable
 from isotherm.migration.room import NodeRoom
 from isotherm.migration.stamps import LastMove
 from isotherm.migration.totals import Totals
-
-#: No quota and no bound on what is in flight.
-_UNLIMITED = 1 << 62
-#: Rank of a node that is in no tier: slower than all.
-_NO_TIER = 255
+from isotherm.topology.model import Topology
 
 
 class MigrationState:
@@ -89,30 +88,16 @@ class MigrationState:
     ) -> None:
         if batch_pages < 1:
             raise ValueError(f"batch_pages: expected >= 1, got {batch_pages}")
-        if quota_pages_per_s is not None and not quota_pages_per_s >= 0:
-            raise ValueError(
-                f"quota_pages_per_s: expected >= 0, got {quota_pages_per_s}"
-            )
         self._pages = pages
         self._rank = np.array(tier_rank, np.uint8)
-        self._quota = quota_pages_per_s
-        self._burst_s = quota_burst_s
+        self._quota = Quota(quota_pages_per_s, quota_burst_s, start_ns)
         self._batch_pages = batch_pages
-        self._max_in_flight = max_in_flight_pages or _UNLIMITED
-        self._now_ns = start_ns
-        self._start_ns = start_ns
+        self._max_in_flight = max_in_flight_pages or UNLIMITED
         self._least = least_pages
         self._hold_ns = hold_ns
-        self._share = 1.0
-        self._tokens = 0.0
-        self._next_id = 0
         self._room = NodeRoom(self._rank)
         self._queue = PathQueues.empty()
-        #: ``{id: batch}``
-        self._in_flight: dict[int, MoveBatch] = {}
-        self._in_flight_pages = 0
-        #: ``{id: rows whose page was renewed on the way}``
-        self._overtaken: dict[int, NDArray[np.bool_]] = {}
+        self._flights = Flights()
         self._retry = RetryTable(backoff_ns, max_tries, rest_ns)
         self._last_move = LastMove(pages, ping_pong_ns, start_ns)
         self._totals = Totals()
@@ -137,24 +122,26 @@ class MigrationState:
     @property
     def batches_in_flight(self) -> Mapping[int, MoveBatch]:
         """Batches on the way, ``{id: batch}`` (live: do not write)."""
-        return self._in_flight
+        return self._flights.batches
 
     @property
     def in_flight(self) -> NDArray[np.uint32]:
         """Pages on the way, uint32[n]."""
-        pages = [batch.page for batch in self._in_flight.values()]
-        return np.concatenate(pages) if pages else np.empty(0, np.uint32)
+        return self._flights.page
 
     @property
     def idle(self) -> bool:
         """Whether nothing is queued, in flight, waiting or resting."""
-        return not (len(self._queue) or self._in_flight or len(self._retry))
+        return not (len(self._queue) or len(self._flights) or len(self._retry))
+
+    @property
+    def _now_ns(self) -> int:
+        """The machine's time, as of the latest event."""
+        return self._quota.now_ns
 
     def allowance_pages(self, now_ns: int) -> int:
         """Return how many pages the quota would let go at ``now_ns``."""
-        if self._share == 0:
-            return 0
-        return _UNLIMITED if self._quota is None else int(self._filled(now_ns))
+        return self._quota.allowance_pages(now_ns)
 
     def handle(self, *events: Event) -> list[MoveBatch]:
         """Take events in order; return the batches to start now.
@@ -182,7 +169,7 @@ class MigrationState:
                 elif isinstance(event, Renewed):
                     self._renewed(event.change)
                 elif isinstance(event, Throttled):
-                    self._throttled(event.share)
+                    self._quota.throttle(event.share)
                 else:
                     self._tick(event)
         self._batches_done(done)
@@ -195,20 +182,8 @@ class MigrationState:
 
     # -- events -----------------------------------------------------------
 
-    def _throttled(self, share: float) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"share: expected 0 to 1, got {share}")
-        self._share = share
-
-    def _filled(self, now_ns: int) -> float:
-        """Return the tokens of the bucket at ``now_ns``."""
-        quota = self._quota or 0.0
-        gained = self._share * quota * (now_ns - self._now_ns) / NS_PER_S
-        return min(self._tokens + gained, max(self._tokens, quota * self._burst_s))
-
     def _pass_time(self, now_ns: int) -> None:
-        self._tokens = self._filled(now_ns)
-        self._now_ns = now_ns
+        self._quota.pass_time(now_ns)
         if len(self._retry):
             self._retry.forget_rested(now_ns)
 
@@ -223,6 +198,8 @@ class MigrationState:
         Wishes for them end. What is on the way goes on, but its result says nothing
         of the page as it is now.
         """
+        if change.topology is not None:
+            self._retier(change.topology)
         self._pages = max(self._pages, change.pages)
         self._last_move.renew(change)
         if len(change.renewed) == 0:
@@ -234,11 +211,20 @@ class MigrationState:
                 self._totals.renewed += int(np.count_nonzero(~keep))
                 self._queue = PathQueues(page[keep], node[keep], src[keep])
         self._totals.renewed += self._retry.renew(change)
-        for batch in self._in_flight.values():
-            lost = change.holds(batch.page)
-            if lost.any():
-                before = self._overtaken.get(batch.id)
-                self._overtaken[batch.id] = lost if before is None else lost | before
+        self._flights.renew(change)
+
+    def _retier(self, topology: Topology) -> None:
+        """Take up other tiers: wishes that were not started are void.
+
+        What waits for another try goes on waiting, unless its node has left.
+        """
+        self._rank = rank_column(topology, len(self._rank))
+        self._room.retier(self._rank)
+        self._void_queue()
+        retry = self._retry
+        gone = retry.waiting & (self._rank[retry.node] == NO_TIER)
+        self._totals.not_present += int(np.count_nonzero(gone))
+        retry.keep(~gone)
 
     def _requeue(self, row: NDArray[np.intp]) -> None:
         """Put retried pages in front of what is queued."""
@@ -273,7 +259,7 @@ class MigrationState:
         retry = self._retry
         if retry.out.any():
             flying = np.zeros(len(retry), np.bool_)
-            for batch in self._in_flight.values():
+            for batch in self._flights.batches.values():
                 at, found = retry.find(batch.page)
                 flying[at[found]] = True
             returned = retry.out & ~flying
@@ -314,10 +300,8 @@ class MigrationState:
             first[np.unique(page, return_index=True)[1]] = False
             totals.duplicate += int(np.count_nonzero(first & ~refuse))
             refuse |= first
-        if self._in_flight:
-            flying = np.isin(
-                page, np.concatenate([b.page for b in self._in_flight.values()])
-            )
+        if len(self._flights):
+            flying = np.isin(page, self._flights.page)
             totals.in_flight += int(np.count_nonzero(flying & ~refuse))
             refuse |= flying
         if len(self._retry):
@@ -337,32 +321,20 @@ class MigrationState:
         if not events:
             return
         self._pass_time(events[-1].now_ns)
-        batches: list[MoveBatch] = []
-        for event in events:
-            batch = self._in_flight.get(event.batch)
-            if batch is None:
-                raise ValueError(f"batch {event.batch}: not in flight")
-            if len(event.errno) != len(batch.page):
-                raise ValueError(
-                    f"batch {event.batch}: errno has {len(event.errno)} rows, "
-                    f"expected {len(batch.page)}"
-                )
-            del self._in_flight[event.batch]
-            batches.append(batch)
+        batches = [self._flights.end(event) for event in events]
         page = np.concatenate([b.page for b in batches])
         errno = np.concatenate([e.errno for e in events])
         size = np.array([len(b.page) for b in batches])
         node = np.array([b.node[0] for b in batches])
         src = np.array([b.src[0] for b in batches])
-        self._in_flight_pages -= len(page)
         totals = self._totals
         totals.batches += len(batches)
         totals.tried += len(page)
         totals.cost_ns += sum(e.cost_ns for e in events)
         ok = errno == 0
         counted = went = size
-        if self._overtaken or not ok.all():
-            lost = self._take_overtaken(batches)
+        if self._flights.has_overtaken or not ok.all():
+            lost = self._flights.take_overtaken(batches)
             totals.overtaken += int(np.count_nonzero(lost))
             held = (errno == HELD_BACK) & ~lost
             if held.any():
@@ -391,14 +363,6 @@ class MigrationState:
             crossed = ~np.repeat(lateral, counted)
             page, went_up = page[crossed], went_up[crossed]
         totals.ping_pong += self._last_move.record(self._now_ns, page, went_up)
-
-    def _take_overtaken(self, batches: list[MoveBatch]) -> NDArray[np.bool_]:
-        """Return the rows of batches that are done whose page was renewed."""
-        rows = [
-            self._overtaken.pop(batch.id, np.zeros(len(batch), np.bool_))
-            for batch in batches
-        ]
-        return np.concatenate(rows)
 
     def _held_back(
         self,
@@ -434,10 +398,10 @@ class MigrationState:
     # -- instructions -----------------------------------------------------
 
     def _budget(self) -> int:
-        allowed = _UNLIMITED if self._quota is None else int(self._tokens)
-        budget = min(allowed, self._max_in_flight - self._in_flight_pages)
+        room = self._max_in_flight - self._flights.pages
+        budget = min(self._quota.allowed(), room)
         enough = min(self._least, len(self._queue), self._max_in_flight)
-        return budget if self._share > 0 and budget >= enough else 0
+        return budget if self._quota.share > 0 and budget >= enough else 0
 
     def _dispatch(self) -> list[MoveBatch]:
         budget = self._budget()
@@ -471,13 +435,8 @@ class MigrationState:
             page, to, of = self._queue.take((src, node), total)
             for at in range(0, total, self._batch_pages):
                 to_at = slice(at, at + self._batch_pages)
-                batch = MoveBatch(self._next_id, page[to_at], to[to_at], of[to_at])
-                self._in_flight[self._next_id] = batch
-                self._next_id += 1
-                out.append(batch)
-            self._in_flight_pages += total
-            if self._quota is not None:
-                self._tokens -= total
+                out.append(self._flights.start(page[to_at], to[to_at], of[to_at]))
+            self._quota.take(total)
 
     # -- looking ----------------------------------------------------------
 
@@ -487,16 +446,17 @@ class MigrationState:
         Raises:
             AssertionError: One does not hold.
         """
-        flying = [b.page for b in self._in_flight.values()]
-        flying_pages = np.concatenate(flying) if flying else np.empty(0, np.uint32)
+        flying_pages = self._flights.page
         queued, node, src = self._queue.columns()
         retry = self._retry
         waits = int(np.count_nonzero(retry.waiting))
         on_way = np.concatenate([flying_pages, queued])
         held = retry.page[retry.out]
-        checks = self._room.holds(len(flying_pages)) | {
+        tried = self._totals.tried + len(flying_pages)
+        checks = self._room.holds(len(flying_pages)) | self._quota.holds(tried)
+        checks |= {
             "queue length": len(queued) == len(self._queue),
-            "in flight": len(flying_pages) == self._in_flight_pages,
+            "in flight": len(flying_pages) == self._flights.pages,
             "no page twice": len(np.unique(on_way)) == len(on_way),
             "retry rows sorted": bool((np.diff(retry.page.astype(np.int64)) > 0).all()),
             "retries that are out are on their way": bool(np.isin(held, on_way).all()),
@@ -511,10 +471,6 @@ class MigrationState:
             + self._totals.held_back
             + sum(self._totals.errno.values()),
             "moves change the node": bool((node != src).all()),
-            "tokens": self._tokens >= 0,
-            "quota": self._quota is None
-            or self._totals.tried + len(flying_pages)
-            <= self._quota * (self._now_ns - self._start_ns) / NS_PER_S + 1e-6,
         }
         broken = [name for name, holds in checks.items() if not holds]
         if broken:
@@ -524,10 +480,10 @@ class MigrationState:
         """Return a snapshot in plain numbers, for ``explain`` and for people."""
         return {
             "now_ns": self._now_ns,
-            "tokens_pages": self._tokens if self._quota is not None else None,
+            "tokens_pages": self._quota.tokens,
             "queued": {f"{a}->{b}": n for (a, b), n in self._queue.waiting.items()},
-            "in_flight_batches": sorted(self._in_flight),
-            "in_flight_pages": self._in_flight_pages,
+            "in_flight_batches": sorted(self._flights.batches),
+            "in_flight_pages": self._flights.pages,
             "waiting_pages": int(np.count_nonzero(self._retry.waiting)),
             "resting_pages": int(
                 np.count_nonzero(~self._retry.waiting & ~self._retry.out)

@@ -27,6 +27,7 @@ from isotherm.hints.batch import (
 from isotherm.hotness.protocol import EvidenceView
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
+from isotherm.policy.backpressure import BackPressure
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.market import Market
 from isotherm.policy.options import read_options
@@ -39,6 +40,7 @@ from isotherm.policy.sensing import (
     ScanPlanner,
 )
 from isotherm.policy.switching import Transitions
+from isotherm.topology.model import Topology
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
@@ -76,23 +78,14 @@ class Isotherm:
         read_options(self.name, setup, {})
         self._setup = setup
         self._epoch_s = setup.epoch_ns / NS_PER_S
-        tiers = setup.topology.tiers
-        self._tiers = len(tiers)
-        self._tier = np.full(256, self._tiers, np.uint8)  # last: in no tier
-        for rank, tier in enumerate(tiers):
-            self._tier[list(tier.nodes)] = rank
         self._cell: Cells = np.zeros(setup.pages, np.uint16)
-        self._latency_ns: Floats | None = None
-        self._counted = np.full(setup.pages, cell_module.NOT_COUNTED, np.uint8)
-        self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
-        self._population: NDArray[np.int64] | None = None
+        self._take_tiers(setup.topology)
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
         self._rates = CellRates(
             has_samples=bool(setup.hints & {Mechanism.SAMPLING, Mechanism.HINT_FAULT})
         )
         self._transitions = Transitions()
-        self._market = Market(setup.topology, self._tier, self._epoch_s)
         self._scan = ScanPlanner(
             setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
         )
@@ -101,6 +94,20 @@ class Isotherm:
         self._entry_ns = ENTRY_NS
         self._dear_walks = 0  # in a row
         self._rate: Floats = np.zeros(CELLS)
+
+    def _take_tiers(self, topology: Topology) -> None:
+        """Begin with these tiers: nobody is counted in them, no price is settled."""
+        tiers = topology.tiers
+        self._tiers = len(tiers)
+        self._tier = np.full(256, self._tiers, np.uint8)  # last: in no tier
+        for rank, tier in enumerate(tiers):
+            self._tier[list(tier.nodes)] = rank
+        self._latency_ns: Floats | None = None
+        self._counted = np.full(len(self._cell), cell_module.NOT_COUNTED, np.uint8)
+        self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
+        self._population: NDArray[np.int64] | None = None
+        self._market = Market(topology, self._tier, self._epoch_s)
+        self._pressure = BackPressure(topology)
         self._recoverable = self._promised = FIRST_HOPE
         self._patience = 1.0
 
@@ -109,12 +116,19 @@ class Isotherm:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Take renewed pages out of the counts; make room for new ones."""
+        """Take renewed pages out of the counts; make room for new ones.
+
+        Where nodes or tiers have changed, pages are counted anew and prices settle
+        anew; what was learnt of pages and of cells stays.
+        """
         pages = max(self._setup.pages, change.pages)
         self._setup = replace(self._setup, pages=pages)
         self._stride = max(1, pages // FOLLOWED_PAGES)
         self._cell = grown(self._cell, pages)
         self._counted = grown(self._counted, pages, cell_module.NOT_COUNTED)
+        if change.topology is not None:
+            self._setup = replace(self._setup, topology=change.topology)
+            self._take_tiers(change.topology)
         for start, end in change.renewed.tolist():
             counted = self._counted[start:end]
             known = counted != cell_module.NOT_COUNTED
@@ -149,6 +163,7 @@ class Isotherm:
         rate = self._rate = self._rates.fit(
             mean_rate, total.astype(np.float64), view.bits_trust
         )
+        epoch = self._pressure.reserve(epoch)
         reach = self._reach(epoch, population.sum(0))
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
@@ -167,6 +182,7 @@ class Isotherm:
             if self._promised > LEAST_GAIN or len(view.ahead)
             else 0,
         )
+        moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
             hope = PAYBACK_GAIN if view.sweep_worth_watching else self._recoverable
@@ -182,7 +198,7 @@ class Isotherm:
                 self._entry_ns,
                 self._recoverable,
             )
-        notes |= {
+        notes |= pressed | {
             "threshold_rate": threshold,
             "mean_rate": mean_rate,
             "recoverable": self._recoverable,

@@ -29,6 +29,7 @@ from isotherm.hints.batch import (
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.topology.model import Topology
 
 RUN_PAGES: Final = 64
 #: Share of one CPU's time that the application may wait for what is out.
@@ -79,9 +80,7 @@ class Reclaim:
         options = read_options(self.name, setup, {"stall_share": STALL_SHARE})
         self._budget = options["stall_share"]
         self._epoch_s = setup.epoch_ns / NS_PER_S
-        self._lower = list(setup.topology.tiers[-1].nodes)
-        self._is_lower = np.zeros(256, np.bool_)
-        self._is_lower[self._lower] = len(setup.topology.tiers) > 1
+        self._take_tiers(setup.topology)
         runs = -(-setup.pages // RUN_PAGES)
         self._touches: Floats = np.zeros(runs)
         self._looked_s: Floats = np.zeros(runs)  # by sources, page-seconds
@@ -94,12 +93,21 @@ class Reclaim:
         self._stays = np.zeros(setup.pages, np.uint32)  # until this epoch
         self._stall_share = 0.0  # measured
 
+    def _take_tiers(self, topology: Topology) -> None:
+        """Let the last tier be the lower one; a sole tier has none below it."""
+        tiers = topology.tiers
+        self._lower = list(tiers[-1].nodes) if len(tiers) > 1 else []
+        self._is_lower = np.zeros(256, np.bool_)
+        self._is_lower[self._lower] = True
+
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
         return node
 
     def renew(self, change: SpacesChanged) -> None:
         """Forget pages that have a new owner or none; make room for new ones."""
+        if change.topology is not None:
+            self._take_tiers(change.topology)
         pages = change.pages
         self._sent = grown(self._sent, pages)
         self._returns = grown(self._returns, pages)
@@ -122,7 +130,9 @@ class Reclaim:
             self._asked[first:last] = 0
 
     def decide(self, epoch: Epoch) -> Plan:
-        """Return the pages to put out."""
+        """Return the pages to put out; none where there is nowhere to put them."""
+        if not self._lower:
+            return Plan()
         node = epoch.node
         dt_s = epoch.dt_ns / NS_PER_S
         out = self._is_lower[node]

@@ -126,10 +126,12 @@ class LinuxMachine:
     def refresh(self) -> SpacesChanged | None:
         """See what processes, mappings and nodes did; read some of the placement.
 
-        A change of nodes or tiers alone is told as a change without pages.
+        A change of nodes or tiers alone is told as a change without pages. Pages on
+        a node that leaves are the kernel's to move; they are read again in turn.
         """
         self._enter_landed()
         now_ns = self._clock.now_ns()
+        before = self.nodes.topology
         nodes_changed = self.nodes.refresh()
         if nodes_changed:
             self.follower.reread_cpusets()
@@ -148,7 +150,9 @@ class LinuxMachine:
         self._version = version
         if not has_changed and not nodes_changed:
             return None
-        return SpacesChanged(self.pages, renewed)
+        topology = self.nodes.topology
+        same = _shape(topology) == _shape(before)
+        return SpacesChanged(self.pages, renewed, None if same else topology)
 
     def usage(self) -> Usage:
         """Return capacity, use and watermarks per node, of the whole host."""
@@ -280,3 +284,9 @@ class LinuxMachine:
         more = normalised(np.concatenate(whole))
         if len(more):
             self.reread(more)
+
+
+def _shape(topology: Topology) -> tuple[tuple[int, ...], ...]:
+    """Return what parts above derive from a topology: node ids, and tiers of nodes."""
+    ids = tuple(node.id for node in topology.nodes)
+    return (ids, *(tier.nodes for tier in topology.tiers))

@@ -30,10 +30,10 @@ from isotherm.machine.linux.targets.target import Target
 _MAPPINGS_NS: Final = 10 * NS_PER_S
 #: Cpusets are looked at again after this long: 40 µs a process.
 _STATUS_NS: Final = NS_PER_S
-#: Policies and locks: not before this long, and 200 times what reading
-#: them took, which is half a per cent of a core.
+#: Policies and locks: not before this long, and 1000 times what reading
+#: them took, which is a thousandth of a core.
 _RULES_NS: Final = 10 * NS_PER_S
-_RULES_REST: Final = 200
+_RULES_REST: Final = 1000
 #: Processes are looked for again after this long even if nothing says that there
 #: are new ones.
 _SEARCH_NS: Final = 10 * NS_PER_S
