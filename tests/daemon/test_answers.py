@@ -13,9 +13,13 @@ import pytest
 
 from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
 from isotherm.daemon.answers import Answers
+from isotherm.daemon.coarse import CoarseMachine, CoarseSource
+from isotherm.daemon.config import Config
+from isotherm.daemon.service import Service
 from isotherm.daemon.socket import ExplainSocket, Question, ask
 from isotherm.daemon.why_live import Part, explain_live
 from isotherm.machine.protocol import Space
+from isotherm.migration.engine import MigrationEngine
 
 PID, START = 4242, 0x7F00_0000_0000
 SPACES = (
@@ -94,6 +98,47 @@ def test_a_range_is_a_part_of_the_whole(answers):
     first = START // 4096
     expected = [*range(first + 1000, first + 1024), *range(first + 5000, first + 5010)]
     assert expected == sorted(pages)
+
+
+@pytest.mark.slow
+def test_answers_in_units_name_the_memory_that_they_cover(playing, tmp_path):
+    """In units of eight pages addresses are those of single pages, sizes whole."""
+    played = playing()
+    machine = Owned(played.machine)
+    source = played.service.loop.sources[0]
+    source.open = source.close = lambda: None
+    service = Service(
+        CoarseMachine(machine, 8),
+        (CoarseSource(source, 8),),
+        Config(),
+        lambda m: MigrationEngine(m, quota_pages_per_s=6400.0),
+        lambda: True,
+        unit_pages=8,
+        cpu_ns=lambda: 0,
+    )
+    played.service = service
+    made = Answers(service, tmp_path / "s")
+    try:
+        service.run(played.wait, 30.0)
+        path = made.socket.path
+        found = ask(path, Question("explain", PID))
+        assert 8 * 4096 == found["page_bytes"]
+        assert 8 == found["state"]["unit_pages"]
+        assert (1024 + 2048) // 8 == found["nr_pages"]
+        assert START == found["range"][0]
+        assert START + (5000 + 2048) * 4096 == found["range"][1]
+        assert START in {run["start"] for run in found["ranges"]}
+        part = ask(path, Question("explain", PID, START + 4096, START + 9 * 4096))
+        assert [START, START + 16 * 4096] == part["range"]
+        assert 2 == part["nr_pages"]
+        moved = [m["page"] * found["page_bytes"] for m in found["moves"]]
+        assert moved
+        assert all(START <= at < found["range"][1] for at in moved)
+        status = ask(path, Question("status"))
+        mapped = {p["pid"]: p["mapped_bytes"] for p in status["processes"]}
+        assert {PID: 3072 * 4096, 77: 1024 * 4096} == mapped
+    finally:
+        made.close()
 
 
 def test_ranges_of_nobody_are_refused():

@@ -8,7 +8,7 @@ import pytest
 from isotherm.core.units import NS_PER_S
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource, coarsened
 from isotherm.daemon.config import BrakeConfig, Config
-from isotherm.daemon.service import Service
+from isotherm.daemon.service import Grain, Service
 from isotherm.hints.batch import (
     AccessedBits,
     FaultDelays,
@@ -23,6 +23,7 @@ from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.engine import MigrationEngine
 
+PAGES_OF_PLAYED = 4096
 PAGES = 64
 
 
@@ -207,3 +208,55 @@ def test_the_loop_runs_in_units(playing):
     assert result["promoted_pages"] >= 8
     assert bill.fast_accesses / bill.accesses > 0.5
     assert 60 * NS_PER_S == played.machine.clock.now_ns()
+
+
+@pytest.mark.slow
+def test_memory_that_grows_is_managed_in_larger_units(playing):
+    """The loop goes on in units of eight pages; accounts and the brake stay."""
+    grains = []
+    played = playing(
+        Config(brake=BrakeConfig(hold_back_percent=0)),
+        coarser=lambda: grains.pop() if grains else None,
+    )
+    service, machine = played.service, played.machine
+    source = service.loop.sources[0]
+    source.open = source.close = lambda: None
+    service.run(played.wait, 20.0)
+    before = service.tally
+    assert before.promoted_pages > 100
+    first = service.engine
+    grains.append(Grain(CoarseMachine(machine, 8), (CoarseSource(source, 8),), 8))
+    grown = SpacesChanged(PAGES_OF_PLAYED, np.empty((0, 2), np.int64))
+    machine.refresh = lambda: grown
+    played.wait(1.0)
+    service.epoch()
+    assert 8 == service.unit_pages
+    assert first is not service.engine
+    assert before.promoted_pages <= service.tally.promoted_pages
+    machine.refresh = lambda: None
+    service.run(played.wait, 60.0)
+    result = service.result()
+    assert [{"epoch": 21, "unit_pages": 8}] == result["units"]
+    assert PAGES_OF_PLAYED == result["managed_pages"]
+    moved = result["promoted_pages"] - before.promoted_pages
+    assert moved >= 8
+    assert 0 == moved % 8
+    assert result["fast_share"] > 0.4
+
+
+def test_a_recorded_run_keeps_its_units(playing):
+    """Pages of a recording mean the same from its start to its end."""
+    played = playing(coarser=lambda: pytest.fail("asked for larger units"))
+    played.service.recorder = Ignoring()
+    grown = SpacesChanged(PAGES_OF_PLAYED, np.empty((0, 2), np.int64))
+    played.machine.refresh = lambda: grown
+    played.wait(1.0)
+    played.service.epoch()
+    assert 1 == played.service.unit_pages
+
+
+class Ignoring:
+    """A recorder that keeps nothing."""
+
+    def epoch(self, *_: object) -> None:
+        """Do nothing."""

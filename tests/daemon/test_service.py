@@ -1,13 +1,17 @@
 """The service on the simulator: pace, brake, budget, dry runs, records."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 
 from isotherm.core.units import NS_PER_S
+from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import BrakeConfig, Config
 from isotherm.daemon.pressure import Pressure
 from isotherm.daemon.record import LiveRecorder
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.migration.holdback import Comparison, HoldBack
 
 NO_TRIAL = Config(brake=BrakeConfig(hold_back_percent=0))
@@ -136,6 +140,38 @@ def test_moves_that_lose_are_braked(playing):
         (shift.event, shift.sign.value) for shift in service.shifts
     ]
     assert service.result()["held_back_pages"] > 0
+
+
+def test_tiers_that_come_and_go_are_taken_up(playing, tmp_path):
+    """Shares, records and answers follow; the run says when what changed."""
+    played = playing(NO_TRIAL)
+    service, machine = played.service, played.machine
+    service.recorder = LiveRecorder(
+        tmp_path / "record", machine, {}, NS_PER_S, service.engine.move_cost_ns()
+    )
+    answers = Answers(service, tmp_path / "s")
+    both = machine.topology
+    sole = replace(both, tiers=both.tiers[1:])
+    none = np.empty((0, 2), np.int64)
+    script = {3: sole, 6: both}
+
+    def refresh():
+        found = script.get(service.epochs)
+        return None if found is None else SpacesChanged(machine.pages, none, found)
+
+    machine.refresh = refresh
+    shares = []
+    for _ in range(12):
+        played.wait(1.0)
+        service.epoch()
+        shares.append(len(service.gate.wished))
+    assert [0, 0, 0] == shares[3:6]
+    assert sum(shares[6:]) > 0
+    said = service.result()["tiers"]
+    assert [{"epoch": 3, "tiers": [[1]]}, {"epoch": 6, "tiers": [[0], [1]]}] == said
+    assert answers.history.rank[:3].tolist() == [0, 1, 3]
+    answers.close()
+    service.recorder.finish(service.result(), "isotherm", "test")
 
 
 def test_observers_see_every_epoch(playing):

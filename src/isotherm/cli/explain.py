@@ -192,7 +192,7 @@ def _print_live(found: Mapping[str, Any]) -> None:
         f" earned {render_ns(state['realised_ns'])}"
     )
     _print_nodes("now", found["end_pages_per_node"], found["nodes"])
-    _print_hot_ranges(found["ranges"])
+    _print_hot_ranges(found["ranges"], found["page_bytes"])
     _print_heat(found["heat"])
     size_of = found["page_bytes"]
     _print_moves(found["moves"], lambda page: f"{page * size_of:x}")
@@ -229,7 +229,7 @@ def _print_why(
         )
 
 
-def _print_hot_ranges(ranges: Sequence[Mapping[str, Any]]) -> None:
+def _print_hot_ranges(ranges: Sequence[Mapping[str, Any]], page_bytes: int) -> None:
     if not ranges:
         return
     made = table(
@@ -243,7 +243,7 @@ def _print_hot_ranges(ranges: Sequence[Mapping[str, Any]]) -> None:
     for run in ranges[:MAX_MOVES]:
         made.add_row(
             f"{run['start']:x}-{run['end']:x}",
-            render_bytes(run["nr_pages"] * PAGE_BYTES),
+            render_bytes(run["nr_pages"] * page_bytes),
             f"{run['rate']:.3g}",
             f"{run['fast_share']:.0%}",
         )

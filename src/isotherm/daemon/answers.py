@@ -29,13 +29,16 @@ class Answers:
     """
 
     def __init__(self, service: "Service", path: Path, targets: str = "") -> None:
-        self.history = History(service.machine, service.engine)
+        self.history = History(service.machine, service.engine, service.unit_pages)
         self._service, self._targets = service, targets
         self.socket = ExplainSocket(path, self.answer)
         service.observers.append(self.observe)
 
     def observe(self, service: "Service", step: Step) -> None:
-        """Take in one epoch."""
+        """Take in one epoch; in other units than before the history begins anew."""
+        if service.unit_pages != self.history.unit_pages:
+            self.history = History(service.machine, service.engine, service.unit_pages)
+            return
         self.history.observe(step, service.gate.wished)
 
     def answer(self, question: Question) -> Mapping[str, Any]:
@@ -57,7 +60,7 @@ class Answers:
     def state(self) -> dict[str, Any]:
         """Return what the daemon says of itself, in raw units."""
         service = self._service
-        both = service.engine.ledger.both
+        tally = service.tally
         return {
             "targets": self._targets,
             "policy": service.config.loop.policy,
@@ -67,10 +70,11 @@ class Answers:
             "brake_share": service.brake.share,
             "fast_share": service.fast_share,
             "managed_pages": service.managed_pages,
-            "promoted_pages": service.engine.totals.promoted,
-            "demoted_pages": service.engine.totals.demoted,
-            "promised_ns": both.promised_ns,
-            "realised_ns": both.realised_ns,
+            "unit_pages": self.history.unit_pages,
+            "promoted_pages": tally.promoted_pages,
+            "demoted_pages": tally.demoted_pages,
+            "promised_ns": tally.promised_ns,
+            "realised_ns": tally.realised_ns,
             "history_bytes": self.history.bytes,
         }
 
@@ -81,7 +85,7 @@ class Answers:
             if pid is not None:
                 pages[pid] = pages.get(pid, 0) + space.pages
         return [
-            {"pid": pid, "mapped_bytes": nr * PAGE_BYTES}
+            {"pid": pid, "mapped_bytes": nr * self.history.unit_pages * PAGE_BYTES}
             for pid, nr in sorted(pages.items())
         ]
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from isotherm.core.errors import IsothermError, NotPermittedError, TargetGoneError
-from isotherm.core.units import PAGE_BYTES
 from isotherm.daemon.rundir import RunDirectory, RunRecord, run_directory
 from isotherm.daemon.socket import Question, ask
 
@@ -34,7 +33,8 @@ def ask_about(
     Args:
         pid: The process.
         addresses: First, and one past the last; None: all of its memory.
-        pages: First and last page instead, counted from its first managed page.
+        pages: First and last page instead, counted from its first managed page; of
+            units where its daemon works in units of several pages.
         directory: Where daemons leave word; None: the user's.
 
     Raises:
@@ -52,10 +52,11 @@ def ask_about(
         path = Path(run.socket or "")
         try:
             if pages is not None:
-                first = int(ask(path, Question("explain", pid))["range"][0])
+                whole = ask(path, Question("explain", pid))
+                first, page_bytes = int(whole["range"][0]), int(whole["page_bytes"])
                 addresses = (
-                    first + pages[0] * PAGE_BYTES,
-                    first + (pages[1] + 1) * PAGE_BYTES,
+                    first + pages[0] * page_bytes,
+                    first + (pages[1] + 1) * page_bytes,
                 )
             start, end = addresses or (None, None)
             return ask(path, Question("explain", pid, start, end))

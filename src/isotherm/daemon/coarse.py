@@ -94,7 +94,8 @@ class CoarseMachine:
             return None
         start = change.renewed[:, 0] // self.unit
         end = -(-change.renewed[:, 1] // self.unit)
-        return SpacesChanged(self.pages, joined(np.stack([start, end], axis=1)))
+        renewed = joined(np.stack([start, end], axis=1))
+        return SpacesChanged(self.pages, renewed, change.topology)
 
     def usage(self) -> Usage:
         """Return capacity and use in units; free units are whole ones."""

@@ -17,8 +17,9 @@ from isotherm.core.units import NS_PER_S, PAGES_PER_HUGE_PAGE
 from isotherm.hotness.protocol import HotnessView
 from isotherm.loop.epoch import Step
 from isotherm.machine.protocol import NOT_PRESENT, Machine, SpacesChanged
-from isotherm.migration.engine import derive_tier_rank
+from isotherm.migration.ranks import rank_column
 from isotherm.policy.plan import Moves
+from isotherm.topology.model import Topology
 
 #: Stretches of time that heat is kept in; when twice as many are full, pairs merge.
 STRETCHES: Final = 12
@@ -140,9 +141,13 @@ class History:
     Args:
         machine: Where pages live.
         engine: Says what moves cost; None: nobody does.
+        unit_pages: Pages in what the machine calls a page.
     """
 
-    def __init__(self, machine: Machine, engine: Costs | None = None) -> None:
+    def __init__(
+        self, machine: Machine, engine: Costs | None = None, unit_pages: int = 1
+    ) -> None:
+        self.unit_pages = unit_pages
         self.lock = RLock()
         self.machine = machine
         self._engine = engine
@@ -160,15 +165,18 @@ class History:
         self._last_ns = self.began_ns
         self._before = _Pages()
         self._pending = Moves.none()
-        rank = derive_tier_rank(machine.topology)
-        self.rank = np.full(256, _NOWHERE, np.uint8)
-        self.rank[: len(rank)] = np.minimum(rank, _NOWHERE)
+        self._take_tiers(machine.topology)
+        #: Where units are, as of a late epoch: the machine is asked by its own
+        #: thread alone.
+        self.node = machine.placement()
+        self._remember(self.node)
+
+    def _take_tiers(self, topology: Topology) -> None:
+        self.rank = np.minimum(rank_column(topology, 256), np.uint8(_NOWHERE))
         self._first_node = np.array(
-            [tier.nodes[0] for tier in machine.topology.tiers][:_NOWHERE]
-            + [NOT_PRESENT] * 4,
+            [tier.nodes[0] for tier in topology.tiers][:_NOWHERE] + [NOT_PRESENT] * 4,
             np.uint8,
         )
-        self._remember(machine.placement())
 
     def observe(self, step: Step, wished: Moves | None = None) -> None:
         """Take in one epoch.
@@ -181,6 +189,11 @@ class History:
         with self.lock:
             if step.change is not None:
                 self._renew(step.change)
+            if step.change is not None and step.change.topology is not None:
+                self._take_tiers(step.change.topology)
+                self._remember(self.machine.placement())
+            if self.unit_pages == 1:  # a view; of larger units it is made each time
+                self.node = self.machine.placement()
             self._keep_moves(now_ns, step, wished)
             self.spaces = self.machine.spaces
             self.notes = dict(step.plan.notes)
@@ -188,7 +201,7 @@ class History:
             self.epoch_ns = float(now_ns - self._last_ns)
             self._last_ns = now_ns
             if now_ns >= self._due_ns:
-                node = self.machine.placement()
+                self.node = node = self.machine.placement()
                 self._keep_heat(now_ns, step, node)
                 self._remember(node)
 

@@ -14,7 +14,7 @@ from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.budget import choose_unit, state_bytes
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
-from isotherm.daemon.service import RunEngine, Service
+from isotherm.daemon.service import Grain, RunEngine, Service
 from isotherm.daemon.sources import Chosen, choose_sources
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
@@ -62,6 +62,11 @@ class Host:
         machine = self.machine
         return machine if self.unit == 1 else CoarseMachine(machine, self.unit)
 
+    @property
+    def grain(self) -> Grain:
+        """Machine and sources in units."""
+        return Grain(self.units, self.sources, self.unit)
+
     def pids(self) -> tuple[int, ...]:
         """Return the managed processes, ascending."""
         return tuple(sorted(self.machine.follower.targets))
@@ -89,6 +94,14 @@ class Host:
             seed=self.config.loop.seed,
         )
         return cast("RunEngine", self.engine)  # close() also says whether it is done
+
+    def coarser(self) -> Grain | None:
+        """Return larger units where memory has outgrown those at hand, else None."""
+        unit = _unit(self.machine, self.config, self.unit)
+        if unit <= self.unit:
+            return None
+        self.unit = unit
+        return self.grain
 
     def watch(self, service: Service, step: object) -> None:
         """Log what has happened to processes; an observer of the service."""
@@ -170,12 +183,18 @@ def placement_ns(config: Config) -> float:
     return PLACEMENT_SHARE * budget_ns
 
 
-def _unit(machine: LinuxMachine, config: Config) -> int:
-    """Return the pages of a unit that keep the memory budget, and say if not one."""
+def _unit(machine: LinuxMachine, config: Config, now: int = 1) -> int:
+    """Return the pages of a unit that keep the memory budget; say if they are more.
+
+    Args:
+        machine: What is managed.
+        config: The budget.
+        now: Pages of a unit so far.
+    """
     budget = config.budget
     floor_bytes = budget.memory_floor_mib * (1 << 20)
     unit = choose_unit(machine.pages, budget.memory_permille, floor_bytes)
-    if unit > 1:
+    if unit > now:
         log.info(
             "coarser",
             unit_pages=unit,
@@ -186,14 +205,21 @@ def _unit(machine: LinuxMachine, config: Config) -> int:
 
 
 def check_tiers(topology: Topology) -> None:
-    """Check that there is something to move between.
+    """Check that there is something to move between, or that there may be.
+
+    A node that the kernel calls possible may get memory while the daemon runs: a
+    CXL device that is onlined late.
 
     Raises:
-        UnsupportedError: There is one tier.
+        UnsupportedError: There is one tier, and no node that may come.
     """
     tiers = topology.tiers
     if len(tiers) < 2:
         nodes = ", ".join(str(n) for tier in tiers for n in tier.nodes)
+        may_come = [node.id for node in topology.nodes if not node.has_memory]
+        if may_come:
+            log.warning("one-tier", nodes=nodes, may_come=may_come)
+            return
         raise UnsupportedError(
             f"this host has one memory tier (node {nodes}): nothing to move between",
             hint="swap on zram adds a compressed tier; python -m vmtest --layout"

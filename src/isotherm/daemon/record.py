@@ -8,6 +8,7 @@ what comes beyond is left out and counted.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from isotherm.core.units import NS_PER_S, PAGES_PER_HUGE_PAGE
 from isotherm.hotness.protocol import HotnessView
 from isotherm.loop.epoch import Step
-from isotherm.machine.protocol import NOT_PRESENT, Machine
+from isotherm.machine.protocol import NOT_PRESENT, Machine, Usage
 from isotherm.observability.recorder import Recorder
 from isotherm.policy.plan import Moves, Outcome
 
@@ -53,6 +54,7 @@ class LiveRecorder:
         self._machine = machine
         self._recorder = Recorder(directory)
         self.pages = max(LEAST_PAGES, GROWTH * machine.pages)
+        self._nodes = machine.latency_ns().shape[1]
         self._recorder.start(
             spec=spec,
             topology=machine.topology,
@@ -81,7 +83,7 @@ class LiveRecorder:
         belief = self._belief(step.hotness, node)
         width = np.full(recorder.regions, recorder.region_pages, np.float64)
         heat = belief * width * (dt_ns / NS_PER_S)
-        latency = machine.latency_ns()
+        latency = _columns(machine.latency_ns(), self._nodes)
         inside = wished.page < self.pages
         recorder.epoch(
             index=index,
@@ -98,7 +100,7 @@ class LiveRecorder:
                 "background_ns": sum(b.background_ns for b in step.hints),
                 "migration_ns": step.outcome.cost_ns,
             },
-            usage=machine.usage(),
+            usage=_known(machine.usage(), self._nodes),
             fast_share=self._fast_share(node),
             belief=belief,
         )
@@ -166,6 +168,22 @@ class LiveRecorder:
         known = there < nodes
         counts = np.bincount(there[known], heat[inside][known], nodes)
         return counts.astype(np.int64)
+
+
+def _columns(table: NDArray[Any], nodes: int) -> NDArray[Any]:
+    """Return a table by node with so many columns: a swap may come or go as a node."""
+    more = nodes - table.shape[-1]
+    if more <= 0:
+        return table[..., :nodes]
+    return np.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, more)])
+
+
+def _known(usage: Usage, nodes: int) -> Usage:
+    columns = {field.name: getattr(usage, field.name) for field in fields(Usage)}
+    return replace(
+        usage,
+        **{name: _columns(c, nodes) for name, c in columns.items() if c is not None},
+    )
 
 
 def _within(outcome: Outcome, pages: int) -> Outcome:

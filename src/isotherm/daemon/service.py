@@ -17,17 +17,20 @@ from isotherm.daemon.gate import Gate
 from isotherm.daemon.pressure import Pressure, PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.summary import failures
+from isotherm.daemon.tally import Tally
 from isotherm.hints.batch import HintBatch, HintSource, LiveMechanism, Mechanism
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.hotness.tracker import GammaTracker
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.protocol import NOT_PRESENT, Machine
-from isotherm.migration.books import Books, derive_tier_rank
+from isotherm.migration.books import Books
 from isotherm.migration.ledger import GainLedger
 from isotherm.migration.protocol import Engine
+from isotherm.migration.ranks import rank_column
 from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Outcome, Policy, Setup
 from isotherm.policy.registry import make_policy
+from isotherm.topology.model import Topology
 
 #: Pages that the estimate of the fast share is made from.
 ASKED_PAGES: Final = 1 << 14
@@ -68,6 +71,21 @@ class Paced(Protocol):
     def repace(self, epoch_ns: int) -> None:
         """Go on with epochs of another length; what has been learnt stays."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """Machine and sources in units of so many pages.
+
+    Attributes:
+        machine: Where units live.
+        sources: Open hint sources.
+        unit_pages: Pages in a unit.
+    """
+
+    machine: Machine
+    sources: tuple[HintSource, ...]
+    unit_pages: int
 
 
 class Observer(Protocol):
@@ -111,8 +129,10 @@ class Service:
         pressure: Reads stalls and refaults; None: nothing is known.
         dry_run: Decide and say, move nothing.
         unit_pages: Pages in what the machine calls a page.
-        recorder: Keeps the run for ``explain``.
         observers: Shown every epoch.
+        coarser: Asked when memory has grown: larger units, where those at hand do
+            not keep the memory budget any more; None: they do. A run that is
+            recorded keeps its units.
         cpu_ns: CPU time of this process so far.
     """
 
@@ -128,6 +148,7 @@ class Service:
         dry_run: bool = False,
         unit_pages: int = 1,
         observers: tuple[Observer, ...] = (),
+        coarser: Callable[[], Grain | None] | None = None,
         cpu_ns: Callable[[], int] = time.process_time_ns,
     ) -> None:
         self.machine, self.config, self.dry_run = machine, config, dry_run
@@ -135,9 +156,8 @@ class Service:
         self.recorder: LiveRecorder | None = None
         self.observers = list(observers)
         self._alive, self._pressure, self._cpu_ns = alive, pressure, cpu_ns
-        self._rank = np.full(256, 255, np.int64)
-        rank = derive_tier_rank(machine.topology)
-        self._rank[: len(rank)] = rank
+        self._coarser, self._make_engine = coarser, make_engine
+        self._rank = rank_column(machine.topology, 256).astype(np.int64)
         self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
         self._seen_by = sorted({source.mechanism.value for source in sources})
         self.pacer = Pacer(
@@ -148,31 +168,37 @@ class Service:
         self.brake = Brake(limits_of(config.brake))
         self.gate = Gate(self._make_policy(), dry_run=dry_run)
         self.engine = make_engine(machine)
-        tracker: HotnessTracker | None = None
-        if self.gate.uses_tracker:
-            tracker = GammaTracker(
-                max(machine.pages, 8),
-                round(self.pacer.epoch_s * NS_PER_S),
-                self._mechanisms,
-                config.loop.seed,
-            )
-        self.loop = Loop(
-            machine, sources, tracker, self.gate, self.engine, Outcome.none()
-        )
+        self.loop = self._join(sources)
         self.epochs = 0
+        self._past = Tally()  # of engines that have ended
         self.costs = Costs()
         self.shifts: list[Shift] = []
         self.step: Step | None = None
         self.fast_share: float | None = None
         self.fast_share_at_start: float | None = None
         self.wished_pages = [0, 0]  # up, down
-        self.managed_pages = 0
+        self.managed_pages = 0  # pages, not units
         self.most_managed_pages = 0
         self.lost = 0
         self.paced: list[dict[str, float | bool]] = []
+        self.units: list[dict[str, int]] = []  # changes of the unit
+        self.tiers: list[dict[str, Any]] = []  # changes of the tiers
         self._began_ns = machine.clock.now_ns()
         self._last_ns = self._began_ns
         self._last_cpu_ns = cpu_ns()
+
+    def _join(self, sources: tuple[HintSource, ...]) -> Loop:
+        """Return a loop over the machine as it is now; its tracker knows nothing."""
+        tracker: HotnessTracker | None = None
+        if self.gate.uses_tracker:
+            tracker = GammaTracker(
+                max(self.machine.pages, 8),
+                round(self.pacer.epoch_s * NS_PER_S),
+                self._mechanisms,
+                self.config.loop.seed,
+            )
+        none = Outcome.none()
+        return Loop(self.machine, sources, tracker, self.gate, self.engine, none)
 
     # -- running -----------------------------------------------------------
 
@@ -214,6 +240,8 @@ class Service:
         dt_ns = max(1, now_ns - self._last_ns)
         self._last_ns = now_ns
         step = self.step = run_epoch(self.loop, self.epochs, dt_ns)
+        if step.change is not None and step.change.topology is not None:
+            self._take_tiers(step.change.topology)
         self._follow(step)
         self._brake(step, now_ns)
         self._account(step)
@@ -223,7 +251,38 @@ class Service:
             observer(self, step)
         self.epochs += 1
         log.debug("epoch", index=self.epochs, **self._figures(step))
+        if step.change is not None:
+            self._keep_memory_budget()
         return step
+
+    def _take_tiers(self, topology: Topology) -> None:
+        """Go on with nodes that have come, or without those that have gone."""
+        self._rank = rank_column(topology, 256).astype(np.int64)
+        tiers = [list(tier.nodes) for tier in topology.tiers]
+        log.info("tiers", nodes=tiers)
+        self.tiers.append({"epoch": self.epochs, "tiers": tiers})
+
+    def _keep_memory_budget(self) -> None:
+        """Go on in larger units where memory has outgrown those at hand.
+
+        Tracker, policy and engine begin anew; the brake, the pace and all accounts
+        go on, and so do sources, journal and locks.
+        """
+        if self._coarser is None or self.recorder is not None:
+            return
+        grain = self._coarser()
+        if grain is None:
+            return
+        self.engine.close()
+        self._past = self._past.plus(self.engine, self.unit_pages)
+        self.machine, self.unit_pages = grain.machine, grain.unit_pages
+        self.engine = self._make_engine(grain.machine)
+        self.engine.throttle(self.brake.share)
+        self.gate.inner = self._make_policy()
+        self.loop = self._join(grain.sources)
+        self.units.append({"epoch": self.epochs, "unit_pages": grain.unit_pages})
+        for source in grain.sources:
+            source.look(())
 
     def _follow(self, step: Step) -> None:
         """Follow what is managed, what was wished for, and the fast share."""
@@ -232,9 +291,10 @@ class Service:
             self._estimate_fast_share(step.hotness, node)
         wished = self.gate.wished
         down = self._rank[wished.node] > self._rank[node[wished.page]]
-        self.wished_pages[0] += int(np.count_nonzero(~down))
-        self.wished_pages[1] += int(np.count_nonzero(down))
-        self.managed_pages = int(np.count_nonzero(node != NOT_PRESENT))
+        unit = self.unit_pages
+        self.wished_pages[0] += int(np.count_nonzero(~down)) * unit
+        self.wished_pages[1] += int(np.count_nonzero(down)) * unit
+        self.managed_pages = int(np.count_nonzero(node != NOT_PRESENT)) * unit
         self.most_managed_pages = max(self.most_managed_pages, self.managed_pages)
 
     def _estimate_fast_share(self, view: HotnessView, node: NDArray[np.uint8]) -> None:
@@ -352,6 +412,11 @@ class Service:
 
     # -- what it says ------------------------------------------------------
 
+    @property
+    def tally(self) -> Tally:
+        """What moves came to so far, in pages."""
+        return self._past.plus(self.engine, self.unit_pages)
+
     def _figures(self, step: Step) -> dict[str, Any]:
         return {
             "managed_pages": self.managed_pages,
@@ -364,11 +429,11 @@ class Service:
     def result(self) -> dict[str, Any]:
         """Return the run so far, in raw units."""
         seconds = (self._last_ns - self._began_ns) / NS_PER_S
-        engine, totals, costs = self.engine, self.engine.totals, self.costs
-        promoted, demoted = totals.promoted, totals.demoted
+        tally, costs = self.tally, self.costs
+        promoted, demoted = tally.promoted_pages, tally.demoted_pages
         if self.dry_run:
             promoted, demoted = self.wished_pages
-        hold_back, unit = engine.books.hold_back, self.unit_pages
+        hold_back = self.engine.books.hold_back
         return {
             "mover": "isotherm",
             "policy": self.config.loop.policy,
@@ -377,13 +442,13 @@ class Service:
             "epochs": self.epochs,
             "hints": self._seen_by,
             "hints_lost": self.lost,
-            "managed_pages": self.managed_pages * unit,
-            "most_managed_pages": self.most_managed_pages * unit,
-            "promoted_pages": promoted * unit,
-            "demoted_pages": demoted * unit,
-            "moved_bytes": (promoted + demoted) * unit * PAGE_BYTES,
-            "ping_pong_pages": totals.ping_pong * unit,
-            "failed": failures(totals.errno),
+            "managed_pages": self.managed_pages,
+            "most_managed_pages": self.most_managed_pages,
+            "promoted_pages": promoted,
+            "demoted_pages": demoted,
+            "moved_bytes": (promoted + demoted) * PAGE_BYTES,
+            "ping_pong_pages": tally.ping_pong_pages,
+            "failed": failures(tally.errno),
             "fast_share": self.fast_share,
             "fast_share_at_start": self.fast_share_at_start,
             "costs": {
@@ -396,9 +461,11 @@ class Service:
                 "epoch_cost_s": self.pacer.cost_s,
             },
             "coarsened": self.paced,
-            "promised_ns": engine.ledger.both.promised_ns,
-            "realised_ns": engine.ledger.both.realised_ns,
-            "held_back_pages": totals.held_back * unit,
+            "units": self.units,
+            "tiers": self.tiers,
+            "promised_ns": tally.promised_ns,
+            "realised_ns": tally.realised_ns,
+            "held_back_pages": tally.held_back_pages,
             "held_back": None if hold_back is None else hold_back.to_dict(),
             "brake": [_shift(shift, self._began_ns) for shift in self.shifts],
             "gears": self.brake.gears,

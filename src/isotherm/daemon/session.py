@@ -204,9 +204,6 @@ class _Session:
 
     def _answering(self, service: Service) -> AbstractContextManager[object]:
         """Answer ``isotherm explain`` meanwhile; a run goes on where it cannot."""
-        if service.unit_pages > 1:
-            log.warning("no-explain-socket", why="its addresses are of single pages")
-            return nullcontext()
         targets = self._describe_target()
         try:
             return Answers(service, self.runs.socket, targets)
@@ -227,6 +224,7 @@ class _Session:
             host.alive,
             pressure=PressureReader(request.root, self.cgroup),
             unit_pages=host.unit,
+            coarser=host.coarser,
             dry_run=request.dry_run,
         )
         recorder = None

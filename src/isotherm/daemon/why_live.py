@@ -38,6 +38,7 @@ class Part:
         pid: The process.
         start: First address; None: from the first.
         end: One past the last; None: to the last.
+        page_bytes: Of what the machine calls a page.
 
     Raises:
         TargetGoneError: The process is not managed.
@@ -50,6 +51,7 @@ class Part:
         pid: int,
         start: int | None = None,
         end: int | None = None,
+        page_bytes: int = PAGE_BYTES,
     ) -> None:
         own = sorted(
             (space for space in spaces if pid_of(space) == pid),
@@ -60,8 +62,8 @@ class Part:
                 f"pid {pid}: not managed by this daemon",
                 hint="isotherm explain without --pid lists what is",
             )
-        first = 0 if start is None else start // PAGE_BYTES
-        last = 1 << 52 if end is None else -(-end // PAGE_BYTES)
+        first = 0 if start is None else start // page_bytes
+        last = 1 << 52 if end is None else -(-end // page_bytes)
         flat, virtual = [], []
         for space in own:
             a = max(first, space.start_page)
@@ -70,10 +72,10 @@ class Part:
                 virtual.append(np.arange(a, b, dtype=np.int64))
                 flat.append(virtual[-1] - space.start_page + space.base)
         if not flat:
-            low = own[0].start_page * PAGE_BYTES
-            high = (own[-1].start_page + own[-1].pages) * PAGE_BYTES
+            low = own[0].start_page * page_bytes
+            high = (own[-1].start_page + own[-1].pages) * page_bytes
             raise UsageError(
-                f"range {first * PAGE_BYTES:x}-{last * PAGE_BYTES:x}: no managed memory"
+                f"range {first * page_bytes:x}-{last * page_bytes:x}: no managed memory"
                 f" of pid {pid} there, expected within {low:x}-{high:x}"
             )
         self.page: NDArray[np.int64] = np.concatenate(flat)
@@ -101,6 +103,9 @@ def explain_live(
 ) -> dict[str, Any]:
     """Return why memory of a process is where it is, as JSON values.
 
+    Where the daemon works in units of several pages, a page of the answer is a
+    unit: ``page_bytes`` says how much memory that is, and addresses are whole units.
+
     Args:
         history: Of the daemon.
         pid: The process.
@@ -113,19 +118,20 @@ def explain_live(
         UsageError: None of its managed memory is in the range.
     """
     with history.lock:
-        part = Part(history.spaces, pid, start, end)
-        known = part.page < history.machine.pages
+        page_bytes = history.unit_pages * PAGE_BYTES
+        part = Part(history.spaces, pid, start, end, page_bytes)
+        known = part.page < len(history.node)
         part.page, part.vpage = part.page[known], part.vpage[known]
         answer = _Answer(history, part)
         return {
             "live": True,
             "pid": pid,
             "range": [
-                int(part.vpage[0]) * PAGE_BYTES,
-                (int(part.vpage[-1]) + 1) * PAGE_BYTES,
+                int(part.vpage[0]) * page_bytes,
+                (int(part.vpage[-1]) + 1) * page_bytes,
             ],
             "nr_pages": len(part.page),
-            "page_bytes": PAGE_BYTES,
+            "page_bytes": page_bytes,
             "region_pages": REGION_PAGES,
             "nodes": answer.node_names(),
             "end_pages_per_node": pages_per_node(answer.node),
@@ -144,7 +150,8 @@ class _Answer:
 
     def __init__(self, history: History, part: Part) -> None:
         self.history, self.part = history, part
-        self.node = history.machine.placement()[part.page]
+        self.page_bytes = history.unit_pages * PAGE_BYTES
+        self.node = history.node[part.page]
         self.region = part.page // REGION_PAGES
         self.regions, self.row = np.unique(self.region, return_inverse=True)
         self.weight = np.bincount(self.row, self.node != NOT_PRESENT, len(self.regions))
@@ -222,8 +229,8 @@ class _Answer:
             if not weight or np.isnan(heat):
                 continue
             fast = float(share[region])
-            end = int(self.part.vpage[last[at]] + 1) * PAGE_BYTES
-            start = int(vpage[at]) * PAGE_BYTES
+            end = int(self.part.vpage[last[at]] + 1) * self.page_bytes
+            start = int(vpage[at]) * self.page_bytes
             before = found[-1] if found else None
             if (
                 before is not None
