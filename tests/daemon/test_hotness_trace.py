@@ -7,8 +7,10 @@ from isotherm.core.errors import UsageError
 from isotherm.core.units import NS_PER_S
 from isotherm.daemon.hotness_trace import (
     FAULT_TURNS,
+    GLANCES,
     PROCESS_SHIFT,
     HotnessTrace,
+    plan_glance,
     plan_looks,
 )
 from isotherm.daemon.trace_record import Recording, Wanted
@@ -119,17 +121,21 @@ def test_new_owners_begin_anew(written):
 def test_looks_cover_all_memory():
     """Bits everywhere in each interval; poison everywhere within a round."""
     poisoned = set()
-    windows = set()
     for index in range(FAULT_TURNS):
-        for look in plan_looks(index, 1000, 2.0):
+        for look in plan_looks(index, 1000):
             if look.mechanism is Mechanism.HINT_FAULT:
                 poisoned.update(range(look.start_page, look.end_page))
                 assert look.start_page % 8 == 0
             else:
                 assert (0, 1000) == (look.start_page, look.end_page)
-                windows.add(look.window_s)
+                assert look.window_s is None
     assert set(range(1000)) == poisoned
-    assert {None, 0.5, 0.125} == windows
+
+
+def test_glances_are_shares_of_the_interval():
+    """Every second interval has one, of two lengths."""
+    glances = [plan_glance(index, 2.0) for index in range(2 * len(GLANCES))]
+    assert [0.5, None, 0.125, None] * 2 == glances
 
 
 @pytest.mark.slow
@@ -158,10 +164,15 @@ def test_a_recorded_workload_is_as_hot_as_the_real_one(playing, tmp_path):
         recording.start()
         true = np.zeros(machine.pages)
         workload = make_workload("gups", machine.pages, 1)
-        for chunk in workload.epochs(Pace(NS_PER_S, 10.0, 40 * 10 * machine.pages)):
+        quarter = NS_PER_S // 4
+        pace = Pace(quarter, 10.0, 40 * 10 * machine.pages)
+        for index, chunk in enumerate(workload.epochs(pace)):
             true += np.bincount(chunk.page, minlength=machine.pages)
-            machine.advance(chunk, NS_PER_S)
-            recording.interval()
+            machine.advance(chunk, quarter)
+            if index % 4 == 2 and recording.glance_s is not None:
+                recording.glance()
+            if index % 4 == 3:
+                recording.interval()
     info = TraceReader(path).info
     assert 40 == recording.trace.intervals
     assert ("time_ns", "count") == tuple(sorted(info.columns, reverse=True))
@@ -177,6 +188,53 @@ def test_a_recorded_workload_is_as_hot_as_the_real_one(playing, tmp_path):
     hot = set(np.argsort(true)[-250:].tolist())
     found = set(np.argsort(seen)[-250:].tolist())
     assert len(hot & found) > 225
+
+
+def test_an_interval_tells_of_the_memory_it_has_looked_at(playing, tmp_path):
+    """Bits are read before mappings are; what is new has its placement read."""
+    machine = playing().machine
+    told, read = [], []
+
+    class Source:
+        """Says when it is asked."""
+
+        mechanism = Mechanism.ACCESSED_BIT
+
+        def look(self, looks):
+            """Note which looks were asked for."""
+            told.append(tuple(look.mechanism for look in looks))
+
+        def drain(self):
+            """Note that it was asked."""
+            told.append("drain")
+            return ()
+
+    class Changing:
+        """The machine, with a change at each refresh."""
+
+        def __getattr__(self, name):
+            return getattr(machine, name)
+
+        def refresh(self):
+            """Tell of eight new pages."""
+            told.append("refresh")
+            return SpacesChanged(machine.pages, np.array([[8, 16]], np.int64))
+
+    with TraceWriter(tmp_path / "x.parquet", Provenance()) as writer:
+        recording = Recording(
+            Changing(),
+            (Source(),),
+            HotnessTrace(writer, machine.pages),
+            1.0,
+            reread=lambda ranges: read.append(ranges.tolist()),
+        )
+        recording.start()
+        recording.glance()
+        recording.interval()
+    every = tuple(look.mechanism for look in plan_looks(0, machine.pages))
+    bits = (Mechanism.ACCESSED_BIT,)
+    assert [every, "drain", bits, "drain", "refresh", every] == told
+    assert [[[0, machine.pages]], [[8, 16]]] == read
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ from isotherm.trace.format import TraceWriter
 MOMENTS: Final = 16
 #: Pages asked for their rate at once.
 AT_ONCE: Final = 1 << 18
-#: Windows in which accessed bits gather, as shares of the interval, one after the
-#: other: a bit tells rates apart up to some three accesses a window.
-WINDOWS: Final = (None, 1 / 4, None, 1 / 16)
+#: Accessed bits are read once more so long before the end of an interval, as shares
+#: of it, one interval after the other: a bit tells rates apart up to some three
+#: accesses of a page between two readings.
+GLANCES: Final = (1 / 4, None, 1 / 16, None)
 #: Poisoned for hint faults at once: all memory in so many intervals.
 FAULT_TURNS: Final = 16
 #: Multiplier of Fibonacci hashing: 2**32 / golden ratio, odd (Knuth, TAOCP 6.4).
@@ -39,26 +40,30 @@ PROCESS_SHIFT: Final = 48
 MOST_PROCESSES: Final = 1 << 15
 
 
-def plan_looks(index: int, pages: int, interval_s: float) -> tuple[Look, ...]:
+def plan_glance(index: int, interval_s: float) -> float | None:
+    """Return how long before its end bits are read within an interval, in seconds.
+
+    Args:
+        index: Intervals so far.
+        interval_s: Length of an interval.
+
+    Returns:
+        Seconds; None: they are read at its end only.
+    """
+    share = GLANCES[index % len(GLANCES)]
+    return None if share is None else share * interval_s
+
+
+def plan_looks(index: int, pages: int) -> tuple[Look, ...]:
     """Return where and how to look in an interval: at everything alike.
 
     Args:
         index: Intervals so far.
         pages: Length of the flat page index.
-        interval_s: Length of an interval.
     """
-    share = WINDOWS[index % len(WINDOWS)]
     turn = index % FAULT_TURNS
     step = -(-pages // (8 * FAULT_TURNS)) * 8
-    looks = [
-        Look(
-            Mechanism.ACCESSED_BIT,
-            0,
-            pages,
-            window_s=None if share is None else share * interval_s,
-        ),
-        Look(Mechanism.REGION, 0, pages),
-    ]
+    looks = [Look(Mechanism.ACCESSED_BIT, 0, pages), Look(Mechanism.REGION, 0, pages)]
     if turn * step < pages:
         looks.append(
             Look(Mechanism.HINT_FAULT, turn * step, min(pages, (turn + 1) * step))

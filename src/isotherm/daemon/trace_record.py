@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import structlog
 
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import NotPermittedError, TargetGoneError, UsageError
 from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import BudgetConfig, Config, LoopConfig, SourcesConfig
-from isotherm.daemon.hotness_trace import HotnessTrace, plan_looks
+from isotherm.daemon.hotness_trace import HotnessTrace, plan_glance, plan_looks
 from isotherm.daemon.rundir import RunDirectory, run_directory
 from isotherm.daemon.sources import Chosen, choose_sources
 from isotherm.daemon.waiting import Waiter
-from isotherm.hints.batch import HintSource, Mechanism
+from isotherm.hints.batch import HintBatch, HintSource, Look, Mechanism
 from isotherm.hotness.tracker import GammaTracker
+from isotherm.machine.linux.intervals import Ranges
 from isotherm.machine.linux.machine import LinuxMachine
 from isotherm.machine.linux.targets.follow import Follower
 from isotherm.machine.protocol import Machine
@@ -28,6 +30,8 @@ from isotherm.trace.format import Provenance, TraceInfo, TraceReader, TraceWrite
 
 #: A page's evidence is halved in so many intervals: what cools must be seen to.
 HALF_LIFE_INTERVALS: Final = 6.0
+#: Of the CPU time for looking, for reading which pages have memory.
+PLACEMENT_SHARE: Final = 0.25
 LEAST_INTERVAL_S: Final = 0.1
 MOST_INTERVAL_S: Final = 60.0
 
@@ -88,6 +92,8 @@ class Recording:
         trace: Takes the rows.
         interval_s: Time between two estimates.
         seed: For stochastic rounding.
+        reread: Reads now which pages of flat ranges have memory: a machine that
+            knows it only by and by would have pages without accesses at first.
     """
 
     machine: Machine
@@ -95,6 +101,7 @@ class Recording:
     trace: HotnessTrace
     interval_s: float
     seed: int = 1
+    reread: Callable[[Ranges], None] | None = None
     accesses: int = 0
     lost: int = 0
     application_ns: float = 0.0
@@ -102,6 +109,7 @@ class Recording:
     _last_ns: int = 0
     _tracker: GammaTracker | None = None
     _index: int = 0
+    _glanced: list[HintBatch] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin to look."""
@@ -117,18 +125,40 @@ class Recording:
             self.seed,
             half_life_s=HALF_LIFE_INTERVALS * self.interval_s,
         )
+        if self.reread is not None:
+            self.reread(np.array([[0, machine.pages]], np.int64))
         self._last_ns = machine.clock.now_ns()
         self._look()
 
+    @property
+    def glance_s(self) -> float | None:
+        """How long before the end of this interval to glance; None: not at all."""
+        return plan_glance(self._index - 1, self.interval_s)
+
+    def glance(self) -> None:
+        """Read accessed bits within an interval: what is set then is set anew.
+
+        A window that a source opens by itself ends when it is drained. Where a
+        loaded host drains it late the window is as long as the delay, and tells
+        busy pages from others no more. Between two readings the time is known.
+        """
+        look = Look(Mechanism.ACCESSED_BIT, 0, self.machine.pages)
+        for source in self.sources:
+            if source.mechanism is Mechanism.ACCESSED_BIT:
+                self._glanced += source.drain()
+                source.look((look,))
+
     def interval(self) -> None:
-        """Take in what was seen since the last call, and write it."""
+        """Take in what was seen since the last call, and write it.
+
+        Sources are read first, of the memory that they have looked at; what has
+        become of it since is for the next interval.
+        """
         machine, tracker = self.machine, self._tracker
         assert tracker is not None  # noqa: S101  # start() was called
-        change = machine.refresh()
-        if change is not None:
-            tracker.renew(change)
-            self.trace.renew(change)
-        batches = tuple(b for source in self.sources for b in source.drain())
+        glanced, self._glanced = self._glanced, []
+        ended = (b for source in self.sources for b in source.drain())
+        batches = (*glanced, *ended)
         now_ns = machine.clock.now_ns()
         view = tracker.update(batches, now_ns, machine.access_rate())
         self.accesses += self.trace.add(
@@ -138,10 +168,16 @@ class Recording:
         self.lost += sum(batch.lost for batch in batches)
         self.application_ns += sum(batch.application_ns for batch in batches)
         self.background_ns += sum(batch.background_ns for batch in batches)
+        change = machine.refresh()
+        if change is not None:
+            tracker.renew(change)
+            self.trace.renew(change)
+            if self.reread is not None:
+                self.reread(change.renewed)
         self._look()
 
     def _look(self) -> None:
-        looks = plan_looks(self._index, self.machine.pages, self.interval_s)
+        looks = plan_looks(self._index, self.machine.pages)
         self._index += 1
         for source in self.sources:
             source.look(looks)
@@ -169,11 +205,14 @@ def record_processes(wanted: Wanted, progress: Progress | None = None) -> TraceI
     _check_there(wanted.pids)
     runs = RunDirectory(run_directory())
     with ExitStack() as stack:
+        stack.callback(runs.close)
         changes = _changes(runs)
         stack.callback(changes.close)
         stack.callback(changes.restore)
         waiter = stack.enter_context(Waiter())
-        machine = LinuxMachine(Follower(wanted.pids))
+        machine = LinuxMachine(
+            Follower(wanted.pids), placement_budget_ns=_placement_ns(wanted)
+        )
         stack.callback(machine.close)
         chosen = choose_sources(
             machine, _config(wanted), changes, intrusive=wanted.intrusive
@@ -190,6 +229,7 @@ def record_processes(wanted: Wanted, progress: Progress | None = None) -> TraceI
                 HotnessTrace(writer, machine.pages, wanted.seed),
                 wanted.interval_s,
                 wanted.seed,
+                machine.reread,
             )
             ended = _run(recording, machine, waiter, wanted, progress)
             facts.details |= _found(recording, ended)
@@ -205,10 +245,20 @@ def _run(
 ) -> str:
     """Record interval after interval; return why it is over."""
     recording.start()
-    began = time.monotonic()
-    due = began
+    began = due = time.monotonic()
     while True:
-        due = max(due + wanted.interval_s, time.monotonic())
+        # Where the work took more than the interval the next one is whole, too:
+        # in no time nothing is seen. Its accesses are those of the time it took.
+        now = time.monotonic()
+        due += wanted.interval_s
+        if due < now + wanted.interval_s / 2:
+            due = now + wanted.interval_s
+        glance_s = recording.glance_s
+        if glance_s is not None:
+            if waiter.wait(due - glance_s - now):
+                return "interrupted"
+            recording.glance()
+            due = max(due, time.monotonic() + glance_s)
         if waiter.wait(due - time.monotonic()):
             return "interrupted"
         alive = any(t.process.alive() for t in machine.follower.targets.values())
@@ -220,6 +270,12 @@ def _run(
             return "the processes ended"
         if wanted.duration_s is not None and seconds >= wanted.duration_s - 1e-3:
             return "the time was over"
+
+
+def _placement_ns(wanted: Wanted) -> float:
+    """Return the time that an interval has for reading where pages are."""
+    looking_ns = wanted.cpu_percent / 100 * wanted.interval_s * NS_PER_S
+    return PLACEMENT_SHARE * looking_ns
 
 
 def _config(wanted: Wanted) -> Config:
