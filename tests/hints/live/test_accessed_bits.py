@@ -238,6 +238,19 @@ def test_what_is_cleared_as_a_whole_is_read_as_a_whole(source, reader, clock) ->
     assert np.allclose(0.3, source.drain()[0].seen.interval_s)
 
 
+def test_a_process_read_as_a_whole_is_read_though_stripes_become_more(
+    source, reader
+) -> None:
+    """As often as the parts asked for add up to all, whichever stripes they are."""
+    reader.whole = {7}
+    for number in range(300):
+        stripes = 10 + number
+        source.look((look(0, 512, stripes=stripes, stripe=1 + number % 9),))
+        source.drain()
+    # Once at first; 1/11 + 1/12 + ... + 1/309 is 3.4
+    assert 4 == len([pid for pid, _ in reader.reads if pid == 7])
+
+
 def test_a_bit_that_stays_says_nothing(source, reader) -> None:
     """It is masked in ``observed``, and not counted as touched."""
     reader.stuck = {(7, 5123)}

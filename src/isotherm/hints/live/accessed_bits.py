@@ -25,6 +25,8 @@ from isotherm.machine.linux.spaces import SpaceMap
 #: and its share of the flush. 64 Ki hot pages cleared once and ten times a second
 #: took 2 % and 18 % of their owner's throughput: docs/reference/hint-sources.md.
 SET_BIT_NS: Final = 300.0
+#: Parts of a process that count as all of it: 1 but for rounding.
+ALL: Final = 1.0 - 1e-9
 #: Granules between two looks at the clock.
 AT_ONCE: Final = 64
 #: How fast the length of epochs is followed.
@@ -61,7 +63,8 @@ class LiveAccessedBits:
 
     Bits are read by the granule of 512 pages, so ``stripes`` choose granules, not
     blocks: over as many looks as there are stripes everything is read once, as
-    asked. A look at one node reads all pages.
+    asked. A process that can only be cleared as a whole is read when its parts asked
+    for add up to all of it. A look at one node reads all pages.
 
     Looks that cost more than the budget are thinned: each reads every second (4th,
     8th …) of its granules, in turns, until the cost fits.
@@ -106,6 +109,8 @@ class LiveAccessedBits:
         self._walks = 0
         #: Looks so far at each of so many stripes: thinning goes on from there.
         self._turns: dict[tuple[int, int], int] = {}
+        #: By process cleared as a whole: the part asked for since it was read.
+        self._share: dict[int, float] = {}
         #: Granules of which one is read at a look, beyond the stripes asked for.
         self.thinned = 1
         # By flat granule: when it was cleared, and whose it was then.
@@ -225,6 +230,8 @@ class LiveAccessedBits:
         base, end, _, owner = self._spaces.extents()
         self._base, self._end = base, end
         self._pids, where = np.unique(owner, return_inverse=True)
+        here = set(self._pids.tolist())
+        self._share = {pid: x for pid, x in self._share.items() if pid in here}
         self._sizes = np.bincount(where, end - base, len(self._pids)).astype(np.int64)
 
     def _cleared_whole(self) -> NDArray[np.bool_]:
@@ -241,9 +248,11 @@ class LiveAccessedBits:
         turn = self._turns.get((look.stripes, look.stripe), 0)
         stripe = look.stripe + look.stripes * (turn % self.thinned)
         whole = self._cleared_whole()[np.searchsorted(self._pids, owner)]
-        if whole.any():
+        asked = owner[whole & (first < last)]
+        now = whole & np.isin(owner, self._fall_due(asked, stripes))
+        if now.any():
             # Clearing takes every page of such a process, so all are read.
-            first, last = np.where(whole, base, first), np.where(whole, end, last)
+            first, last = np.where(now, base, first), np.where(now, end, last)
         row = np.flatnonzero(first < last)
         begin, stop = first[row] // GRANULE, -(-last[row] // GRANULE)
         size = stop - begin
@@ -252,10 +261,25 @@ class LiveAccessedBits:
         flat = np.repeat(begin, size) + within
         flat, once = np.unique(flat, return_index=True)
         row = row[once]
-        use = np.where(whole[row], stripe == 0, flat % stripes == stripe)
+        use = np.where(whole[row], now[row], flat % stripes == stripe)
         flat, row = flat[use], row[use]
         virtual = start_vpage[row] // GRANULE + flat - base[row] // GRANULE
         return _Chosen(flat, virtual, owner[row])
+
+    def _fall_due(self, pid: NDArray[np.int32], stripes: int) -> list[int]:
+        """Return the processes of which so many parts now add up to all.
+
+        Stripes may be more or fewer at each look; a certain one may never come.
+        """
+        due = []
+        for one in np.unique(pid).tolist():
+            share = self._share.get(one)
+            share = 1.0 if share is None else share + 1.0 / stripes
+            if share >= ALL:
+                due.append(one)
+                share -= 1.0
+            self._share[one] = share
+        return due
 
     # -- reading ----------------------------------------------------------
 
