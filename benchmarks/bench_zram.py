@@ -8,6 +8,7 @@ faults come, as Senpai does. The device, the cgroup and the processes are gone a
 the end, however it ends.
 
     .venv/bin/python benchmarks/bench_zram.py [--mib 512] [--seconds 60] [--json]
+                                              [--publish]
 
 Whoever puts out works in slices of 5 s and rests for as long in between. Throughput
 is accesses per CPU second of the working thread (a wait for zram is CPU time of that
@@ -55,10 +56,13 @@ from isotherm.machine.linux.targets.follow import Follower
 from isotherm.migration.background import BackgroundEngine
 from isotherm.policy.plan import Outcome, Setup
 from isotherm.policy.reclaim import Reclaim
+from publish import markdown, processor, publish
 from zram_swap import ZramSwap, missing, zram_swap
 
+PAGE = Path(__file__).parents[1] / "docs/reference/compressed-tier.md"
 CGROUPS = Path("/sys/fs/cgroup/memory")
-EPOCH_S = 0.5
+EPOCH_S = 1.0
+STEP_S = 0.5  # of the limit
 STALL_S = 4.6e-6  # of a touch of a page that is out
 STALL_SHARE = 0.005
 SLICE_S = 5.0
@@ -81,7 +85,9 @@ class Arm:
         hot_moved: Hot pages that were put out by decision, share of all moves.
         hot_sampled: Hot pages put out to see whether they are, share of the hot.
         major_faults: Of the process.
-        daemon_cpu: CPU time of this process, share of a core.
+        daemon_cpu: CPU time of this process while it worked, share of a core.
+        start_cpu_s: CPU seconds before the first epoch, once.
+        cpu_of: Parts of that share: where CPU time went.
     """
 
     name: str
@@ -96,6 +102,8 @@ class Arm:
     hot_sampled: float = 0.0
     major_faults: int = 0
     daemon_cpu: float = 0.0
+    start_cpu_s: float = 0.0
+    cpu_of: dict[str, float] = field(default_factory=dict)
     over_time: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -252,9 +260,52 @@ class Slices:
         return float(np.median(lost)), float(error)
 
 
+class Spent:
+    """CPU time of the loop's thread, by what it was spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Count what a block takes."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            took = time.thread_time() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+
+    def watch(self, loop: Loop) -> None:
+        """Count what the parts of a loop take."""
+        source = loop.sources[0]
+        for owner, method, name in (
+            (loop.machine, "refresh", "mappings and placement"),
+            (source, "look", "putting samples out"),
+            (source, "drain", "reading samples"),
+            (loop.policy, "decide", "deciding"),
+        ):
+            setattr(owner, method, self._counted(getattr(owner, method), name))
+
+    def _counted(self, call: Any, name: str) -> Any:
+        def counted(*given: Any) -> Any:
+            with self.of(name):
+                return call(*given)
+
+        return counted
+
+    def parts(self, whole_s: float) -> dict[str, float]:
+        """Return seconds by part: what ran beside the loop put pages out."""
+        found = dict(self.seconds)
+        loop_s = found.pop("loop", 0.0)
+        rest_s = loop_s - sum(found.values())
+        return {**found, "the rest of an epoch": rest_s, "moves": whole_s - loop_s}
+
+
 def run_isotherm(load: Workload, slices: Slices, arm: Arm) -> None:
     """Let the loop put cold pages out: machine, source, policy, engine."""
     began_cpu = time.process_time()
+    spent = Spent()
     sampled = np.zeros(load.pages, np.bool_)
     moved_hot, moved = 0, 0
     with LinuxMachine(Follower((load.pid,))) as machine:
@@ -262,7 +313,7 @@ def run_isotherm(load: Workload, slices: Slices, arm: Arm) -> None:
         source = PageOutSource(
             machine.space_map,
             machine.clock,
-            sample_blocks=32,
+            sample_blocks=round(64 * EPOCH_S),
             keep_out=True,
         )
         setup = Setup(
@@ -286,13 +337,19 @@ def run_isotherm(load: Workload, slices: Slices, arm: Arm) -> None:
             )
             index = 0
             latest = begin = time.monotonic()
+            spent.watch(loop)
+            arm.start_cpu_s = time.process_time() - began_cpu
+            began_cpu = time.process_time()
+            own_cpu = 0.0  # of what the benchmark itself looks at
             while not slices.over:
                 time.sleep(EPOCH_S)
                 if not slices.working():
                     continue
                 now = time.monotonic()
-                step = run_epoch(loop, index, round((now - latest) * 1e9))
+                with spent.of("loop"):
+                    step = run_epoch(loop, index, round((now - latest) * 1e9))
                 latest = now
+                looked = time.thread_time()
                 page = (
                     step.outcome.page[step.outcome.errno == 0].astype(np.int64) - base
                 )
@@ -309,9 +366,13 @@ def run_isotherm(load: Workload, slices: Slices, arm: Arm) -> None:
                 if index % 10 == 0:
                     out = float(load.out()[load.classes == zw.NEVER].mean())
                     arm.over_time.append((now - begin, out))
+                own_cpu += time.thread_time() - looked
+            cpu_s = time.process_time() - began_cpu - own_cpu
     arm.hot_moved = moved_hot / max(moved, 1)
     arm.hot_sampled = float(sampled[load.classes == zw.HOT].mean())
-    arm.daemon_cpu = (time.process_time() - began_cpu) / (index * EPOCH_S)
+    worked_s = index * EPOCH_S
+    arm.daemon_cpu = cpu_s / worked_s
+    arm.cpu_of = {name: s / worked_s for name, s in spent.parts(cpu_s).items()}
 
 
 def run_limit(load: Workload, slices: Slices, cgroup: Path) -> None:
@@ -325,12 +386,12 @@ def run_limit(load: Workload, slices: Slices, cgroup: Path) -> None:
     whole = int((cgroup / "memory.usage_in_bytes").read_text())
     now, faults = whole, load.major_faults()
     while not slices.over:
-        time.sleep(EPOCH_S)
+        time.sleep(STEP_S)
         if not slices.working() and "under_oom 1" not in oom.read_text():
             faults = load.major_faults()
             continue
         latest = load.major_faults()
-        waited = (latest - faults) * STALL_S / EPOCH_S
+        waited = (latest - faults) * STALL_S / STEP_S
         faults = latest
         hungry = waited > STALL_SHARE or "under_oom 1" in oom.read_text()
         now = min(whole, now + round(whole * (0.05 if hungry else -0.01)))
@@ -440,7 +501,48 @@ def render(result: dict[str, Any]) -> str:
         f"{arm['major_faults']:8d} {arm['daemon_cpu']:6.2%}"
         for arm in result["arms"]
     ]
+    for arm in result["arms"]:
+        if arm["cpu_of"]:
+            parts = sorted(arm["cpu_of"].items(), key=lambda part: -part[1])
+            said = ", ".join(f"{name} {share:.2%}" for name, share in parts)
+            lines += ["", f"CPU of {arm['name']}: {said};"]
+            lines += [f"before the first epoch once {arm['start_cpu_s']:.2f} s"]
     return "\n".join(lines)
+
+
+def published(result: dict[str, Any]) -> str:
+    """Return what stands in docs/reference/compressed-tier.md."""
+    names = {
+        "isotherm": "isotherm",
+        "limit": "`memory.limit_in_bytes`, stepped",
+    }
+    rows = [
+        [
+            names[arm["name"]],
+            f"{arm['saved']:.1%}",
+            f"{arm['out_never']:.0%}",
+            f"{arm['ratio']:.2f}",
+            f"{arm['loss']:.1%} ± {arm['loss_error']:.1%}",
+            f"{arm['kernel']:.1%}",
+            f"{arm['hot_moved']:.2%}",
+            f"{arm['hot_sampled']:.0%}",
+            f"{arm['major_faults']:,}",
+            f"{arm['daemon_cpu']:.1%}" if arm["cpu_of"] else "",
+        ]
+        for arm in result["arms"]
+    ]
+    head = ["", "saved, net of zram's own memory", "of it out", "ratio"]
+    head += ["loss of throughput", "in the kernel", "moves of hot pages"]
+    head += ["hot pages sampled", "major faults", "CPU of who does it, of a core"]
+    text = markdown(head, rows)
+    for arm in result["arms"]:
+        if arm["cpu_of"]:
+            parts = sorted(arm["cpu_of"].items(), key=lambda part: -part[1])
+            said = ", ".join(f"{name} {share:.2%}" for name, share in parts)
+            text += f"\n\nWhere the CPU time of {arm['name']} goes, of a core: {said}. "
+            text += f"Before the first epoch, once: {arm['start_cpu_s']:.2f} s."
+    load = os.getloadavg()[0]
+    return f"{text}\n\nLinux {os.uname().release}, {processor()}, load {load:.0f}."
 
 
 def main() -> int:
@@ -450,6 +552,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--publish", action="store_true")
     given = parser.parse_args()
     why = missing()
     if why:
@@ -458,6 +561,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     result = run(given.mib, given.seconds, given.seed)
     print(json.dumps(result, indent=1) if given.json else render(result))
+    if given.publish:
+        publish("zram", published(result), PAGE)
     return 0
 
 

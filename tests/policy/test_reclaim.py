@@ -6,7 +6,7 @@ import pytest
 from isotherm.core.errors import UsageError
 from isotherm.hints.batch import AccessedBits, HintBatch, LiveMechanism
 from isotherm.machine.protocol import SpacesChanged
-from isotherm.policy.reclaim import LOOKS, RUN_PAGES, STAY_S, Reclaim
+from isotherm.policy.reclaim import LOOKS_PER_S, RUN_PAGES, STAY_S, Reclaim
 
 RUNS = 10
 PAGES = RUNS * RUN_PAGES
@@ -66,7 +66,7 @@ def test_what_nobody_has_looked_at_stays_and_is_asked_for(table) -> None:
 def test_looks_are_few(bench) -> None:
     """However much is unknown, no more are asked for than the source can do."""
     made = bench([0] * (100 * RUN_PAGES), [10000, 10000])
-    assert LOOKS == len(made.step(Reclaim(made.setup())).look)
+    assert LOOKS_PER_S * EPOCH_S == len(made.step(Reclaim(made.setup())).look)
 
 
 def test_the_stall_budget_is_kept(bench) -> None:

@@ -21,6 +21,9 @@ from isotherm.daemon.config import Config
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
 
+#: Blocks of eight pages put out a second: as many as the policy reclaim asks for.
+PAGE_OUT_BLOCKS_S: Final = 64.0
+
 log = structlog.get_logger()
 
 
@@ -205,6 +208,9 @@ def _page_out() -> Kind:
         return PageOutSource(
             wants.machine.space_map,
             wants.machine.clock,
+            sample_blocks=max(1, round(PAGE_OUT_BLOCKS_S * wants.config.loop.epoch_s)),
+            # What nobody touches is to go out anyway: fetching it back is for nothing.
+            keep_out=wants.config.loop.policy == "reclaim",
             seed=wants.config.loop.seed,
         )
 

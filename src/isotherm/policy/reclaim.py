@@ -46,8 +46,8 @@ LEAST_LOOKED_S: Final = 16.0
 #: also what keeps hot pages in: bits cannot tell how hot a page is that is touched
 #: within every window.
 LEAST_AWAY_S: Final = 30.0
-#: Runs asked to be looked at in an epoch, each for so long: a block of each.
-LOOKS: Final = 32
+#: Runs asked to be looked at in a second, each for so long: a block of each.
+LOOKS_PER_S: Final = 64.0
 WINDOW_S: Final = 4.0
 #: A run that was asked for is not asked for again so soon, whatever came of it: of
 #: pages that come back before a source can look it says nothing.
@@ -129,6 +129,10 @@ class Reclaim:
             self._silent_s[first:last] = 0
             self._asked[first:last] = 0
 
+    def repace(self, epoch_ns: int) -> None:
+        """Go on with epochs of another length; pages that stay do so as many epochs."""
+        self._epoch_s = epoch_ns / NS_PER_S
+
     def decide(self, epoch: Epoch) -> Plan:
         """Return the pages to put out; none where there is nowhere to put them."""
         if not self._lower:
@@ -165,7 +169,8 @@ class Reclaim:
         patience = int(ASK_AGAIN_S / self._epoch_s)
         waits = (self._asked > 0) & (self._asked + patience > epoch.index)
         run = np.flatnonzero(there & ~waits & (self._looked_s < LEAST_LOOKED_S))
-        run = np.sort(self._rng.permutation(run)[:LOOKS])
+        looks = max(1, round(LOOKS_PER_S * self._epoch_s))
+        run = np.sort(self._rng.permutation(run)[:looks])
         self._asked[run] = epoch.index + 1
         return tuple(
             Look(
