@@ -220,15 +220,19 @@ class SampleLayout:
         fields = tuple(f for _, f in placed)
         if shape is None or not behind:
             return SampleLayout(sample_type, fields, slot, 1 + before, exact)
+        return SampleLayout.by_steps(sample_type, shape, wish)
+
+    @staticmethod
+    def by_steps(
+        sample_type: Field, shape: Shape, wanted: Iterable[Field]
+    ) -> "SampleLayout":
+        """Return a layout with a program, whether the fields have places or not."""
+        there = [f for f in ORDER if f & sample_type]
+        wish = set(wanted)
+        fields = tuple(f for f in there if f in wish and not f & VARIABLE)
         program, least = _program(there, wish, shape)
-        return SampleLayout(
-            sample_type,
-            (*fields, *behind),
-            slot,
-            1 + least,
-            exact=False,
-            program=program,
-        )
+        none = np.empty(0, np.int64)
+        return SampleLayout(sample_type, fields, none, 1 + least, program=program)
 
 
 def _program(there: list[Field], wish: set[Field], shape: Shape) -> tuple[Counts, int]:

@@ -1,7 +1,7 @@
 """Samples without fixed places: found first, then gone through step by step.
 
-`index` walks the headers and says where samples begin, and stops at a record
-that carries data of its own behind it or inside (files have such). `gather` runs
+`index` walks the headers and says where samples begin; it stops at a record of
+perf's own, which only files have and only their reader understands. `gather` runs
 a layout's program over samples; it reads nothing beyond a sample's end, whatever
 the counts in it say, and a sample that does not end where its fields do is
 counted and left out.
@@ -24,12 +24,9 @@ TALLIES: Final = KINDS + 32
 MOST_LOST: Final = 1 << 40
 #: Flags of AUX records: truncated, partial, collision (PERF_AUX_FLAG_*).
 AUX_DAMAGE: Final = 1 | 4 | 8
-#: Kinds of a file's records that end `index`: what follows is not records, or
-#: has to be decompressed (perf_user_event_type, tools/lib/perf).
-TRACING_DATA: Final = 66
-AUXTRACE: Final = 71
-COMPRESSED: Final = 81
-COMPRESSED2: Final = 83
+#: From here on kinds are perf's own and stand in files only; they end `index`,
+#: for some say how to go on (PERF_RECORD_USER_TYPE_START, tools/lib/perf).
+USER_KIND: Final = 64
 _FIRST_STRIDE: Final = 64  # records that a twin tries at once for a run, doubling
 
 _SAMPLE: Final = int(Kind.SAMPLE)
@@ -96,10 +93,6 @@ def count_other(
         tally[LOST] += np.int64(told)
 
 
-def _stops(kind: int) -> bool:
-    return kind in (TRACING_DATA, AUXTRACE, COMPRESSED, COMPRESSED2)
-
-
 def index_twin(
     words: Words, start: int, least: int, at: Counts, tally: Counts
 ) -> tuple[int, int]:
@@ -108,7 +101,7 @@ def index_twin(
     while here < end:
         head = int(words[here])
         kind, size = head & 0xFFFFFFFF, head >> 51
-        if size == 0 or here + size > end or (head >> 48) & 7 or _stops(kind):
+        if size == 0 or here + size > end or (head >> 48) & 7 or kind >= USER_KIND:
             break
         if kind != _SAMPLE:
             count_other_twin(words, here, kind, size, tally)
@@ -158,7 +151,7 @@ def index(
             else:
                 at[found] = here
                 found += 1
-        elif kind in (TRACING_DATA, AUXTRACE, COMPRESSED, COMPRESSED2):
+        elif kind >= USER_KIND:
             break
         else:
             count_other(words, here, kind, size, tally)
