@@ -21,8 +21,10 @@ from isotherm.daemon.config import Config
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
 
-#: Blocks of eight pages put out a second: as many as the policy reclaim asks for.
-PAGE_OUT_BLOCKS_S: Final = 64.0
+#: Blocks of eight pages put out in an epoch; for the policy reclaim in a second, as
+#: many as it asks for.
+PAGE_OUT_BLOCKS: Final = 32
+RECLAIM_BLOCKS_S: Final = 64.0
 
 log = structlog.get_logger()
 
@@ -205,12 +207,14 @@ def _page_out() -> Kind:
     def make(wants: Wants) -> LiveSource:
         from isotherm.hints.live.page_out import PageOutSource  # noqa: PLC0415  # lazily
 
+        reclaims, blocks = wants.config.loop.policy == "reclaim", PAGE_OUT_BLOCKS
+        if reclaims:
+            blocks = max(1, round(RECLAIM_BLOCKS_S * wants.config.loop.epoch_s))
         return PageOutSource(
             wants.machine.space_map,
             wants.machine.clock,
-            sample_blocks=max(1, round(PAGE_OUT_BLOCKS_S * wants.config.loop.epoch_s)),
-            # What nobody touches is to go out anyway: fetching it back is for nothing.
-            keep_out=wants.config.loop.policy == "reclaim",
+            sample_blocks=blocks,
+            keep_out=reclaims,  # what nobody touches is to go out anyway
             seed=wants.config.loop.seed,
         )
 
