@@ -232,10 +232,17 @@ class History:
         if len(outcome.page):
             # The plan of this epoch rules; what ran beside the loop is of an older.
             reason, gain = _promised(outcome.page, (self._pending, plan))
+            # Moves run beside the loop: each stands where its batch ended.
+            ended_ns = outcome.time_ns
+            if ended_ns is None:
+                ended_ns = np.full(len(outcome.page), now_ns, np.int64)
+            src = outcome.src
+            if src is None:
+                src = self.source_node(outcome.page)
             new = Kept(
-                np.full(len(outcome.page), now_ns, np.int64),
+                ended_ns.copy(),
                 outcome.page.copy(),
-                self.source_node(outcome.page),
+                src.copy(),
                 outcome.node.copy(),
                 reason,
                 gain,

@@ -190,9 +190,4 @@ def _within(outcome: Outcome, pages: int) -> Outcome:
     inside = outcome.page < pages
     if inside.all():
         return outcome
-    return Outcome(
-        outcome.page[inside],
-        outcome.node[inside],
-        outcome.errno[inside],
-        outcome.cost_ns,
-    )
+    return outcome.take(inside)

@@ -98,9 +98,11 @@ class Books:
             held = errno == HELD_BACK
             self._follow(self.hold_back, now_ns, plans, ended, held, each_ns, ours)
             keep = ~held if ours is None else ours & ~held
-        if keep is not None and not keep.all():
-            page, node, errno = page[keep], node[keep], errno[keep]
-        return Outcome(page, node, errno, float(cost_ns.sum()))
+        done_ns = np.array([e.done.now_ns for e in ended], np.int64)
+        tried = Outcome(
+            page, node, errno, float(cost_ns.sum()), src, np.repeat(done_ns, size)
+        )
+        return tried if keep is None or keep.all() else tried.take(keep)
 
     @staticmethod
     def _ours(ended: list[Ended]) -> NDArray[np.bool_] | None:

@@ -107,18 +107,39 @@ class Outcome:
         node: Where it was to go, uint8[n].
         errno: 0 if it went, int16[n].
         cost_ns: Time of all moves together.
+        src: Where it was, uint8[n]; None: not known.
+        time_ns: When its batch was done, the machine's time, int64[n]; moves that
+            run beside the loop end at any time of an epoch. None: not known.
     """
 
     page: NDArray[np.uint32]
     node: NDArray[np.uint8]
     errno: NDArray[np.int16]
     cost_ns: float
+    src: NDArray[np.uint8] | None = None
+    time_ns: NDArray[np.int64] | None = None
 
     @staticmethod
     def none() -> "Outcome":
         """Return an outcome without moves."""
         return Outcome(
-            np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.int16), 0.0
+            np.empty(0, np.uint32),
+            np.empty(0, np.uint8),
+            np.empty(0, np.int16),
+            0.0,
+            np.empty(0, np.uint8),
+            np.empty(0, np.int64),
+        )
+
+    def take(self, row: NDArray[np.integer] | NDArray[np.bool_]) -> "Outcome":
+        """Return some rows; the cost stays that of all."""
+        return Outcome(
+            self.page[row],
+            self.node[row],
+            self.errno[row],
+            self.cost_ns,
+            None if self.src is None else self.src[row],
+            None if self.time_ns is None else self.time_ns[row],
         )
 
     def without(self, change: SpacesChanged) -> "Outcome":
@@ -126,7 +147,7 @@ class Outcome:
         keep = ~change.holds(self.page)
         if keep.all():
             return self
-        return Outcome(self.page[keep], self.node[keep], self.errno[keep], self.cost_ns)
+        return self.take(keep)
 
     def then(self, later: "Outcome") -> "Outcome":
         """Return this outcome followed by a later one."""
@@ -139,6 +160,12 @@ class Outcome:
             np.concatenate([self.node, later.node]),
             np.concatenate([self.errno, later.errno]),
             self.cost_ns + later.cost_ns,
+            None
+            if self.src is None or later.src is None
+            else np.concatenate([self.src, later.src]),
+            None
+            if self.time_ns is None or later.time_ns is None
+            else np.concatenate([self.time_ns, later.time_ns]),
         )
 
 
@@ -254,7 +281,8 @@ class Policy(Protocol):
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the placement to start from, given the machine's.
 
-        Only bounds answer with another one: theirs costs nothing.
+        Only bounds and policies of birth (``registry.AT_BIRTH``) answer with another
+        one: it costs nothing.
         """
         ...
 
