@@ -12,6 +12,7 @@ from isotherm.hints.batch import (
     FaultDelays,
     HintBatch,
     Mechanism,
+    RegionCounts,
     Samples,
 )
 from isotherm.machine.protocol import Usage
@@ -77,6 +78,13 @@ def touched(pages: list[int]) -> HintBatch:
     return HintBatch("accessed-bit", 0, EPOCH_NS, seen)
 
 
+def regions(rows: list[tuple[int, int, int, int]]) -> HintBatch:
+    """Return DAMON's regions: (start, end, nr_accesses of 20, age in 0.1 s)."""
+    columns = [np.array(column, np.uint32) for column in zip(*rows, strict=True)]
+    seen = RegionCounts(*columns, checks=20, interval_s=0.005)
+    return HintBatch("region", 0, EPOCH_NS, seen)
+
+
 @dataclass
 class Bench:
     """A machine on the table: hands a policy its epochs and carries out its plans."""
@@ -89,6 +97,7 @@ class Bench:
     promo: int = 0
     limit: int = 1 << 31
     hints: frozenset[Mechanism] = frozenset(Mechanism)
+    latency_ns: tuple[float, ...] = LATENCY_NS
     index: int = 0
     outcome: Outcome = field(default_factory=Outcome.none)
 
@@ -131,7 +140,7 @@ class Bench:
             topology(self.tiers),
             self.usage(),
             self.node.copy(),
-            np.array([LATENCY_NS[:nodes]]),
+            np.array([self.latency_ns[:nodes]]),
             np.full((nodes, nodes), 2500.0),
             hints=hints,
             outcome=self.outcome,
@@ -173,6 +182,7 @@ def hint() -> Any:
         samples = staticmethod(samples)
         faults = staticmethod(faults)
         touched = staticmethod(touched)
+        regions = staticmethod(regions)
         moves = staticmethod(moves_of)
 
     return Makers

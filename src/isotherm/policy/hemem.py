@@ -113,9 +113,10 @@ class HeMem:
     name = "hemem"
     wants = frozenset({Mechanism.SAMPLING})
     uses_tracker = False
+    defaults = DEFAULTS
 
     def __init__(self, setup: Setup) -> None:
-        o = self._o = read_options(self.name, setup, DEFAULTS)
+        o = self._o = read_options(self.name, setup, self.defaults)
         self._paths = TierPaths(setup.topology)
         self._unit_pages = max(1, int(o["unit_pages"]))
         self._pages = setup.pages

@@ -53,9 +53,10 @@ class Numab2:
     name = "numab2"
     wants = frozenset({Mechanism.HINT_FAULT, Mechanism.ACCESSED_BIT})
     uses_tracker = False
+    defaults = DEFAULTS
 
     def __init__(self, setup: Setup) -> None:
-        self._o = read_options(self.name, setup, DEFAULTS)
+        self._o = read_options(self.name, setup, self.defaults)
         scale = scale_of(setup.pages, self._o["reference_gib"])
         self._paths = TierPaths(setup.topology)
         self._scan = NumaScan(setup.pages, self._o, scale)

@@ -21,8 +21,17 @@ POLICIES: Final[Mapping[str, str]] = {
     "lru": "fast memory as a demand-filled cache, least recently used",
     "numab2": "Linux NUMA balancing mode 2: hint faults, adaptive threshold",
     "tpp": "TPP: promote on a second hint fault, demote ahead of need",
+    "pghot": "pghot: two hint faults within a window, promoted by kmigrated",
+    "pghot-hw": "pghot on samples of the hardware",
+    "damon": "DAMON's migrate schemes as damo's mem_tier.sh sets them up",
+    "hmsdk": "DAMON's migrate schemes as HMSDK sets them up",
     "hemem": "HeMem: sample counts over a threshold, cooling",
     "memtis": "MEMTIS: histogram of sample counts sets the threshold",
+    "arms": "ARMS: a ranking by two averages, moves that pay",
+    "colloid": "Colloid on hint faults: promote while that lowers the latency",
+    "colloid-hemem": "Colloid on HeMem: even out the tiers' queues",
+    "interleave": "pages dealt to the nodes in turn, never moved",
+    "weighted-interleave": "dealt by the nodes' bandwidth, never moved",
     "all-fast": "everything in the fastest tier: slowdown 1",
     "all-slow": "everything in the slowest tier",
     "static-oracle": "the best placement that never changes, future known",
@@ -37,6 +46,9 @@ LIVE: Final[Mapping[str, str]] = {
 #: Those that no host could run.
 BOUNDS: Final = frozenset({"all-fast", "all-slow", "static-oracle", "clairvoyant"})
 
+#: Those that say where pages are born, and start from that.
+AT_BIRTH: Final = frozenset({"interleave", "weighted-interleave"})
+
 #: Bounds that must be given the future.
 NEEDS_FUTURE: Final = frozenset({"static-oracle", "clairvoyant"})
 
@@ -46,8 +58,17 @@ _CLASS: Final[Mapping[str, str]] = {
     "lru": "isotherm.policy.lru:Lru",
     "numab2": "isotherm.policy.numab2:Numab2",
     "tpp": "isotherm.policy.tpp:Tpp",
+    "pghot": "isotherm.policy.pghot:PgHot",
+    "pghot-hw": "isotherm.policy.pghot:PgHotSampled",
+    "damon": "isotherm.policy.damon:Damon",
+    "hmsdk": "isotherm.policy.damon:Hmsdk",
     "hemem": "isotherm.policy.hemem:HeMem",
     "memtis": "isotherm.policy.memtis:Memtis",
+    "arms": "isotherm.policy.arms:Arms",
+    "colloid": "isotherm.policy.colloid:Colloid",
+    "colloid-hemem": "isotherm.policy.colloid_hemem:ColloidHeMem",
+    "interleave": "isotherm.policy.interleave:Interleave",
+    "weighted-interleave": "isotherm.policy.interleave:WeightedInterleave",
     "all-fast": "isotherm.policy.bounds:AllFast",
     "all-slow": "isotherm.policy.bounds:AllSlow",
     "static-oracle": "isotherm.policy.bounds:StaticOracle",
@@ -87,6 +108,19 @@ TUNING_GRID: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
         {"cooling_period": 500_000, "adaptation_period": 25_000},
         {"cooling_period": 8_000_000, "adaptation_period": 400_000},
     ),
+    "pghot": (
+        {},
+        {"reference_gib": 0},
+        {"precise": 1, "window_ms": 5000, "hot_threshold_ms": 5000},
+    ),
+    "pghot-hw": ({}, {"reference_gib": 0}, {"freq_threshold": 3}),
+    "damon": ({}, {"reference_gib": 0}, {"promote_min_access": 0.5}),
+    "hmsdk": ({}, {"reference_gib": 0}, {"promote_min_access": 0.5}),
+    "arms": ({}, {"short_s": 4, "long_s": 40}, {"cost_multiplier": 1}),
+    "colloid": ({}, {"reference_gib": 0}, {"hot_threshold_ms": 125}),
+    "colloid-hemem": ({}, {"beta": 1.5}),
+    "interleave": ({},),
+    "weighted-interleave": ({},),
 }
 
 
