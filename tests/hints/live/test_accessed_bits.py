@@ -251,6 +251,18 @@ def test_a_process_read_as_a_whole_is_read_though_stripes_become_more(
     assert 4 == len([pid for pid, _ in reader.reads if pid == 7])
 
 
+def test_a_process_read_as_a_whole_is_read_once_a_round_with_windows_too(
+    source, reader, waiting
+) -> None:
+    """Opening a window and closing it are one look at a part, not two."""
+    reader.whole = {7}
+    for stripe in (0, 1, 2, 3, 0, 1):
+        source.look((look(0, 512, stripes=4, stripe=stripe, window_s=0.1),))
+        waiting.pop()[1]()
+        source.drain()
+    assert 4 == len([pid for pid, _ in reader.reads if pid == 7])
+
+
 def test_a_bit_that_stays_says_nothing(source, reader) -> None:
     """It is masked in ``observed``, and not counted as touched."""
     reader.stuck = {(7, 5123)}

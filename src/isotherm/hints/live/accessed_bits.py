@@ -283,13 +283,13 @@ class LiveAccessedBits:
 
     # -- reading ----------------------------------------------------------
 
-    def _walk(self, armed: _Armed, *, opening: bool = False) -> _Chosen | None:
+    def _walk(self, armed: _Armed, *, opening: bool = False) -> _Chosen:
         """Read and clear the granules of a look; return which."""
         spent_ns = time.thread_time_ns()
         self._follow_spaces()
         chosen = armed.chosen or self._choose(armed.look)
         if len(chosen.flat) == 0:
-            return None
+            return chosen
         self._walks += 1
         start_ns = self._start_ns
         count = len(chosen.flat)
