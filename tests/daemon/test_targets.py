@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from isotherm.core.errors import TargetGoneError, UsageError
-from isotherm.daemon.targets import check_processes, find_cgroup
+from isotherm.daemon.rundir import RunDirectory
+from isotherm.daemon.targets import Claims, check_processes, find_cgroup
 
 
 def test_a_process_that_is_there_is_fine():
@@ -58,3 +59,33 @@ def test_a_cgroup_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="looked in") as error:
         find_cgroup("missing", tmp_path)
     assert str(tmp_path / "sys/fs/cgroup/missing") in error.value.message
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from isotherm.daemon.rundir import RunDirectory
+RunDirectory(Path(sys.argv[1])).lock([int(sys.argv[2])])
+print("locked", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_what_another_isotherm_has_is_left_alone(tmp_path):
+    """It is named; who does not insist goes on; given up, it can be had."""
+    words = [sys.executable, "-c", HOLDER, str(tmp_path), "4242"]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE)
+    runs = RunDirectory(tmp_path)
+    try:
+        assert b"locked\n" == holder.stdout.readline()
+        insisting = Claims(runs, insist=True)
+        named = f"isotherm, pid {holder.pid}, manages pid 4242"
+        assert (named, None) == (insisting.claim(4242), insisting.claim(4243))
+        assert Claims(runs, insist=False).claim(4242) is None
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert insisting.claim(4242) is None
+    insisting.release(4242)
+    runs.close()
+    assert not tmp_path.exists()

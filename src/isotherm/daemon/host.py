@@ -18,7 +18,12 @@ from isotherm.daemon.service import Grain, RunEngine, Service
 from isotherm.daemon.sources import Chosen, choose_sources
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
-from isotherm.machine.linux.targets.follow import EventKind, Follower, TargetEvent
+from isotherm.machine.linux.targets.follow import (
+    Claims,
+    EventKind,
+    Follower,
+    TargetEvent,
+)
 from isotherm.machine.protocol import Machine
 from isotherm.migration.background import BackgroundEngine
 from isotherm.topology.model import Topology
@@ -147,8 +152,11 @@ def open_host(
     intrusive: bool = False,
     needs_sources: bool = True,
     dry_run: bool = False,
+    claims: Claims | None = None,
 ) -> Iterator[Host]:
     """Open this host for the processes that are named.
+
+    Processes that are found later are claimed first, where ``claims`` is given.
 
     Raises:
         TargetGoneError: A process or the cgroup is not there.
@@ -156,7 +164,7 @@ def open_host(
         UnsupportedError: One tier only, or nothing to look with.
     """
     with ExitStack() as stack:
-        follower = Follower(pids, () if cgroup is None else (cgroup,))
+        follower = Follower(pids, () if cgroup is None else (cgroup,), claims=claims)
         stack.callback(follower.close)
         machine = LinuxMachine(follower, placement_budget_ns=placement_ns(config))
         check_tiers(machine.topology)

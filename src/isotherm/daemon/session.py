@@ -24,8 +24,9 @@ from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.rundir import HOST, RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.service import Service
-from isotherm.daemon.targets import find_cgroup
+from isotherm.daemon.targets import Claims, find_cgroup
 from isotherm.daemon.waiting import Waiter
+from isotherm.machine.linux.targets.discover import read_members
 
 EXIT_GONE: Final = 5
 EXIT_INTERRUPTED: Final = 130
@@ -105,6 +106,8 @@ class _Session:
         with self._targets() as pids:
             if pids:
                 self._lock(pids)
+            if self.cgroup is not None:
+                self._lock(tuple(sorted(read_members(self.cgroup))))
             if request.mover == "kernel":
                 self._lock((HOST,))
             with open_host(
@@ -115,6 +118,9 @@ class _Session:
                 intrusive=request.intrusive,
                 needs_sources=request.mover == "isotherm",
                 dry_run=request.dry_run,
+                claims=None
+                if request.dry_run
+                else Claims(self.runs, insist=not request.with_other_movers),
             ) as host:
                 self._announce(pids)
                 if request.mover == "kernel":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from isotherm.core.errors import TargetGoneError, UsageError
+from isotherm.daemon.rundir import RunDirectory
 
 #: Where cgroup v2 is mounted, and where hybrid systems have it.
 CGROUP_ROOTS: Final = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
@@ -53,3 +54,25 @@ def find_cgroup(name: str, root: Path = Path("/")) -> Path:
         + ", ".join(str(path) for path in tried),
         hint="name it as /proc/PID/cgroup does",
     )
+
+
+class Claims:
+    """Locks processes as they are found, so that no other isotherm manages them.
+
+    Args:
+        runs: Holds the locks.
+        insist: Leave alone what another isotherm has; else manage it all the same.
+    """
+
+    def __init__(self, runs: RunDirectory, *, insist: bool) -> None:
+        self._runs = runs
+        self._insist = insist
+
+    def claim(self, pid: int) -> str | None:
+        """Lock a process; return who has it, None if it is ours or need not be."""
+        taken = self._runs.lock((pid,))
+        return taken[0].why if taken and self._insist else None
+
+    def release(self, pid: int) -> None:
+        """Unlock a process that has gone: its number may come again."""
+        self._runs.unlock((pid,))

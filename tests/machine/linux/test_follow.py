@@ -111,6 +111,55 @@ def test_children_are_left_alone_if_so_told(
     os.kill(first, 9)
 
 
+class Desk:
+    """Says who has a process, and notes what is asked."""
+
+    def __init__(self) -> None:
+        self.taken: dict[int, str] = {}
+        self.told: list[tuple[str, int]] = []
+
+    def claim(self, pid: int) -> str | None:
+        """Say who has it."""
+        self.told.append(("claim", pid))
+        return self.taken.get(pid)
+
+    def release(self, pid: int) -> None:
+        """Note that it was given up."""
+        self.told.append(("release", pid))
+
+
+def test_what_is_found_is_claimed_first(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """Another's process is not opened, is told once, and is ours when it is free."""
+    desk = Desk()
+    follower = follow(child.pid, claims=desk)
+    found = child.do("os.fork() or time.sleep(60)")
+    desk.taken[found] = "isotherm, pid 1, manages it"
+    now = time.monotonic_ns()
+    follower.scan(now)
+    assert {child.pid} == follower.targets.keys()
+    assert [("claim", found)] == desk.told
+    refused = [event for event in follower.events if event.kind is EventKind.REFUSED]
+    assert [(found, desk.taken[found])] == [(event.pid, event.why) for event in refused]
+    follower.events.clear()
+    for _ in range(2):
+        now += 11 * 10**9
+        follower.scan(now)
+    assert [("claim", found)] * 3 == desk.told
+    assert [] == [e for e in follower.events if e.kind is EventKind.REFUSED]
+    desk.taken.clear()
+    now += 11 * 10**9
+    follower.scan(now)
+    assert {child.pid, found} == follower.targets.keys()
+    os.kill(found, 9)
+    end = time.monotonic() + 60
+    while found in follower.targets and time.monotonic() < end:
+        follower.scan(now)
+    assert ("release", found) == desk.told[-1]
+    assert {child.pid} == follower.targets.keys()
+
+
 def test_an_exec_voids_everything(
     child: Any, follow: Callable[..., Follower], await_true: Callable[..., None]
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from isotherm.core.errors import IsothermError, NotPermittedError, TargetGoneError
 from isotherm.core.units import NS_PER_S
@@ -73,6 +73,18 @@ class TargetEvent:
     why: str = ""
 
 
+class Claims(Protocol):
+    """Who else manages a process: asked before it is looked into."""
+
+    def claim(self, pid: int) -> str | None:
+        """Have a process for ourselves; return why not, None if it is ours now."""
+        ...
+
+    def release(self, pid: int) -> None:
+        """Give it up."""
+        ...
+
+
 class Follower:
     """Keeps a set of processes and what is mapped in them up to date.
 
@@ -84,6 +96,9 @@ class Follower:
         policy: Which mappings are managed.
         budget_ns: Time for reading mappings in one ``scan``; what does not fit
             waits for the next. At least one process is always read.
+        claims: Asked for every process that is found; those that are named are
+            their namer's to claim. One that is another's is left alone, and asked
+            for again every ten seconds.
 
     Raises:
         TargetGoneError: A process or cgroup that was named is not there.
@@ -98,6 +113,7 @@ class Follower:
         descendants: bool = True,
         policy: MappingPolicy | None = None,
         budget_ns: int = 5_000_000,
+        claims: Claims | None = None,
     ) -> None:
         self.policy = policy or MappingPolicy()
         self.targets: dict[int, Target] = {}
@@ -109,10 +125,13 @@ class Follower:
         self.cost_ns = 0
         self._descendants = descendants
         self._budget_ns = budget_ns
+        self._claims = claims
         self._epoll = select.epoll()
         self._by_fd: dict[int, int] = {}
         #: Processes that may not be looked into, by start time where known.
         self._refused: set[int] = set()
+        #: What was said of those, so that it is said once.
+        self._why: dict[int, str] = {}
         self._task_mark = ""
         #: A child was seen that still shares its parent's memory.
         self._unripe = False
@@ -195,14 +214,28 @@ class Follower:
         if parent and syscalls.shares_memory(pid, parent):
             self._unripe = True  # between vfork and exec
             return
+        why = None if self._claims is None else self._claims.claim(pid)
+        if why is not None:
+            self._leave_alone(pid, why)
+            return
         try:
             self._open(pid, parent)
         except TargetGoneError:
-            return
+            self._release(pid)
         except IsothermError as error:
-            self._refused.add(pid)
-            event = TargetEvent(EventKind.REFUSED, pid, "", why=error.message)
-            self.events.append(event)
+            self._release(pid)
+            self._leave_alone(pid, error.message)
+
+    def _leave_alone(self, pid: int, why: str, comm: str = "") -> None:
+        """Do not try a process again for a while; say why, if that is new."""
+        self._refused.add(pid)
+        if self._why.get(pid) != why:
+            self._why[pid] = why
+            self.events.append(TargetEvent(EventKind.REFUSED, pid, comm, why=why))
+
+    def _release(self, pid: int) -> None:
+        if self._claims is not None:
+            self._claims.release(pid)
 
     def _drop(self, target: Target) -> int:
         """Stop following a process that is gone; return its pid."""
@@ -211,6 +244,7 @@ class Follower:
             del self.targets[pid]
             self._by_fd.pop(target.process.pidfd, None)
             target.process.close()
+            self._release(pid)
             self._tell(EventKind.EXITED, target)
         return pid
 
@@ -219,10 +253,8 @@ class Follower:
         del self.targets[pid]
         self._by_fd.pop(target.process.pidfd, None)
         target.process.close()
-        self._refused.add(pid)
-        self.events.append(
-            TargetEvent(EventKind.REFUSED, pid, target.stat.comm, why=error.message)
-        )
+        self._release(pid)
+        self._leave_alone(pid, error.message, target.stat.comm)
         return pid
 
     def _reap(self) -> list[int]:
@@ -244,6 +276,7 @@ class Follower:
         self._task_mark, self._searched_ns = mark, now_ns
         self._unripe = False
         if overdue:
+            self._why = {pid: self._why[pid] for pid in self._refused}
             self._refused.clear()
         for cgroup in list(self.cgroups):
             try:
