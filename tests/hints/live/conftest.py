@@ -1,5 +1,6 @@
-"""A process to look at: it maps memory and touches the pages that it is told to."""
+"""Processes to look at, which touch what they are told to; DAMON on a tree of files."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,9 @@ from typing import Self
 import numpy as np
 import pytest
 
+from isotherm.core.clock import VirtualClock
 from isotherm.machine.linux.spaces import SpaceMap
+from tests.hints.live.fake_damon import FIRST, MS, FakeDamon, FakeTrace
 
 _CHILD = textwrap.dedent(
     """
@@ -144,3 +147,51 @@ def new_target() -> Iterator[Callable[..., Target]]:
     yield start
     for target in started:
         target.close()
+
+
+# ---- DAMON on files
+
+
+@pytest.fixture
+def damon(tmp_path: Path) -> FakeDamon:
+    """Return DAMON's files, unused."""
+    return FakeDamon(tmp_path)
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """Return a clock at one second."""
+    return VirtualClock(1_000 * MS)
+
+
+@pytest.fixture
+def traces() -> list[FakeTrace]:
+    """Return the traces that were opened, oldest first."""
+    return []
+
+
+@pytest.fixture
+def open_trace(
+    traces: list[FakeTrace], clock: VirtualClock
+) -> Callable[[int], FakeTrace]:
+    """Return what opens a trace."""
+
+    def begin(pid: int) -> FakeTrace:
+        traces.append(FakeTrace(pid, clock.now_ns))
+        return traces[-1]
+
+    return begin
+
+
+@pytest.fixture
+def spaces(own_pid: int) -> SpaceMap:
+    """Return a map in which this process has 1024 pages, from flat page 0 on."""
+    made = SpaceMap()
+    made.update(own_pid, np.array([[FIRST, FIRST + 1024]]))
+    return made
+
+
+@pytest.fixture
+def own_pid() -> int:
+    """Return the id of a process that is there."""
+    return os.getpid()

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from isotherm.core.changes import HostChanges
+from isotherm.hints.live.damon_admin import DamonAdmin
 from isotherm.hints.live.damon_trace import Regions
+
+FIRST = 512 * 1000  # first virtual page of the target
+MS = 1_000_000
 
 DEFAULTS = {
     "operations": "vaddr",
@@ -186,3 +191,19 @@ class FakeTrace:
     def close(self) -> None:
         """Note that it was closed."""
         self.closed = True
+
+
+def admin_of(damon: FakeDamon, changes: HostChanges, count: int = 2) -> DamonAdmin:
+    """Return an admin on the fake tree."""
+    return DamonAdmin(
+        changes,
+        count,
+        admin=damon.admin,
+        modules=damon.modules,
+        write=damon.write,
+    )
+
+
+def nr_kdamonds(damon: FakeDamon) -> int:
+    """Return how many the tree has."""
+    return int((damon.admin / "kdamonds/nr_kdamonds").read_text())
