@@ -103,7 +103,7 @@ def compare(
         Comma list of accesses per page per second (default 10; a trace: its
         own times, which the word trace asks for).
     placements
-        Comma list of random, first-access.
+        Comma list of random, first-access, slowest.
     sampling_periods
         Comma list of accesses per sample.
     pages

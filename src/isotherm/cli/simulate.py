@@ -63,6 +63,7 @@ def simulate(
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
+    compressibility: str | None = None,
     record: Path | None = None,
     list_: Annotated[
         bool, Parameter(name="--list", negative=(), show_default=False)
@@ -90,7 +91,7 @@ def simulate(
     rate
         Accesses per page per second (default 10; a trace: its own times).
     placement
-        Where pages are at the start: random or first-access.
+        Where pages are at the start: random, first-access or slowest.
     hints
         Comma list of sampling, accessed-bit, hint-fault, region, or none
         (default: all that the policy wants); what it cannot use stays off.
@@ -110,6 +111,9 @@ def simulate(
     fault
         Trouble for moves, name=share: busy, no_memory (of tries), vanished,
         pinned (of pages); may be repeated.
+    compressibility
+        How well the data compress, for ocp-expander: 2, or 3-1.5/60 (from 3:1 to
+        1.5:1 in 60 s); default: as the workload says, or 2.
     record
         Keep what isotherm explain reads in this directory.
     list_
@@ -161,6 +165,7 @@ def simulate(
         workload_options=workload_options,
         sampling_loss=sampling_loss,
         faults=faults,
+        compressibility=compressibility,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
     with progress_bar(f"{policy} on {Path(workload).name}") as bar:
@@ -250,6 +255,11 @@ def _print_result(result: Mapping[str, Any]) -> None:
     if "app_slowdown" in result and result["app_slowdown"] is not None:
         text = f"{result['app_slowdown']:.3f}"
         rows.insert(1, ("of the program", text, "computing counted too"))
+    if device := result.get("expander"):
+        text = f"at most {device['peak_fill']:.0%}, {device['ratio']:.2f}:1 stored"
+        if device["failed_writes"]:
+            text += f", {device['failed_writes']} failed writes"
+        rows.insert(-1, ("device full", f"{device['fill']:.1%}", text))
     for row in rows:
         made.add_row(*row)
     print_table(made)

@@ -35,6 +35,7 @@ FLAT_WORKLOADS: Final = frozenset({"uniform", "stream"})
 PLACEMENTS: Final[Mapping[str, str]] = {
     "random": "a host that has run for weeks",
     "first-access": "in order of first touch, fast tier first",
+    "slowest": "all in the slowest tier: a host that has pushed its memory out",
 }
 
 HINTS: Final[Mapping[str, str]] = {

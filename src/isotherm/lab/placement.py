@@ -12,6 +12,7 @@ from isotherm.trace.stream import AccessChunk
 PLACEMENTS = {
     "random": "anywhere: a host that has run for weeks",
     "first-access": "in order of first touch, fast tier first",
+    "slowest": "all in the slowest tier: a host that has pushed its memory out",
 }
 
 

@@ -36,6 +36,7 @@ from isotherm.policy.bounds import Future, KnownFuture, count_future
 from isotherm.policy.isotherm import Isotherm
 from isotherm.policy.plan import Outcome, Policy, Setup
 from isotherm.policy.registry import NEEDS_FUTURE, make_policy
+from isotherm.trace.compressibility import parse_compressibility
 from isotherm.trace.stream import AccessChunk, Pace, Workload
 from isotherm.workloads.registry import make_workload
 
@@ -56,7 +57,7 @@ class SimulationSpec:
         accesses: Stop after so many; None: 120 s, or the whole trace.
         seed: For everything random.
         rate: Accesses per page per second; None: the trace's own times.
-        placement: "random" or "first-access".
+        placement: "random", "first-access" or "slowest".
         hints: Mechanisms that the machine offers; those that the policy can
             use are on. None: what the policy wants.
         sampling_period: Accesses per sample.
@@ -67,6 +68,9 @@ class SimulationSpec:
         options: The policy's parameters.
         workload_options: The generator's parameters.
         faults: Injected trouble: busy, no_memory, vanished, pinned, as shares.
+        compressibility: How well the data compress, ``RATIO`` or
+            ``RATIO-RATIO/SECONDS``; None: as the workload says, or 2. For machines
+            with an expander.
     """
 
     policy: str
@@ -86,6 +90,7 @@ class SimulationSpec:
     options: Mapping[str, float] = field(default_factory=dict)
     workload_options: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, float] = field(default_factory=dict)
+    compressibility: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for a figure out of range."""
@@ -119,6 +124,8 @@ class SimulationSpec:
                 )
         Faults(**self.faults)
         check_placement(self.placement)
+        if self.compressibility is not None:
+            parse_compressibility(self.compressibility)
         for hint in self.hints or ():
             if hint not in set(Mechanism):
                 raise UsageError(
@@ -207,6 +214,7 @@ class _Run:
             Faults(**spec.faults),
         )
         machine = self.machine
+        self._state_compressibility()
         setup = Setup(
             pages=pages,
             topology=machine.topology,
@@ -264,6 +272,26 @@ class _Run:
             policy = make_policy(self.spec.policy, replace(setup, hints=on), future)
         return policy, on
 
+    def _state_compressibility(self) -> None:
+        """Tell the expander how the data compress.
+
+        Raises:
+            UsageError: It was said for a machine that compresses nothing.
+        """
+        own = self.spec.compressibility
+        expander = self.machine.expander
+        if expander is None:
+            if own is not None:
+                raise UsageError(
+                    f"compressibility: machine {self.machine.spec.name} compresses"
+                    f" nothing, got {own}",
+                    hint="--machine ocp-expander does",
+                )
+            return
+        stated: str | None = getattr(self.workload, "compressibility", None)
+        if own or stated:
+            expander.state(parse_compressibility(own or stated or ""))
+
     def _prior_cost(self) -> CostPrior:
         costs = self.machine.spec.costs
         return CostPrior(
@@ -273,6 +301,8 @@ class _Run:
 
     def _placement(self) -> NDArray[np.uint8]:
         pages = self.workload.pages
+        if self.spec.placement == "slowest":
+            return np.full(pages, np.argmax(self.machine.tier_rank), np.uint8)
         if self.spec.placement == "random":
             order = random_order(pages, self.spec.seed)
         else:
@@ -460,6 +490,8 @@ class _Run:
         }
         if spec.memory_bound is not None:
             result["app_slowdown"] = 1 + spec.memory_bound * (slowdown - 1)
+        if self.machine.expander is not None:
+            result["expander"] = self.machine.expander.report()
         if self.recorder is not None:
             self.recorder.finish(result)
         return result

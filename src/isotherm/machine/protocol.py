@@ -1,6 +1,6 @@
 """The machine: what a host, a simulator or a replay offers to the loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -92,7 +92,7 @@ class Usage:
     low_pages: NDArray[np.int64]
     high_pages: NDArray[np.int64]
     promo_pages: NDArray[np.int64]
-    fill: NDArray[np.float64] | None = None
+    fill: NDArray[np.float64] | None = field(default=None, kw_only=True)
 
     @property
     def free_pages(self) -> NDArray[np.int64]:

@@ -89,6 +89,8 @@ class Generated:
         writes: True if the stream says which accesses are writes.
         parallelism: Memory-level parallelism by part, where the source of the
             definition states it (part name: misses in flight).
+        compressibility: How well its data compress, where it is stated, as
+            `isotherm.trace.compressibility.parse_compressibility` reads it.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Generated:
     parallelism: Mapping[str, float] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    compressibility: str | None = None
 
     def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
         """Yield the accesses of one epoch after the other (see ``Workload``).

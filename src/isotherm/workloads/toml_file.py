@@ -19,15 +19,21 @@ scale, 1 each unless it says otherwise)::
     kind = "stream"
     pages = 1
     accesses = 0.3
+
+Either may say how well its data compress, ``compressibility = "3-1.5/60"``: at 3:1,
+drifting to 1.5:1 within 60 s (`isotherm.trace.compressibility`). Machines that
+compress nothing take no notice.
 """
 
 import math
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isotherm.core.errors import ConfigError
+from isotherm.core.errors import ConfigError, UsageError
+from isotherm.trace.compressibility import parse_compressibility
 from isotherm.workloads.build import build
 from isotherm.workloads.mix import MixPart, build_mix
 from isotherm.workloads.spec import parse_generator
@@ -56,12 +62,13 @@ def read_workload(
     name = fields.pop("name", path.stem)
     if not isinstance(name, str):
         raise ConfigError(f"{path}: name: expected text, got {name!r}")
+    stated = _compressibility(fields.pop("compressibility", None), path)
     if "part" not in fields:
         own = parse_generator(fields, str(path))
         if options:
             merged = {**fields, **options}
             own = parse_generator(merged, f"{path} and options", from_text=True)
-        return build(own, name, pages, seed)
+        return replace(build(own, name, pages, seed), compressibility=stated)
     if options:
         raise ConfigError(
             f"{path}: a mixture takes no options, got {', '.join(options)}",
@@ -70,7 +77,8 @@ def read_workload(
     parts = fields.pop("part")
     for field in fields:
         raise ConfigError(
-            f"{path}: {field}: a mixture has only name and [[part]] tables",
+            f"{path}: {field}: a mixture has only name, compressibility and"
+            " [[part]] tables",
             hint="move it into a [[part]]",
         )
     if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
@@ -79,7 +87,8 @@ def read_workload(
         raise ConfigError(
             f"{path}: part: expected 1 to {MAX_PARTS} parts, got {len(parts)}"
         )
-    return _mix(path, name, parts, pages, seed)
+    mixed = _mix(path, name, parts, pages, seed)
+    return replace(mixed, compressibility=stated)
 
 
 def _mix(
@@ -119,6 +128,21 @@ def _weight(part: dict[str, Any], field: str, path: Path, k: int) -> float:
             f"{path}: part[{k}].{field}: expected a number > 0, got {value!r}"
         )
     return float(value)
+
+
+def _compressibility(value: object, path: Path) -> str | None:
+    """Return what a file states, checked; a plain number is a ratio that stays."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(
+            f"{path}: compressibility: expected a ratio or text, got {value!r}"
+        )
+    try:
+        parse_compressibility(str(value))
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error}", hint=error.hint) from None
+    return str(value)
 
 
 def _load(path: Path) -> dict[str, Any]:

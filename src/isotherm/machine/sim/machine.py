@@ -13,6 +13,7 @@ from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.machine.sim import play
 from isotherm.machine.sim.demand_fill import DemandFillLru
+from isotherm.machine.sim.expander import Expander
 from isotherm.machine.sim.queueing import latency_factor
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.topology.model import Topology
@@ -167,6 +168,9 @@ class SimMachine:
         self.on_faults: FaultHandler | None = None
         self.nr_poisoned = 0
         self.demand_fill: DemandFillLru | None = None
+        self.expander: Expander | None = None
+        if spec.expander is not None:
+            self.expander = Expander(spec.expander, pages, scale, seed, self._nodes)
         if self._faults.pinned or self._faults.vanished:
             draw = self._rng.random(pages)
             self._gone: NDArray[np.bool_] | None = draw < self._faults.vanished
@@ -207,7 +211,13 @@ class SimMachine:
         used = self.used.copy()
         if self.demand_fill is not None:
             used = np.bincount(self.placement(), minlength=self._nodes)
-        return Usage(self.capacity, used, step, 2 * step, 3 * step, 4 * step)
+        if self.expander is None:
+            return Usage(self.capacity, used, step, 2 * step, 3 * step, 4 * step)
+        node, capacity = self.expander.spec.compressed, self.capacity.copy()
+        fits = self.expander.capacity_pages(int(used[node]))
+        capacity[node] = min(int(capacity[node]), fits)
+        fill = self.expander.fills()
+        return Usage(capacity, used, step, 2 * step, 3 * step, 4 * step, fill=fill)
 
     def placement(self) -> NDArray[np.uint8]:
         """Return the node of every page."""
@@ -251,11 +261,14 @@ class SimMachine:
         errno[node >= self._nodes] = ENODEV
         errno[page >= self.pages] = EFAULT
         moved = np.zeros((self._nodes, self._nodes), np.int64)
-        play.place(self.flags, page, node, self.used, self.capacity, moved, errno)
+        place = play.place if self.expander is None else self.expander.move
+        place(self.flags, page, node, self.used, self.capacity, moved, errno)
         self._node_fresh = False
         count = int(moved.sum())
         costs = self.spec.costs
         cost_ns = count * (costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES)
+        if self.expander is not None:
+            cost_ns += self.expander.move_ns(moved)
         failed = int(((errno == EBUSY) | (errno == ENOMEM)).sum())
         cost_ns += failed * FAILED_SHARE * costs.move_page_ns
         if len(page):
@@ -278,9 +291,16 @@ class SimMachine:
 
         Raises:
             UnsupportedError: The fastest tier has several nodes: which of them a
-                miss would fill is nobody's to say.
+                miss would fill is nobody's to say. Or the slowest compresses: a
+                miss has no way to wait for room on it.
         """
         fast = self.tier_rank == 0
+        if self.expander is not None:
+            raise UnsupportedError(
+                f"machine {self.spec.name}: its slowest tier may refuse a page,"
+                " and a tier filled on demand must put one out at every miss",
+                hint="leave lru out, or take a machine without an expander",
+            )
         if fast.sum() > 1:
             raise UnsupportedError(
                 f"machine {self.spec.name}: its fastest tier has {fast.sum()} nodes,"
@@ -296,6 +316,8 @@ class SimMachine:
         self.flags[: self.pages] |= node
         self.used[:] = np.bincount(node, minlength=self._nodes)
         self._node_fresh = False
+        if self.expander is not None:
+            self.expander.place(node)
 
     def at(self, offset_ns: int, action: Callable[[int], None]) -> None:
         """Call ``action(now_ns)`` at an offset into the next epoch."""
@@ -305,6 +327,8 @@ class SimMachine:
     def advance(self, chunk: AccessChunk, dt_ns: int) -> EpochCosts:
         """Let one epoch pass: play its accesses, with actions at their time."""
         start_ns = self._clock.now_ns()
+        if self.expander is not None:
+            self.expander.pass_time(start_ns)
         counts = np.zeros((len(self.spec.initiators), 2, play.MAX_NODES), np.int64)
         n = len(chunk)
         done = 0
@@ -368,6 +392,9 @@ class SimMachine:
                     zero if chunk.write is None else chunk.write[at],
                     zero if chunk.initiator is None else chunk.initiator[at],
                 )
+        if self.expander is not None:
+            write = None if chunk.write is None else chunk.write[start:stop]
+            self.expander.access(self.flags, page, write)
         untold = chunk.write is None and chunk.initiator is None
         if self._plain or (untold and self._nodes <= 4):
             play.play_plain(self.flags, page, self.bits_wanted, counts[0, 0])
@@ -425,15 +452,21 @@ class SimMachine:
         read_bytes = per_node[:, 0].sum(0) * float(CACHE_LINE_BYTES)
         write_bytes = per_node[:, 1].sum(0) * float(CACHE_LINE_BYTES)
         moved = self._migrated_bytes
+        read_load, write_load = read_bytes + moved[0], write_bytes + moved[1]
+        if self.expander is not None:
+            read_load = self.expander.share_link(read_load)
+            write_load = self.expander.share_link(write_load)
         factor = latency_factor(
-            read_bytes + moved[0],
-            write_bytes + moved[1],
+            read_load,
+            write_load,
             self._read_gb_s * dt_ns,
             self._write_gb_s * dt_ns,
         )
         self._loaded = self.read_ns * factor
         access_ns = float((per_node[:, 0] * self.read_ns * factor).sum())
         access_ns += float((per_node[:, 1] * self.write_ns * factor).sum())
+        if self.expander is not None:
+            access_ns += self._expand(per_node, dt_ns)
         fast = self.tier_rank == 0
         reads, writes = per_node[:, 0].sum(1), per_node[:, 1].sum(1)
         load = latency_factor(
@@ -457,3 +490,13 @@ class SimMachine:
         self.bill.accesses += accesses
         self.bill.fast_accesses += int(per_node[:, :, fast].sum())
         return costs
+
+    def _expand(self, per_node: NDArray[np.int64], dt_ns: int) -> float:
+        """Return what the expander adds; its node's latency is what was met."""
+        if self.expander is None:
+            return 0.0
+        extra_ns, node = self.expander.epoch_ns(dt_ns), self.expander.spec.compressed
+        served = int(per_node[:, :, node].sum())
+        if served:
+            self._loaded[:, node] += extra_ns / served
+        return extra_ns

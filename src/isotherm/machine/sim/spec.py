@@ -17,6 +17,7 @@ import msgspec
 from isotherm.core.errors import ConfigError, UsageError
 from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import PAGE_BYTES
+from isotherm.machine.sim.expander_spec import ExpanderSpec
 from isotherm.topology.model import (
     AccessPerformance,
     Figure,
@@ -38,6 +39,7 @@ BUILT_IN = {
     "dram-zram": "DRAM and lz4 in memory: 80 ns and 4.6 µs",
     "gpu-host": "a GPU's HBM and host memory over PCIe 5",
     "two-socket-cxl": "two sockets with DRAM each and one CXL expander",
+    "ocp-expander": "DRAM and one CXL device, a region of it compressing inline",
 }
 
 MIB = 1 << 20
@@ -87,6 +89,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parallelism: float = 1.0
     reference_gib: float = 256.0
     costs: CostSpec = CostSpec()
+    expander: ExpanderSpec | None = None
 
     def check(self, path: str) -> None:
         """Raise ConfigError where the figures do not make a machine."""
@@ -143,6 +146,13 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             value = getattr(self.costs, field)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{path}: costs.{field}: expected >= 0, got {value}")
+        if self.expander is not None:
+            at = min(max(0, self.expander.compressed), len(self.nodes) - 1)
+            self.expander.check(
+                path,
+                [n.tier for n in self.nodes],
+                min(self.nodes[at].read_latency_ns),
+            )
 
     def capacities(self, pages: int, fast_ratio: float) -> list[int]:
         """Return pages per node; the last tier holds the whole footprint."""
