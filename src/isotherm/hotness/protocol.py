@@ -139,6 +139,11 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
+    def counted_share(self) -> float:
+        """Accesses that devices count over those that rates are of; 1: unknown."""
+        ...
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks worked out anew in the last update, [first, last)."""
         ...

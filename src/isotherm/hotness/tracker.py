@@ -17,6 +17,7 @@ from isotherm.hints.batch import (
     HintBatch,
     LiveMechanism,
     Mechanism,
+    RangeCounts,
     RegionCounts,
     Samples,
 )
@@ -25,6 +26,8 @@ from isotherm.hotness import evidence, regions
 from isotherm.hotness.bursts import BurstGuard
 from isotherm.hotness.fronts import Fronts
 from isotherm.hotness.initiators import InitiatorShares
+from isotherm.hotness.ranges import Columns, Counted, CountEvidence
+from isotherm.hotness.readers import BitReaders
 from isotherm.hotness.view import TrackerView
 from isotherm.machine.protocol import SpacesChanged
 
@@ -106,6 +109,10 @@ class GammaTracker:
         self._unlike = np.zeros((2, regions.CLASSES))
         self.initiators = InitiatorShares(self.blocks)
         self._bursts = BurstGuard()
+        self._readers = BitReaders()
+        self._counts = CountEvidence()
+        self._counted: Counted | None = None  # of this update
+        self._counted_epochs = 0
         self._fronts = Fronts(pages, seed)
         self.ahead = np.empty((0, 2), np.int64)
         self._access_rate: float | None = None
@@ -134,6 +141,11 @@ class GammaTracker:
     def bits_trust(self) -> float:
         """How far accessed bits show where the accesses go, in [0, 1]."""
         return self._bursts.trust
+
+    @property
+    def counted_share(self) -> float:
+        """Accesses that devices count over those that rates are of; 1: unknown."""
+        return self._counts.share
 
     @property
     def bytes_per_page(self) -> float:
@@ -189,29 +201,28 @@ class GammaTracker:
         self._access_rate = access_rate
         b0 = PRIOR_SHAPE * self._unit() / max(self.mean_rate, 1e-12)
         bits = [b for b in batches if isinstance(b.seen, AccessedBits)]
+        self._counted = self._counts.add(batches, self._columns())
         for batch in batches:
             if isinstance(batch.seen, Samples):
                 self._add_samples(batch.seen)
             elif isinstance(batch.seen, FaultDelays):
-                self._add_faults(batch.seen)
+                late = batch.seen
+                counted = self._counted
+                self._add_faults(late if counted is None else counted.faults_left(late))
             elif isinstance(batch.seen, RegionCounts):
                 self._add_regions(batch.seen, b0)
         self._follow_fronts(batches)
         self._keep_ages()
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
-                self._look_at_bits(batch.seen, b0, sparse=batch.source in SPARSE)
+                seen = self._readers.own(batch, batch.seen)
+                self._look_at_bits(seen, b0, sparse=batch.source in SPARSE)
         if not self._has_looks(bits):
-            stripe = np.arange(
-                self._epoch % self._revisit_epochs,
-                self.blocks,
-                self._revisit_epochs,
-                dtype=np.uint32,
-            )
-            self._look(stripe, b0)
+            self._look_in_turn(b0)
         self._region_rates()
         if access_rate is None:
             self._estimate_mean()
+        self._counted = None
         return TrackerView(self)
 
     # ---- units: rates are kept relative to the reference rate
@@ -251,6 +262,10 @@ class GammaTracker:
                 interval_s = float(seen.interval_s.mean())
                 if interval_s > 0 and share > 0:
                     return float(-np.log1p(-min(share, 0.98)) / interval_s)
+            if isinstance(seen, RangeCounts) and float(seen.exposure_s.sum()) > 0:
+                watched = int((seen.watched[:, 1] - seen.watched[:, 0]).sum())
+                seconds = float(seen.exposure_s.mean())
+                return float(seen.count.sum()) / max(1, watched) / seconds or None
             if isinstance(seen, Samples) and len(seen.page):
                 return len(seen.page) * seen.period / (self.pages * self.epoch_s)
         return None
@@ -288,11 +303,13 @@ class GammaTracker:
         """
         seen = batch.seen
         if isinstance(seen, Samples):
-            columns: tuple[NDArray[np.uint32], ...] = (seen.page,)
+            columns: tuple[NDArray[np.integer], ...] = (seen.page,)
         elif isinstance(seen, FaultDelays):
             columns = (seen.page, seen.silent)
         elif isinstance(seen, AccessedBits):
             columns = (seen.block * np.uint32(BLOCK_PAGES),)
+        elif isinstance(seen, RangeCounts):
+            columns = (seen.end - np.uint32(1), seen.watched[:, 1] - 1)
         else:
             columns = (seen.start,)
         most = max((int(column.max()) for column in columns if len(column)), default=-1)
@@ -346,9 +363,51 @@ class GammaTracker:
         if self._samples_do:
             interval[:] = 0.0
             self.looked[whole.block] = regions.NO_LOOK
-        self._look(whole.block, b0, whole.bits, interval, opening=seen.opening)
+        left = region = None
+        if self._counted is not None:
+            if not seen.opening:
+                region = self._counted.looks(whole.block, whole.bits, interval)
+            left = self._counted.bits_left(whole, interval)
+            interval = interval if left is None else left.interval
+        self._look(
+            whole.block, b0, whole.bits, interval, opening=seen.opening, region=region
+        )
+        if left is not None:
+            left.see(self._columns())
         if len(whole.block) < len(seen.block):
             self._look_at_parts(seen, whole, b0)
+
+    def _look_in_turn(self, b0: float) -> None:
+        """Let a stripe of blocks decay; counts, where there are any, are its look."""
+        counted, stripes = self._counted, self._revisit_epochs
+        at = self._epoch
+        if counted is not None:  # they may come every second epoch only
+            at = self._counted_epochs = self._counted_epochs + 1
+        every = counted is not None and counted.is_coarse
+        stripe = np.arange(
+            0 if every else at % stripes,
+            self.blocks,
+            1 if every else stripes,
+            dtype=np.uint32,
+        )
+        region = None if counted is None else counted.looks(stripe)
+        self._look(stripe, b0, region=region)
+        if every:
+            self._revisit_epochs = stripes
+
+    def _columns(self) -> Columns:
+        """Return what counts go into."""
+        turns = max(1, -(-self.blocks // TURN_BLOCKS))
+        mean = max(self.mean_rate, 1e-12) / self._unit()
+        return Columns(
+            self.code,
+            self.history,
+            self._unit(),
+            mean,
+            turns,
+            self._epoch % turns,
+            self._next_salt,
+        )
 
     def _look_at_parts(
         self, seen: AccessedBits, whole: AccessedBits, b0: float
@@ -417,8 +476,19 @@ class GammaTracker:
         interval: NDArray[np.float64] | None = None,
         *,
         opening: bool = False,
+        region: tuple[NDArray[np.uint8], NDArray[np.float64]] | None = None,
     ) -> None:
-        """Decay blocks and fuse a look at them; without bits, only decay."""
+        """Decay blocks and fuse a look at them; without bits, only decay.
+
+        Args:
+            block: uint32[n].
+            b0: Exposure of the prior.
+            bits: Accessed bits of their pages.
+            interval: What the bits cover, reference periods.
+            opening: Whether the bits open a window.
+            region: Bits and interval that neighbourhoods take instead; None: the
+                same.
+        """
         if not len(block):
             return
         age = (self._epoch - self.stamp[block].astype(np.int64)) & 0xFFFF
@@ -449,6 +519,8 @@ class GammaTracker:
             salt,
         )
         self.stamp[block] = self._epoch & 0xFFFF
+        if region is None:
+            region = bits, np.zeros(len(block)) if opening else interval
         regions.look_blocks(
             self.looked,
             self.samples,
@@ -456,8 +528,7 @@ class GammaTracker:
             self.stamp,
             self._epoch,
             block,
-            bits,
-            np.zeros(len(block)) if opening else interval,
+            *region,
             rho_samples,
             self._unlike,
             salt,

@@ -72,6 +72,11 @@ class TrackerView:
         return self._tracker.bits_trust
 
     @property
+    def counted_share(self) -> float:
+        """Accesses that devices count over those that rates are of; 1: unknown."""
+        return self._tracker.counted_share
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks whose region was worked out in the last update, [first, last)."""
         return self._tracker.fresh_blocks
