@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from isotherm.core.errors import IsothermError, TargetGoneError
 from isotherm.core.units import NS_PER_S
-from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged, Usage
+from isotherm.migration.accounts import Accounts
 from isotherm.migration.books import Books, Ended, move_batch
-from isotherm.migration.cost import CostModel, CostPrior
+from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import NO_LIMIT_PAGES
 from isotherm.migration.events import (
     BatchDone,
@@ -37,9 +37,7 @@ from isotherm.migration.events import (
     Tick,
 )
 from isotherm.migration.holdback import DEFAULT_HOLD_NS, HoldBack
-from isotherm.migration.ledger import GainLedger
 from isotherm.migration.state import MigrationState
-from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome
 
 #: The quota of an epoch is let go in so many slices.
@@ -52,7 +50,7 @@ BATCH_PAGES = 512
 MOST_ENDED = 1 << 14
 
 
-class BackgroundEngine:
+class BackgroundEngine(Accounts):
     """Carries out plans in a thread of its own; for hosts.
 
     ``submit`` returns at once; ``collect`` gives what has ended since. All methods
@@ -183,14 +181,6 @@ class BackgroundEngine:
         self._plans = [*(plan for plan in older if len(plan)), moves]
         return Outcome.none()
 
-    def account_epoch(self, view: HotnessView, dt_ns: int) -> None:
-        """Credit an epoch to the moves that are followed; call before ``submit``."""
-        self.books.account_epoch(view, dt_ns)
-
-    def move_cost_ns(self) -> NDArray[np.float64]:
-        """Return the expected cost of a page in a batch, float64[nodes, nodes]."""
-        return self.books.move_cost_ns()
-
     def usable(self, usage: Usage) -> Usage:
         """Return the usage without what stays free: up to the high watermark.
 
@@ -276,36 +266,6 @@ class BackgroundEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def cost(self) -> CostModel:
-        """What moves cost."""
-        return self.books.cost
-
-    @property
-    def ledger(self) -> GainLedger:
-        """What moves promised and earned, by the tracker's word."""
-        return self.books.ledger
-
-    @property
-    def hold_back(self) -> HoldBack | None:
-        """What moves realised, against those held back."""
-        return self.books.hold_back
-
-    @property
-    def totals(self) -> Totals:
-        """What became of all wishes, with failures by errno (live: do not write)."""
-        return self.state.totals
-
-    @property
-    def promoted_pages(self) -> int:
-        """Pages moved to a faster tier."""
-        return self.totals.promoted
-
-    @property
-    def demoted_pages(self) -> int:
-        """Pages moved to a slower tier."""
-        return self.totals.demoted
 
     # -- the thread's side ------------------------------------------------
 

@@ -1,13 +1,9 @@
 """The synchronous executor: carries out one epoch's plan, and learns from it."""
 
-import numpy as np
-from numpy.typing import NDArray
-
-from isotherm.core.units import PAGE_BYTES
-from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged, Usage
+from isotherm.migration.accounts import Accounts
 from isotherm.migration.books import Books, Ended, move_batch
-from isotherm.migration.cost import CostModel, CostPrior
+from isotherm.migration.cost import CostPrior
 from isotherm.migration.events import (
     BatchDone,
     PlanArrived,
@@ -16,10 +12,8 @@ from isotherm.migration.events import (
     Tick,
 )
 from isotherm.migration.holdback import DEFAULT_HOLD_NS, HoldBack
-from isotherm.migration.ledger import GainLedger
 from isotherm.migration.ranks import derive_tier_rank
 from isotherm.migration.state import MigrationState
-from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Moves, Outcome
 
 __all__ = ["NO_LIMIT_PAGES", "MigrationEngine", "derive_tier_rank"]
@@ -28,7 +22,7 @@ __all__ = ["NO_LIMIT_PAGES", "MigrationEngine", "derive_tier_rank"]
 NO_LIMIT_PAGES = 1 << 31
 
 
-class MigrationEngine:
+class MigrationEngine(Accounts):
     """Carries out plans, synchronously: what a simulated epoch needs.
 
     Args:
@@ -127,18 +121,7 @@ class MigrationEngine:
             state.validate()
         return self.books.settle(now_ns, [moves], ended)
 
-    def account_epoch(self, view: HotnessView, dt_ns: int) -> None:
-        """Credit an epoch to the moves that are followed; call before ``submit``."""
-        self.books.account_epoch(view, dt_ns)
-
     # -- what the loop and reports read -----------------------------------
-
-    def move_cost_ns(self) -> NDArray[np.float64]:
-        """Return the expected cost of a page in a batch of 512, for ``Epoch``.
-
-        Of fewer where batches are kept smaller.
-        """
-        return self.books.move_cost_ns()
 
     def usable(self, usage: Usage) -> Usage:
         """Return the usage as it is: the simulated machine allocates nothing else."""
@@ -156,48 +139,3 @@ class MigrationEngine:
     def close(self) -> bool:
         """Return True: nothing is on the way between two calls."""
         return True
-
-    @property
-    def cost(self) -> CostModel:
-        """What moves cost."""
-        return self.books.cost
-
-    @property
-    def ledger(self) -> GainLedger:
-        """What moves promised and earned, by the tracker's word."""
-        return self.books.ledger
-
-    @property
-    def totals(self) -> Totals:
-        """What became of all wishes, with failures by errno."""
-        return self.state.totals
-
-    @property
-    def promoted_pages(self) -> int:
-        """Pages moved to a faster tier."""
-        return self.totals.promoted
-
-    @property
-    def demoted_pages(self) -> int:
-        """Pages moved to a slower tier."""
-        return self.totals.demoted
-
-    @property
-    def ping_pong_pages(self) -> int:
-        """Pages moved back within the window."""
-        return self.totals.ping_pong
-
-    @property
-    def migrated_bytes(self) -> int:
-        """Bytes of all pages that moved."""
-        return self.totals.applied * PAGE_BYTES
-
-    @property
-    def migration_time_ns(self) -> float:
-        """Time of all batches, tried pages included."""
-        return self.totals.cost_ns
-
-    @property
-    def failures(self) -> dict[int, int]:
-        """Pages that did not move, per try, as ``{errno: pages}``."""
-        return dict(self.totals.errno)

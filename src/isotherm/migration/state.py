@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import SpacesChanged
+from isotherm.migration.checks import broken_rules
 from isotherm.migration.events import (
     BatchDone,
     Event,
@@ -446,33 +447,14 @@ class MigrationState:
         Raises:
             AssertionError: One does not hold.
         """
-        flying_pages = self._flights.page
-        queued, node, src = self._queue.columns()
-        retry = self._retry
-        waits = int(np.count_nonzero(retry.waiting))
-        on_way = np.concatenate([flying_pages, queued])
-        held = retry.page[retry.out]
-        tried = self._totals.tried + len(flying_pages)
-        checks = self._room.holds(len(flying_pages)) | self._quota.holds(tried)
-        checks |= {
-            "queue length": len(queued) == len(self._queue),
-            "in flight": len(flying_pages) == self._flights.pages,
-            "no page twice": len(np.unique(on_way)) == len(on_way),
-            "retry rows sorted": bool((np.diff(retry.page.astype(np.int64)) > 0).all()),
-            "retries that are out are on their way": bool(np.isin(held, on_way).all()),
-            "no other retry is": not np.isin(retry.page[~retry.out], on_way).any(),
-            "wishes are conserved": self._totals.planned
-            == self._totals.ended + len(queued) + len(flying_pages) + waits,
-            "applied is the sum of directions": self._totals.applied
-            == self._totals.promoted + self._totals.demoted + self._totals.lateral,
-            "tried is the sum of ends": self._totals.tried
-            == self._totals.applied
-            + self._totals.overtaken
-            + self._totals.held_back
-            + sum(self._totals.errno.values()),
-            "moves change the node": bool((node != src).all()),
-        }
-        broken = [name for name, holds in checks.items() if not holds]
+        broken = broken_rules(
+            self._queue,
+            self._flights,
+            self._retry,
+            self._room,
+            self._quota,
+            self._totals,
+        )
         if broken:
             raise AssertionError(f"migration state: broken: {', '.join(broken)}")
 
