@@ -16,6 +16,7 @@ from isotherm.core.errors import (
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.preflight import Request
 from isotherm.daemon.session import run_session
+from isotherm.daemon.summary import describe
 from isotherm.machine.linux.nodes import HostNodes
 
 ALL = "CapEff:\t000001ffffffffff\n"
@@ -200,4 +201,22 @@ def test_a_dry_run_on_this_host(tree, sleeper, tmp_path):
         assert ended.result["managed_pages"] > 0
         assert 0 == ended.result["costs"]["migration_s"]
     assert sleeper.poll() is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_command_that_ends_at_once_has_its_status_passed_on(
+    tmp_path, tree, monkeypatch
+):
+    """It is not there any more when its memory is looked at: that is no error."""
+
+    def look(pids, *_, **__):
+        os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
+        raise TargetGoneError(f"pid {pids[0]}: no such process")
+
+    monkeypatch.setattr("isotherm.daemon.session.open_host", look)
+    ended = run_session(request(tmp_path, tree, command=("sh", "-c", "exit 7")))
+    assert (7, "gone") == (ended.code, ended.result["reason"])
+    assert ["the command had ended before its memory was looked at"] == describe(
+        ended.result
+    )
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,12 @@ from typing import Any, Final
 import structlog
 
 from isotherm.core.changes import HostChanges
-from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
+from isotherm.core.errors import (
+    IsothermError,
+    NotPermittedError,
+    TargetGoneError,
+    UsageError,
+)
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.host import Host, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
@@ -110,29 +115,39 @@ class _Session:
                 self._lock(tuple(sorted(read_members(self.cgroup))))
             if request.mover == "kernel":
                 self._lock((HOST,))
-            with open_host(
-                pids,
-                self.cgroup,
-                request.config,
-                self.changes,
-                intrusive=request.intrusive,
-                needs_sources=request.mover == "isotherm",
-                dry_run=request.dry_run,
-                claims=None
-                if request.dry_run
-                else Claims(self.runs, insist=not request.with_other_movers),
-            ) as host:
-                self._announce(pids)
-                if request.mover == "kernel":
-                    reason, result = self._steer(host)
-                else:
-                    reason, result = self._manage(host)
+            try:
+                reason, result = self._look_after(pids)
+            except TargetGoneError:
+                if self.child is None:
+                    raise
+                # A command that ends at once has done what it was to do.
+                reason, result = "gone", {"mover": request.mover}
             self.put_back()
             result["target"] = self._describe_target()
             result["reason"] = reason
             result["other_movers"] = [mover.name for mover in self.others]
             result["restored"] = self.restored
             return Ended(self._code(reason), result)
+
+    def _look_after(self, pids: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+        """Manage or steer until it is over; return why it is, and what was done."""
+        request = self.request
+        with open_host(
+            pids,
+            self.cgroup,
+            request.config,
+            self.changes,
+            intrusive=request.intrusive,
+            needs_sources=request.mover == "isotherm",
+            dry_run=request.dry_run,
+            claims=None
+            if request.dry_run
+            else Claims(self.runs, insist=not request.with_other_movers),
+        ) as host:
+            self._announce(pids)
+            if request.mover == "kernel":
+                return self._steer(host)
+            return self._manage(host)
 
     def put_back(self) -> None:
         """Undo every change; safe to call again."""

@@ -37,7 +37,10 @@ def failures(by_errno: Mapping[int, int]) -> list[dict[str, Any]]:
 
 def describe(result: Mapping[str, Any]) -> list[str]:
     """Return the lines that people read at the end of a run."""
-    lines = _kernel(result) if result["mover"] == "kernel" else _own(result)
+    if "duration_s" not in result:
+        lines = ["the command had ended before its memory was looked at"]
+    else:
+        lines = _kernel(result) if result["mover"] == "kernel" else _own(result)
     return lines + [f"restored: {line}" for line in result["restored"]]
 
 
