@@ -10,7 +10,6 @@ missed between two looks at /proc.
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import struct
 from collections.abc import Iterable
@@ -18,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import numpy as np
+from isotherm.hints.live.perf_event_ring import Ring
+from isotherm.records.perf_ring import Field, RingRecords, SampleLayout, decode_ring
 
-from isotherm.records.perf_ring import (
-    Field,
-    RingRecords,
-    SampleLayout,
-    Words,
-    decode_ring,
-)
+__all__ = [
+    "EventSpec",
+    "Ring",
+    "ThreadEvents",
+    "online_cpus",
+    "open_event",
+    "ring_pages",
+]
 
 TYPE_SOFTWARE: Final = 1
 SW_PAGE_FAULTS: Final = 2
@@ -36,13 +37,14 @@ SW_DUMMY: Final = 9
 
 _NR_PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
 _ATTR_SIZE: Final = 112  # PERF_ATTR_SIZE_VER5: up to sample_max_stack
+_ATTR_SIZE_CONFIG3: Final = 136  # PERF_ATTR_SIZE_VER8
 _FLAG_FD_CLOEXEC: Final = 8
 _IOC_ENABLE: Final = 0x2400
 _IOC_DISABLE: Final = 0x2401
 _IOC_SET_OUTPUT: Final = 0x2405
+_IOC_PERIOD: Final = 0x4008_2404
+_GROUP: Final = 1
 _CLOCK_MONOTONIC: Final = 1
-_PAGE: Final = mmap.PAGESIZE
-_HEAD, _TAIL, _OFFSET, _SIZE = 1024, 1032, 1040, 1048  # in struct perf_event_mmap_page
 
 #: Bits of the flag word of struct perf_event_attr.
 _DISABLED, _INHERIT = 1 << 0, 1 << 1
@@ -66,7 +68,9 @@ class EventSpec:
         config1: Extension, as the PMU defines it.
         config2: Extension, as the PMU defines it.
         precise_ip: Skid that is allowed, 0 to 3.
+        config3: Extension, as the PMU defines it; Linux 6.3 and later.
         exclude_kernel: Leave out what the kernel itself does.
+        exclude_hv: Leave out what a hypervisor does; IBS refuses to.
         inherit: Threads started later are watched, too.
     """
 
@@ -77,21 +81,25 @@ class EventSpec:
     config1: int = 0
     config2: int = 0
     precise_ip: int = 0
+    config3: int = 0
     exclude_kernel: bool = False
+    exclude_hv: bool = True
     inherit: bool = True
 
     def attr(self) -> bytes:
         """Return struct perf_event_attr; times are CLOCK_MONOTONIC."""
-        flags = _DISABLED | _EXCLUDE_HV | _USE_CLOCKID
+        flags = _DISABLED | _USE_CLOCKID
         flags |= self.precise_ip << _PRECISE_SHIFT
         if self.exclude_kernel:
             flags |= _EXCLUDE_KERNEL
+        if self.exclude_hv:
+            flags |= _EXCLUDE_HV
         if self.inherit:
             flags |= _INHERIT | _INHERIT_THREAD
         head = struct.pack(
             "<IIQQQQQII",
             self.type,
-            _ATTR_SIZE,
+            _ATTR_SIZE_CONFIG3 if self.config3 else _ATTR_SIZE,
             self.config,
             self.period,
             int(self.fields),
@@ -102,16 +110,20 @@ class EventSpec:
         )
         more = struct.pack("<QQQQ", self.config1, self.config2, 0, 0)
         rest = struct.pack("<IiQII", 0, _CLOCK_MONOTONIC, 0, 0, 0)
-        return head + more + rest
+        whole = head + more + rest
+        if not self.config3:  # kernels before 6.3 refuse a longer one
+            return whole
+        return whole + struct.pack("<IIQQ", 0, 0, 0, self.config3)
 
 
-def open_event(spec: EventSpec, tid: int, cpu: int) -> int:
+def open_event(spec: EventSpec, tid: int, cpu: int, group: int = -1) -> int:
     """Open one event, disabled, and return its descriptor.
 
     Args:
         spec: What to open.
         tid: Thread to watch; 0: this one; -1: every thread on the CPU.
         cpu: CPU; -1: whichever the thread runs on.
+        group: Descriptor of the event that leads its group; -1: none.
 
     Raises:
         OSError: With the kernel's errno: EACCES and EPERM (not permitted), ENOENT
@@ -120,14 +132,15 @@ def open_event(spec: EventSpec, tid: int, cpu: int) -> int:
     number = _NR_PERF_EVENT_OPEN.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, f"perf_event_open on {os.uname().machine}")
-    attr = ctypes.create_string_buffer(spec.attr(), _ATTR_SIZE)
+    whole = spec.attr()
+    attr = ctypes.create_string_buffer(whole, len(whole))
     fd = int(
         _libc.syscall(
             ctypes.c_long(number),
             attr,
             ctypes.c_int(tid),
             ctypes.c_int(cpu),
-            ctypes.c_int(-1),
+            ctypes.c_int(group),
             ctypes.c_ulong(_FLAG_FD_CLOEXEC),
         )
     )
@@ -137,55 +150,18 @@ def open_event(spec: EventSpec, tid: int, cpu: int) -> int:
     return fd
 
 
-class Ring:
-    """The ring buffer of one event.
+def enable_event(fd: int, *, group: bool = False) -> None:
+    """Let an event count, or a whole group by its leader."""
+    fcntl.ioctl(fd, _IOC_ENABLE, _GROUP if group else 0)
 
-    Args:
-        fd: An event of this process; owned by the ring from now on.
-        data_pages: Pages of the data area, a power of two.
+
+def change_period(fd: int, period: int) -> None:
+    """Change the events per sample of an open event.
 
     Raises:
-        OSError: The ring cannot be mapped: EPERM beyond perf_event_mlock_kb.
+        OSError: EINVAL: the PMU does not take such a period.
     """
-
-    def __init__(self, fd: int, data_pages: int) -> None:
-        self.fd = fd
-        try:
-            self._map = mmap.mmap(
-                fd,
-                (1 + data_pages) * _PAGE,
-                flags=mmap.MAP_SHARED,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            )
-        except OSError:
-            os.close(fd)
-            raise
-        # Heads and tails through a view: one aligned 64-bit access each.
-        self._control = np.frombuffer(self._map, np.uint64, _PAGE // 8)
-        offset, size = int(self._control[_OFFSET // 8]), int(self._control[_SIZE // 8])
-        self._data = np.frombuffer(self._map, np.uint64, size // 8, offset)
-
-    def read(self) -> Words:
-        """Return and consume what the kernel has written, oldest first, uint64[n]."""
-        head = int(self._control[_HEAD // 8])
-        tail = int(self._control[_TAIL // 8])
-        size = len(self._data)
-        first, count = tail // 8 % size, (head - tail) // 8
-        at_once = min(count, size - first)
-        words = np.empty(count, np.uint64)
-        words[:at_once] = self._data[first : first + at_once]
-        words[at_once:] = self._data[: count - at_once]
-        self._control[_TAIL // 8] = head
-        return words
-
-    def close(self) -> None:
-        """Unmap the ring and close its event."""
-        if self.fd < 0:
-            return
-        del self._control, self._data
-        self._map.close()
-        os.close(self.fd)
-        self.fd = -1
+    fcntl.ioctl(fd, _IOC_PERIOD, struct.pack("<Q", period))
 
 
 def online_cpus() -> list[int]:
