@@ -39,6 +39,9 @@ from isotherm.machine.linux.spaces import SpaceMap
 SHARES: Final = np.array(
     [[1, 0], [1, 1], [3, 2]] + [[n, 1] for i in range(1, 11) for n in (1 << i, 3 << i)]
 )
+#: Of the target's time that bits to be set anew may take: 1 GiB of hot pages takes
+#: 80 ms of it a look (docs/measurements.md#the-daemon).
+TARGET_BUDGET: Final = 0.005
 LONGEST: Final = 64  # times the interval that was asked for
 _MAPPING: Final = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) [^\n]*\n"
@@ -255,7 +258,8 @@ class AccessedRanges:
         if last_ns is None or len(mapping) == 0:
             return []
         gathered_s = (read_ns - last_ns) / 1e9
-        self._keep_to_budget(spent_ns, gathered_s)
+        stall_ns = int(mapping[:, 3].sum()) * SET_BIT_NS
+        self._keep_to_budget(spent_ns, stall_ns, gathered_s)
         region, first, last = to_flat(
             self._spaces.ranges(pid), mapping[:, 0], mapping[:, 1]
         )
@@ -286,8 +290,14 @@ class AccessedRanges:
             )
         return batches
 
-    def _keep_to_budget(self, spent_ns: int, gathered_s: float) -> None:
-        share = spent_ns * max(1, len(self._processes)) / (gathered_s * 1e9)
+    def _keep_to_budget(
+        self, spent_ns: int, stall_ns: float, gathered_s: float
+    ) -> None:
+        """Look more seldom while it costs too much, of us or of who is looked at."""
+        gathered_ns = gathered_s * 1e9
+        share = spent_ns * max(1, len(self._processes)) / gathered_ns
+        # What the target may lose, told in our own budget.
+        share = max(share, self._budget * stall_ns / (TARGET_BUDGET * gathered_ns))
         if share > self._budget:
             longest_s = LONGEST * self._wanted_s
             self.interval_s = min(longest_s, 2 * self.interval_s)
