@@ -21,6 +21,7 @@ from isotherm.hints.batch import (
 from isotherm.hints.hint_fault import HintFaultSource
 from isotherm.hints.region import RegionSource
 from isotherm.hints.sampling import SamplingSource
+from isotherm.lab.hotness_unit import simulated_chmu
 from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSampling
 from isotherm.machine.sim.spec import load_machine
@@ -90,6 +91,7 @@ SOURCES: dict[str, Callable[[], SourceUnderTest]] = {
     "sim:region": on_simulator(
         lambda m: RegionSource(SimRegions(m, 1, EPOCH_NS), 30.0)
     ),
+    "sim:chmu": on_simulator(lambda m: simulated_chmu(m, EPOCH_NS)),
 }
 
 
@@ -125,6 +127,9 @@ def touched(batch: HintBatch) -> set[int]:
     if isinstance(seen, RegionCounts):
         hot = seen.nr_accesses > 0
         spans = zip(seen.start[hot], seen.end[hot], strict=True)
+        return {page for start, end in spans for page in range(start, end)}
+    if isinstance(seen, RangeCounts):
+        spans = zip(seen.start, seen.end, strict=True)
         return {page for start, end in spans for page in range(start, end)}
     return set(seen.page.tolist())
 
@@ -198,6 +203,21 @@ def test_columns_fit_the_mechanism(bench: SourceUnderTest) -> None:
             assert (seen.delay_s >= 0).all()
             assert len(seen.silent) == len(seen.silent_s)
             assert (seen.silent_s >= 0).all()
+        elif isinstance(seen, RangeCounts):
+            assert (np.uint32, np.uint32) == (seen.start.dtype, seen.end.dtype)
+            assert (np.float32, np.float32) == (seen.count.dtype, seen.exposure_s.dtype)
+            assert len(seen.start) == len(seen.end) == len(seen.count)
+            assert len(seen.start) == len(seen.exposure_s) > 0
+            assert (seen.start < seen.end).all()
+            assert (np.diff(seen.start.astype(np.int64)) >= 0).all()
+            assert (seen.count >= seen.threshold * 0.999).all()
+            assert (seen.exposure_s > 0).all()
+            watched = seen.watched
+            assert (np.int64, 2) == (watched.dtype, watched.shape[1])
+            assert (watched[:, 0] < watched[:, 1]).all()
+            assert (watched[1:, 0] > watched[:-1, 1]).all()
+            assert seen.end.max() <= watched.max() <= bench.pages
+            assert 0 < seen.share <= 1
         else:
             assert (seen.start < seen.end).all()
             assert (seen.start[1:] >= seen.end[:-1]).all()

@@ -11,6 +11,7 @@ from isotherm.hints.batch import (
     FaultDelays,
     HintBatch,
     Mechanism,
+    RangeCounts,
     RegionCounts,
     Samples,
 )
@@ -50,6 +51,10 @@ def observe(mechanism: Mechanism, rng: np.random.Generator) -> HintBatch:
         delay_s = np.full(HOT, 0.02, np.float32)
         silent_s = np.full(len(silent), 0.5, np.float32)
         seen = FaultDelays(hot, delay_s, zero, zero, silent, silent_s)
+    elif mechanism is Mechanism.CHMU:
+        one = np.ones(HOT, np.float32)
+        watched = np.array([[0, PAGES]], np.int64)
+        seen = RangeCounts(hot, hot + 1, 9 * one, one / 2, watched, 4.0)
     else:
         edges = np.array([0, HOT, PAGES], np.uint32)
         nr = np.array([19, 0], np.uint32)

@@ -25,6 +25,7 @@ class Mechanism(StrEnum):
     ACCESSED_BIT = "accessed-bit"
     HINT_FAULT = "hint-fault"
     REGION = "region"
+    CHMU = "chmu"
 
 
 class LiveMechanism(StrEnum):

@@ -25,7 +25,7 @@ BOUNDS: Final[Mapping[str, str]] = {
 }
 
 #: Those that look at nothing: no setting of hints makes a difference to them.
-WITHOUT_HINTS: Final = frozenset({"first-touch", "lru", *BOUNDS})
+WITHOUT_HINTS: Final = frozenset({"first-touch", "lru", *registry.AT_BIRTH, *BOUNDS})
 
 WORKLOADS: Final[Mapping[str, str]] = workload_registry.WORKLOADS
 
@@ -43,6 +43,7 @@ HINTS: Final[Mapping[str, str]] = {
     Mechanism.ACCESSED_BIT: "accessed bits of page-table entries, read by scan",
     Mechanism.HINT_FAULT: "poisoned entries: how soon a page is touched",
     Mechanism.REGION: "region sampling as DAMON does it",
+    Mechanism.CHMU: "hot lists of a CXL device's hotness unit (machines with one)",
 }
 
 

@@ -19,6 +19,7 @@ from isotherm.hints.region import RegionSource
 from isotherm.hints.sampling import SamplingSource
 from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
+from isotherm.lab.hotness_unit import simulated_chmu
 from isotherm.lab.placement import (
     check_placement,
     first_access_order,
@@ -331,6 +332,8 @@ class _Run:
         if Mechanism.REGION in self.hints:
             regions = SimRegions(machine, self.spec.seed, self.pace.epoch_ns)
             sources.append(RegionSource(regions, costs.entry_ns))
+        if Mechanism.CHMU in self.hints:
+            sources.append(simulated_chmu(machine, self.pace.epoch_ns, self.spec.seed))
         return tuple(sources)
 
     def play(self, progress: Callable[[float], None] | None) -> None:

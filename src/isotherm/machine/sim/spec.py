@@ -17,6 +17,7 @@ import msgspec
 from isotherm.core.errors import ConfigError, UsageError
 from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import PAGE_BYTES
+from isotherm.machine.sim.chmu_spec import HotnessUnitSpec
 from isotherm.machine.sim.expander_spec import ExpanderSpec
 from isotherm.topology.model import (
     AccessPerformance,
@@ -90,6 +91,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_gib: float = 256.0
     costs: CostSpec = CostSpec()
     expander: ExpanderSpec | None = None
+    hotness_unit: HotnessUnitSpec | None = None
 
     def check(self, path: str) -> None:
         """Raise ConfigError where the figures do not make a machine."""
@@ -153,6 +155,8 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 [n.tier for n in self.nodes],
                 min(self.nodes[at].read_latency_ns),
             )
+        if self.hotness_unit is not None:
+            self.hotness_unit.check(path, [n.tier for n in self.nodes])
 
     def capacities(self, pages: int, fast_ratio: float) -> list[int]:
         """Return pages per node; the last tier holds the whole footprint."""
