@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from isotherm.core.availability import Availability
 from isotherm.core.errors import UnsupportedError
+from isotherm.daemon.movers_hardware import find_hardware_movers
+from isotherm.daemon.movers_model import Mover
+
+__all__ = ["Mover", "find_movers", "refuse"]
 
 #: DAMOS actions that decide where memory is, or whether it is there at all
 #: (enum damos_action in include/linux/damon.h); ``stat`` and the huge-page
@@ -25,33 +27,26 @@ MOVING_PROGRAMS: Final = {
     "senpai": "reclaims cgroups to their working set",
 }
 
-#: Modules that run DAMON schemes of their own (Documentation/admin-guide/mm/damon).
+#: Modules that run DAMON schemes of their own (Documentation/admin-guide/mm/damon,
+#: samples/damon). The samples were called without the prefix at first.
 MOVING_MODULES: Final = {
     "damon_reclaim": "pages out what is cold",
     "damon_lru_sort": "sorts the lists that reclaim works from",
+    "damon_sample_mtier": "promotes and demotes between two nodes",
+    "mtier": "promotes and demotes between two nodes",
+    "damon_sample_prcl": "pages out what is cold of one process",
+    "prcl": "pages out what is cold of one process",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Mover:
-    """Another mover that is active now.
-
-    Attributes:
-        name: ``numa-balancing-tiering``, ``damon-scheme``, ``isotherm``...
-        why: What was found: the file and its value, or the process.
-        command: What stops it.
-        refuses: Whether a run beside it is refused; else it is only told.
-    """
-
-    name: str
-    why: str
-    command: str | None
-    refuses: bool = True
-
-    @property
-    def availability(self) -> Availability:
-        """The same for ``isotherm doctor``."""
-        return Availability(self.name, "mover", True, self.why, self.command)
+#: Kernel threads that promote, by name without the node's number: pghot's
+#: kmigrated, and the scanners that were proposed before it. None is in a release;
+#: distributions carry them.
+PROMOTING_THREADS: Final = {
+    "kmigrated": "promotes what pghot has counted as hot",
+    "kpromoted": "promotes what was found hot",
+    "kmmscand": "scans accessed bits and promotes",
+}
+PGHOT: Final = "proc/sys/vm/pghot_enabled_sources"
 
 
 def find_movers(
@@ -72,7 +67,9 @@ def find_movers(
         *_demotion(root),
         *_damon(root, mine),
         *_damon_modules(root),
+        *_promoters(root),
         *_programs(root),
+        *find_hardware_movers(root, mine),
     ]
 
 
@@ -174,7 +171,9 @@ def _reaches(context: Path, pids: frozenset[int] | None) -> bool:
 def _damon_modules(root: Path) -> list[Mover]:
     found = []
     for name, does in MOVING_MODULES.items():
-        path = f"sys/module/{name}/parameters/enabled"
+        folder = f"sys/module/{name}/parameters"
+        files = [f"{folder}/enabled", f"{folder}/enable"]
+        path = next((p for p in files if _text(root / p) is not None), files[0])
         if _text(root / path) == "Y":
             found.append(
                 Mover(
@@ -186,9 +185,42 @@ def _damon_modules(root: Path) -> list[Mover]:
     return found
 
 
+def _promoters(root: Path) -> list[Mover]:
+    """Kernel threads that promote by themselves: pghot's and its forerunners'."""
+    threads: dict[str, list[str]] = {}
+    for process in _processes(root):
+        name = _text(process / "comm") or ""
+        kind = name.rstrip("0123456789")
+        # A kernel thread has no command line; anybody may call a program so.
+        if kind in PROMOTING_THREADS and not _text(process / "cmdline"):
+            threads.setdefault(kind, []).append(name)
+    found = []
+    sources = _number(root / PGHOT)
+    if sources is not None:
+        migrated = threads.pop("kmigrated", [])
+        if sources:
+            who = ", ".join(migrated) or "the kernel"
+            found.append(
+                Mover(
+                    "pghot",
+                    f"/{PGHOT} is {sources}: {who} promotes what is counted as hot",
+                    "sysctl vm.pghot_enabled_sources=0",
+                )
+            )
+    for kind, names in threads.items():
+        found.append(
+            Mover(
+                kind,
+                f"kernel thread {', '.join(names)}: {PROMOTING_THREADS[kind]}",
+                None,
+            )
+        )
+    return found
+
+
 def _programs(root: Path) -> list[Mover]:
     found = []
-    for process in sorted(_numbered(root / "proc"), key=lambda path: int(path.name)):
+    for process in _processes(root):
         name = _text(process / "comm")
         if name in MOVING_PROGRAMS:
             found.append(
@@ -199,6 +231,10 @@ def _programs(root: Path) -> list[Mover]:
                 )
             )
     return found
+
+
+def _processes(root: Path) -> list[Path]:
+    return sorted(_numbered(root / "proc"), key=lambda path: int(path.name))
 
 
 def _numbered(directory: Path) -> list[Path]:

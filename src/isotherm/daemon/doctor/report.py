@@ -20,6 +20,9 @@ KNOWN_MOVERS: Final = {
     "damon-scheme": "no running kdamond has a scheme that moves memory",
     "damon-reclaim": "the module is not there or not enabled",
     "damon-lru-sort": "the module is not there or not enabled",
+    "pghot": "/proc/sys/vm/pghot_enabled_sources is not there or 0",
+    "flat-memory-mode": "no memory-side cache here is extended-linear, as far as seen",
+    "gpu-access-counters": "nvidia_uvm is not there, or leaves memory where it is",
     "isotherm": "no other isotherm is known to run",
 }
 
