@@ -15,8 +15,9 @@ from isotherm.daemon.budget import choose_unit, state_bytes
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
 from isotherm.daemon.service import Grain, RunEngine, Service
-from isotherm.daemon.sources import Chosen, choose_sources
+from isotherm.daemon.sources import Chosen, Tiered, choose_sources
 from isotherm.hints.batch import HintSource
+from isotherm.loop.epoch import Step
 from isotherm.machine.linux.machine import LinuxMachine
 from isotherm.machine.linux.targets.follow import (
     Claims,
@@ -108,9 +109,17 @@ class Host:
         self.unit = unit
         return self.grain
 
-    def watch(self, service: Service, step: object) -> None:
-        """Log what has happened to processes; an observer of the service."""
+    def watch(self, service: Service, step: Step) -> None:
+        """Log what has happened to processes, and tell sources of other tiers.
+
+        An observer of the service.
+        """
         self.tell(self.machine.take_events())
+        topology = None if step.change is None else step.change.topology
+        if topology is not None:
+            for chosen in self.chosen:
+                if isinstance(chosen.source, Tiered):
+                    chosen.source.take_tiers(topology)
 
     def tell(self, events: Sequence[TargetEvent]) -> None:
         """Log what has happened to processes."""

@@ -8,7 +8,7 @@ given for the target.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import structlog
 
@@ -20,6 +20,7 @@ from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import Config
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
+from isotherm.topology.model import Topology
 
 #: Blocks of eight pages put out in an epoch; for the policy reclaim in a second, as
 #: many as it asks for.
@@ -38,6 +39,15 @@ class LiveSource(HintSource, Protocol):
 
     def close(self) -> None:
         """Stop, and leave nothing behind; may be called again."""
+        ...
+
+
+@runtime_checkable
+class Tiered(Protocol):
+    """A source to which it matters which nodes are fast."""
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Go on with these tiers."""
         ...
 
 

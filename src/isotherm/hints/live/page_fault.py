@@ -44,6 +44,7 @@ from isotherm.hints.live.perf_event import (
 )
 from isotherm.machine.linux.spaces import NO_PAGE, SpaceMap
 from isotherm.records.perf_ring import Field
+from isotherm.topology.model import Topology
 
 BALANCING: Final = Path("proc/sys/kernel/numa_balancing")
 RATE_LIMIT: Final = Path("proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
@@ -340,6 +341,10 @@ class PageFaultSource:
         there[inside] = node[page[inside]]
         poisoned: NDArray[np.bool_] = ~np.isin(there, self._fast) & (there != 255)
         return poisoned & small
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Take the nodes of the fastest tier as they are now."""
+        self._fast = np.array(topology.tiers[0].nodes, np.uint8)
 
     # -- following the spaces ----------------------------------------------
 
