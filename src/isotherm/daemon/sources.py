@@ -27,6 +27,9 @@ from isotherm.topology.model import Topology
 PAGE_OUT_BLOCKS: Final = 32
 RECLAIM_BLOCKS_S: Final = 64.0
 
+#: Of the budget, that looking at accessed bits uses whatever the policy asks for.
+HASTE: Final = 0.25
+
 log = structlog.get_logger()
 
 
@@ -141,6 +144,7 @@ def _bits(module: str, reader: str, name: str) -> Kind:
             wants.machine.space_map,
             wants.epoch_ns,
             budget=wants.budget,
+            haste=HASTE,
             now_ns=wants.machine.clock.now_ns,
         )
 

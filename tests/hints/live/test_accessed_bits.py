@@ -263,6 +263,33 @@ def test_a_process_read_as_a_whole_is_read_once_a_round_with_windows_too(
     assert 4 == len([pid for pid, _ in reader.reads if pid == 7])
 
 
+@pytest.mark.parametrize(
+    ("read_ns", "touched", "expected"),
+    [(9.9e6, 0, 2), (1e3, 0, 1), (1e9, 0, 50), (1e3, 1000, 12)],
+    ids=["some time", "little", "too much", "too much for the target"],
+)
+def test_looks_come_as_often_as_a_part_of_the_budget_allows(
+    reader, spaces, clock, monkeypatch, read_ns, touched, expected
+) -> None:
+    """By what a look costs here and there; never more rarely than asked for."""
+    monkeypatch.setattr(module, "SET_BIT_NS", 3e4)
+    spent = iter(range(0, 10**12, int(read_ns)))
+    monkeypatch.setattr(module.time, "thread_time_ns", lambda: next(spent))
+    source = LiveAccessedBits(
+        reader, spaces, EPOCH_NS, budget=0.04, haste=0.25, now_ns=clock.now_ns
+    )
+    source.open()
+    reader.touched = {(7, 5120 + page) for page in range(touched)}
+    for _ in range(2):
+        clock.advance(EPOCH_NS)
+        source.look((look(),))
+        source.drain()
+    source.thinned = 1
+    asked = look(stripes=50, stripe=7)
+    assert expected == source._hasten(asked).stripes
+    source.close()
+
+
 def test_a_bit_that_stays_says_nothing(source, reader) -> None:
     """It is masked in ``observed``, and not counted as touched."""
     reader.stuck = {(7, 5123)}

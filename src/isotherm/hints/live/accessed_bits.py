@@ -1,9 +1,10 @@
 """Accessed bits of a live host: looks in, batches out, whoever reads the bits."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -27,6 +28,10 @@ from isotherm.machine.linux.spaces import SpaceMap
 SET_BIT_NS: Final = 300.0
 #: Parts of a process that count as all of it: 1 but for rounding.
 ALL: Final = 1.0 - 1e-9
+#: Of the time of the processes looked at, that looks may take which come sooner.
+HASTE_TARGET: Final = 0.005
+#: How fast the cost of reading a granule is followed.
+COST_GAIN: Final = 0.3
 #: Granules between two looks at the clock.
 AT_ONCE: Final = 64
 #: How fast the length of epochs is followed.
@@ -67,13 +72,17 @@ class LiveAccessedBits:
     for add up to all of it. A look at one node reads all pages.
 
     Looks that cost more than the budget are thinned: each reads every second (4th,
-    8th …) of its granules, in turns, until the cost fits.
+    8th …) of its granules, in turns, until the cost fits. Looks that are asked for
+    more rarely than a part of the budget allows come sooner: what looking is worth
+    is reckoned from rates, and bits tell none above one in a window, so that where
+    nobody counts accesses a busy process is taken for a quiet one.
 
     Args:
         reader: How this host shows bits.
         spaces: Which page is whose.
         epoch_ns: Length of the first epoch; windows end with an epoch.
         budget: CPU time that looking may take, as a share of one CPU.
+        haste: Share of the budget that is used whatever is asked for.
         now_ns: The machine's time.
         later: Runs an action after so many seconds; None: a thread of its own.
     """
@@ -88,6 +97,7 @@ class LiveAccessedBits:
         epoch_ns: int,
         *,
         budget: float = 0.02,
+        haste: float = 0.0,
         now_ns: Callable[[], int] = time.monotonic_ns,
         later: Callable[[float, Callable[[], None]], None] | None = None,
     ) -> None:
@@ -95,6 +105,7 @@ class LiveAccessedBits:
         self._spaces = spaces
         self._epoch_ns = epoch_ns
         self._budget = budget
+        self._haste = haste
         self._now_ns = now_ns
         self._later = later
         self._thread: Later | None = None
@@ -107,6 +118,10 @@ class LiveAccessedBits:
         self._start_ns = 0
         self._cost_ns = 0.0
         self._walks = 0
+        #: Of reading a granule, here and for its process; 0: not known.
+        self._granule_ns = 0.0
+        self._granule_target_ns = 0.0
+        self._hasty = 0  # looks that came sooner than asked for
         #: Looks so far at each of so many stripes: thinning goes on from there.
         self._turns: dict[tuple[int, int], int] = {}
         #: By process cleared as a whole: the part asked for since it was read.
@@ -158,7 +173,9 @@ class LiveAccessedBits:
                 return
             self._round += 1
             self._armed = [
-                _Armed(k) for k in looks if k.mechanism is Mechanism.ACCESSED_BIT
+                _Armed(self._hasten(k))
+                for k in looks
+                if k.mechanism is Mechanism.ACCESSED_BIT
             ]
             for armed in self._armed:
                 if armed.look.window_s is not None:
@@ -166,6 +183,25 @@ class LiveAccessedBits:
                     end_ns = (self._drained_ns or now_ns) + self._epoch_ns
                     wait_s = (end_ns - now_ns) / NS_PER_S - armed.look.window_s
                     self._run_later(max(0.0, wait_s), self._round, armed)
+
+    def _hasten(self, look: Look) -> Look:
+        """Return the look in as few stripes as a part of the budget allows."""
+        if not self._haste or look.stripes == 1 or self.thinned > 1:
+            return look
+        if self._granule_ns <= 0:
+            return look
+        self._follow_spaces()
+        walks = -(-int(self._sizes.sum()) // GRANULE)
+        walks *= 1 if look.window_s is None else 2
+        period_ns = walks * max(
+            self._granule_ns / (self._haste * self._budget),
+            self._granule_target_ns / HASTE_TARGET,
+        )
+        stripes = max(1, math.ceil(period_ns / self._epoch_ns))
+        if stripes >= look.stripes:
+            return look
+        self._hasty += 1
+        return replace(look, stripes=stripes, stripe=self._hasty % stripes)
 
     def _run_later(self, wait_s: float, current: int, armed: _Armed) -> None:
         def begin() -> None:
@@ -303,6 +339,7 @@ class LiveAccessedBits:
         self._cost_ns += spent_ns
         seen = self._columns(chosen, bits, ok, stuck, interval_ns, opening)
         touched = int(np.bitwise_count(seen.bits).sum())
+        self._learn_cost(spent_ns / count, touched * SET_BIT_NS / count)
         batch = HintBatch(
             self._reader.name,
             start_ns,
@@ -315,6 +352,11 @@ class LiveAccessedBits:
         )
         self._done.append(batch)
         return chosen
+
+    def _learn_cost(self, granule_ns: float, target_ns: float) -> None:
+        gain = COST_GAIN if self._granule_ns > 0 else 1.0
+        self._granule_ns += gain * (granule_ns - self._granule_ns)
+        self._granule_target_ns += gain * (target_ns - self._granule_target_ns)
 
     def _walk_process(
         self,
