@@ -1,8 +1,8 @@
 """The command line itself: help, errors, exit codes, streams."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from isotherm.core.errors import (
 )
 
 VERBS = (
-    *("demo", "simulate", "compare", "explain", "topology", "trace"),
+    *("demo", "simulate", "compare", "plan", "explain", "topology", "trace"),
     *("doctor", "workload"),
 )
 
@@ -47,12 +47,13 @@ def test_installed_command_is_there() -> None:
 
 @pytest.mark.slow
 def test_help_is_quick() -> None:
-    """The help of the command answers well within a second."""
+    """The help costs well under a second of CPU time, however busy the machine is."""
     took = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = isotherm("--help")
-        took.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert run.returncode == 0
     assert min(took) < 1.0
 

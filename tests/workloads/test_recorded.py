@@ -12,6 +12,7 @@ from isotherm.core.errors import IsothermError, TraceFormatError, UsageError
 from isotherm.trace.format import Provenance, TraceReader, TraceWriter
 from isotherm.trace.stream import Pace
 from isotherm.workloads.recorded import RecordedWorkload, open_recorded
+from isotherm.workloads.registry import make_workload
 
 MS = 1_000_000
 
@@ -75,6 +76,55 @@ def test_epochs_by_the_traces_own_times(tmp_path: Path) -> None:
     assert [[0, 1], [2]] == [
         epoch.page.tolist() for epoch in trace.epochs(Pace(rate=None, accesses=3))
     ]
+
+
+def test_windows_are_equal_parts_of_the_time(tmp_path: Path) -> None:
+    """Each access is in one of them, times counted from the window's start."""
+    times = [0, 10 * MS, 399 * MS, 400 * MS, 1100 * MS, 1199 * MS]
+    whole = workload(tmp_path / "t", [5, 6, 5, 7, 5, 8], times)
+    found = []
+    for part in (1, 2, 3):
+        trace = open_recorded(tmp_path / "t", window=(part, 3))
+        assert whole.pages == trace.pages
+        epochs = list(trace.epochs(Pace(rate=None, epoch_ns=100 * MS)))
+        found.append([epoch.page.tolist() for epoch in epochs])
+    assert [
+        [[0, 1], [], [], [0]],
+        [[2]],
+        [[], [], [], [0, 3]],
+    ] == found
+
+
+@given(n=st.integers(1, 40), parts=st.integers(1, 7))
+def test_windows_without_times_share_the_accesses(
+    tmp_path_factory: pytest.TempPathFactory, n: int, parts: int
+) -> None:
+    """Joined they are the trace; their sizes differ by one at most."""
+    path = tmp_path_factory.mktemp("t") / "t"
+    workload(path, [i % 5 for i in range(n)])
+    joined, sizes = [], []
+    for part in range(1, parts + 1):
+        trace = open_recorded(path, window=(part, parts))
+        pages = [p for epoch in trace.epochs(Pace(rate=1)) for p in epoch.page.tolist()]
+        joined += pages
+        sizes.append(len(pages))
+    assert [i % 5 for i in range(n)] == joined
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("text", ["", "2", "a/b", "1/2/3", "0/2", "3/2"])
+def test_no_window(tmp_path: Path, text: str) -> None:
+    """Two whole numbers, the first not above the second."""
+    workload(tmp_path / "t.parquet", [1, 2])
+    with pytest.raises(UsageError, match="window: expected K/N"):
+        make_workload(str(tmp_path / "t.parquet"), options={"window": text})
+
+
+def test_a_trace_has_one_option(tmp_path: Path) -> None:
+    """window, and no other."""
+    workload(tmp_path / "t.parquet", [1, 2])
+    with pytest.raises(UsageError, match="option window alone, got theta"):
+        make_workload(str(tmp_path / "t.parquet"), options={"theta": 1})
 
 
 def test_no_times_and_no_rate(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,26 @@ class RecordedWorkload:
     Args:
         reader: The trace.
         name: Name for tables; the file's without its endings if None.
+        window: Only the k-th of n equal parts, ``(k, n)``: of the time, or of the
+            accesses where the trace has no times. The footprint stays the whole's.
+
+    Raises:
+        UsageError: Not 1 <= k <= n.
     """
 
-    def __init__(self, reader: TraceReader, name: str | None = None) -> None:
+    def __init__(
+        self,
+        reader: TraceReader,
+        name: str | None = None,
+        window: tuple[int, int] = (1, 1),
+    ) -> None:
+        if not 1 <= window[0] <= window[1]:
+            raise UsageError(
+                f"window: expected K/N with 1 <= K <= N, got {window[0]}/{window[1]}"
+            )
         self._reader = reader
         self._name = name or without_endings(Path(reader.info.path).name)
+        self._window = window
 
     @property
     def name(self) -> str:
@@ -80,14 +96,16 @@ class RecordedWorkload:
                 f"{self._reader.info.path}: has no times, expected a rate",
                 hint="--rate 10",
             )
-        chunks = _limited(self._reader.chunks(), pace.accesses)
+        chunks = _limited(_windowed(self._reader, self._window), pace.accesses)
         if pace.rate is None:
             return _by_time(chunks, pace.epoch_ns)
         per_epoch = pace.rate * self.pages * pace.epoch_ns / NS_PER_S
         return _by_count(chunks, per_epoch)
 
 
-def open_recorded(path: Path, progress: Progress | None = None) -> RecordedWorkload:
+def open_recorded(
+    path: Path, progress: Progress | None = None, window: tuple[int, int] = (1, 1)
+) -> RecordedWorkload:
     """Return a trace file, or another tool's trace, as a workload.
 
     A foreign file is imported into a temporary trace, which goes with the workload.
@@ -95,18 +113,19 @@ def open_recorded(path: Path, progress: Progress | None = None) -> RecordedWorkl
     Args:
         path: The file.
         progress: Told the bytes read of a foreign file, and its size.
+        window: Only the k-th of n parts.
 
     Raises:
         UsageError: It does not exist or cannot be read.
         TraceFormatError: It is malformed or of no known format.
     """
     if _is_trace(path):
-        return RecordedWorkload(TraceReader(path))
+        return RecordedWorkload(TraceReader(path), window=window)
     folder = Path(tempfile.mkdtemp(prefix="isotherm-"))
     try:
         import_trace(path, folder / "trace.parquet", progress=progress)
         reader = TraceReader(folder / "trace.parquet")
-        workload = RecordedWorkload(reader, without_endings(path.name))
+        workload = RecordedWorkload(reader, without_endings(path.name), window)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -123,6 +142,52 @@ def _is_trace(path: Path) -> bool:
     if not is_columnar(head):
         return False
     return ColumnarFile(path).document is not None
+
+
+def parse_window(text: str) -> tuple[int, int]:
+    """Return ``(k, n)`` of ``k/n``.
+
+    Raises:
+        UsageError: Not two whole numbers.
+
+    >>> parse_window("2/4")
+    (2, 4)
+    """
+    try:
+        part, parts = text.split("/")
+        return int(part), int(parts)
+    except ValueError:
+        raise UsageError(f"window: expected K/N, such as 2/4, got {text!r}") from None
+
+
+def _windowed(reader: TraceReader, window: tuple[int, int]) -> Iterator[AccessChunk]:
+    """Yield the accesses of one part of a trace, times counted from its start."""
+    part, parts = window
+    if parts == 1:
+        yield from reader.chunks()
+        return
+    duration_ns, accesses = reader.info.duration_ns, reader.info.accesses
+    seen = 0
+    for chunk in reader.chunks():
+        if chunk.time_ns is not None and duration_ns is not None:
+            whole = duration_ns + 1
+            begin_ns, end_ns = whole * (part - 1) // parts, whole * part // parts
+            start, stop = np.searchsorted(chunk.time_ns, [begin_ns, end_ns]).tolist()
+            done = stop < len(chunk)
+            cut = chunk.slice(start, stop)
+            if cut.time_ns is not None:
+                cut = replace(cut, time_ns=cut.time_ns - begin_ns)
+        else:
+            first, last = accesses * (part - 1) // parts, accesses * part // parts
+            start = min(max(first - seen, 0), len(chunk))
+            stop = min(max(last - seen, 0), len(chunk))
+            seen += len(chunk)
+            done = seen >= last
+            cut = chunk.slice(start, stop)
+        if len(cut):
+            yield cut
+        if done:
+            return
 
 
 def _limited(chunks: Iterator[AccessChunk], limit: int | None) -> Iterator[AccessChunk]:

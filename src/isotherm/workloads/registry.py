@@ -46,7 +46,8 @@ def make_workload(
         pages: Footprint of a generated workload, 1 to 2^31 pages; a trace
             brings its own.
         seed: Of a generated workload, >= 0.
-        options: Parameters of the generator, numbers or text.
+        options: Parameters of the generator, numbers or text; of a trace
+            ``window``: ``2/4`` is the second of four parts.
 
     Raises:
         UsageError: No such workload, or a value out of range.
@@ -64,11 +65,15 @@ def make_workload(
         from isotherm.workloads.toml_file import read_workload  # noqa: PLC0415  # lazy
 
         return read_workload(path, pages, seed, options)
-    if options:
-        raise UsageError(f"{spec}: a trace takes no options, got {', '.join(options)}")
+    strange = sorted(set(options or ()) - {"window"})
+    if strange:
+        raise UsageError(
+            f"{spec}: a trace has the option window alone, got {', '.join(strange)}"
+        )
+    window = str((options or {}).get("window", "1/1"))
     if path.exists():
-        return _recorded(path)
-    return _shipped(spec)
+        return _recorded(path, window)
+    return _shipped(spec, window)
 
 
 def _generated(
@@ -83,14 +88,14 @@ def _generated(
     return build(own, name, pages, seed)
 
 
-def _recorded(path: Path) -> Workload:
-    from isotherm.workloads.recorded import open_recorded  # noqa: PLC0415  # pyarrow
+def _recorded(path: Path, window: str) -> Workload:
+    from isotherm.workloads.recorded import open_recorded, parse_window  # noqa: PLC0415  # pyarrow
 
-    workload: Workload = open_recorded(path)
+    workload: Workload = open_recorded(path, window=parse_window(window))
     return workload
 
 
-def _shipped(name: str) -> Workload:
+def _shipped(name: str, window: str) -> Workload:
     try:
         from isotherm.data import list_traces, trace_path  # noqa: PLC0415  # optional
     except ImportError:
@@ -98,7 +103,7 @@ def _shipped(name: str) -> Workload:
     else:
         shipped = [str(trace) for trace in list_traces()]
         if name in shipped:
-            return _recorded(trace_path(name))
+            return _recorded(trace_path(name), window)
     known = [*WORKLOADS, *shipped]
     raise UsageError(
         f"workload: no generator, file or shipped trace is called {name!r}"

@@ -1,0 +1,234 @@
+"""``isotherm plan``: how much fast memory, for how much money."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isotherm.cli.compare import check_writable
+from isotherm.cli.options import (
+    at_least,
+    check_all,
+    parse_list,
+    parse_rate,
+    parse_ratio,
+    parse_settings,
+)
+from isotherm.cli.output import (
+    note,
+    print_json,
+    print_table,
+    print_text,
+    progress_bar,
+    start_logging,
+    table,
+)
+from isotherm.lab import catalogue
+
+if TYPE_CHECKING:
+    from isotherm.lab.capacity import Need
+    from isotherm.lab.money import Costs, Offer
+    from isotherm.lab.planning import Answer
+
+EPILOGUE = """\
+Examples:
+  isotherm plan --workload zipf --machine dram-cxl --max-slowdown 10%
+  isotherm plan --workload trace.parquet --windows 4 --memory-bound 30% \\
+      --max-slowdown 5% --costs prices.toml --out plan.parquet
+  isotherm plan --fleet traces/ --max-slowdown 5% --memory-bound 30%
+
+The slowdown is of the time spent waiting for memory, which is the whole of a
+program's only if it does nothing else: give --memory-bound, or expect far too
+much. Without --costs the prices are assumed.
+
+Overhead: six runs a policy and replica, one process per core unless --jobs
+says otherwise.
+"""
+
+app = App(name="plan", help_epilogue=EPILOGUE, help_format="plaintext")
+
+
+@app.default
+def plan(
+    *,
+    workload: str = "zipf",
+    fleet: Path | None = None,
+    machine: str = "dram-cxl",
+    max_slowdown: str = "5%",
+    policies: Annotated[
+        str, Parameter(name=["--policies", "--policy"])
+    ] = "isotherm,first-touch",
+    seeds: str = "1,2,3",
+    windows: int = 1,
+    memory_bound: str | None = None,
+    costs: Path | None = None,
+    rate: str | None = None,
+    pages: int | None = None,
+    accesses: int | None = None,
+    placement: str = "random",
+    sampling_period: int = 2000,
+    workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Say how much fast memory a workload needs, and what that saves.
+
+    Parameters
+    ----------
+    workload
+        A generator, a TOML workload or a trace.
+    fleet
+        A directory of recorded traces, one a host, instead of a workload.
+    machine
+        A machine, a TOML machine or a topology.
+    max_slowdown
+        Allowed time over that with all memory fast, less one: 5% or 0.05.
+    policies
+        Comma list of policies, or all.
+    seeds
+        Comma list: replicas of a generator, for the confidence interval.
+    windows
+        Cut a trace into so many equal parts: its replicas.
+    memory_bound
+        Share of time that the program waits for memory when all is fast.
+    costs
+        TOML with prices: [per_gib] dram = 4.0, cxl = 2.5.
+    rate
+        Accesses per page per second (default 10; a trace: its own times).
+    pages
+        Footprint of a generator in 4 KiB pages (default 32768).
+    accesses
+        Stop after so many (default: 120 simulated seconds, a trace's end).
+    placement
+        random, first-access or slowest.
+    sampling_period
+        Accesses per sample.
+    workload_option
+        A parameter of the generator, name=value; may be repeated.
+    jobs
+        Processes (default: one per core); results do not depend on it.
+    scheduler
+        Address of a Dask scheduler to run on instead.
+    out
+        Keep finished runs in this Parquet file, and go on from it.
+    json
+        Print one JSON document with raw units.
+    """
+    start_logging()
+    at_least("jobs", jobs, 1)
+    at_least("windows", windows, 1)
+    names = list(catalogue.POLICIES) if policies == "all" else policies
+    chosen = check_all(
+        catalogue.check_policy,
+        names if isinstance(names, list) else parse_list(names, str, "policies"),
+    )
+    allowed = parse_ratio(max_slowdown)
+    seed_list = parse_list(seeds, int, "seeds")
+    bound = None if memory_bound is None else parse_ratio(memory_bound)
+    options = parse_settings(workload_option or (), "workload option")
+    catalogue.check_machine(machine)
+    catalogue.check_placement(placement)
+    check_writable(out)
+
+    from isotherm.lab.fleet import host_traces, hosts_need  # noqa: PLC0415  # brings numba
+    from isotherm.lab.money import ASSUMED, read_costs  # noqa: PLC0415
+    from isotherm.lab.planning import Planner  # noqa: PLC0415
+
+    prices = ASSUMED if costs is None else read_costs(costs)
+    hosts = [catalogue.check_workload(workload)]
+    if fleet is not None:
+        hosts = [str(path) for path in host_traces(fleet)]
+    planner = Planner(
+        machine=machine,
+        policies=chosen,
+        max_slowdown=allowed,
+        costs=prices,
+        jobs=jobs,
+        scheduler=scheduler,
+        out=out,
+    )
+    with progress_bar("planning") as bar:
+        answers: list[Answer] = []
+        planner.progress = lambda done: bar((len(answers) + done) / len(hosts))
+        for host in hosts:
+            answers.append(  # noqa: PERF401  # progress counts them
+                planner.ask(
+                    host,
+                    rate=None if rate is None else parse_rate(rate),
+                    own_rate=rate is None,
+                    seeds=seed_list,
+                    windows=windows,
+                    memory_bound=bound,
+                    pages=pages,
+                    accesses=accesses,
+                    placement=placement,
+                    sampling_period=sampling_period,
+                    workload_options=options,
+                )
+            )
+    if fleet is not None:
+        found = hosts_need(answers, planner.machine, prices)
+        if json:
+            print_json(found.as_json(answers, prices))
+        else:
+            _print_fleet(found, len(answers), prices)
+        return 0
+    answer = answers[0]
+    if json:
+        print_json(answer.as_json(prices))
+        return 0
+    _print_answer(answer.needs, answer.offers, prices)
+    print_text(answer.advice)
+    if bound is None:
+        note("slowdown is of memory time alone; --memory-bound tells the program's")
+    return 0
+
+
+def _print_answer(needs: "list[Need]", offers: "list[Offer]", costs: "Costs") -> None:
+    made = table(
+        [
+            ("policy", "left"),
+            ("fast memory", "right"),
+            ("95 % interval", "right"),
+            ("slowdown", "right"),
+            ("price", "right"),
+            ("saved", "right"),
+        ]
+    )
+    for need, offer in zip(needs, offers, strict=True):
+        interval = need.interval()
+        made.add_row(
+            need.policy,
+            f"{offer.ratio:.0%}",
+            "" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}",
+            f"{max(need.slowdowns) - 1:.1%}",
+            f"{offer.price:.0%}",
+            f"{offer.saved:.0%}",
+        )
+    print_table(made)
+    print_text(_price_line(costs))
+
+
+def _print_fleet(found: Any, hosts: int, costs: "Costs") -> None:  # FleetNeed
+    columns = [("policy", "left")]
+    columns += [(f"{share:.0%} of hosts", "right") for share in found.shares]
+    made = table([*columns, ("bought for all", "right"), ("saved", "right")])
+    for row in found.rows:
+        made.add_row(
+            row.policy,
+            *[f"{ratio:.0%}" for ratio in row.ratios],
+            f"{row.offer.ratio:.0%}",
+            f"{row.offer.saved:.0%}",
+        )
+    print_table(made)
+    print_text(f"{hosts} hosts. {_price_line(costs)}")
+    print_text(found.advice)
+
+
+def _price_line(costs: "Costs") -> str:
+    listed = ", ".join(
+        f"{kind} {price:g}" for kind, price in sorted(costs.per_gib.items())
+    )
+    return f"Prices a GiB ({costs.source}; {costs.unit}): {listed}."

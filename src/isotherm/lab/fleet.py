@@ -1,0 +1,108 @@
+"""A fleet: what every recorded host needs, and what to buy for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from isotherm.core.errors import UsageError
+from isotherm.core.names import distinct_names
+from isotherm.lab.capacity import Need
+from isotherm.lab.money import Costs, Offer, as_mapping, offer, recommend
+from isotherm.lab.planning import Answer
+from isotherm.machine.sim.spec import MachineSpec
+
+#: Shares of the hosts that are to be served.
+SHARES: Final = (0.5, 0.9, 0.99)
+
+
+def host_traces(folder: Path) -> list[Path]:
+    """Return the traces of a directory, one a host, by name.
+
+    Raises:
+        UsageError: Not a directory, or without a trace.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a directory of traces, one a host")
+    found = sorted(folder.glob("*.parquet"))
+    if not found:
+        raise UsageError(
+            f"{folder}: no trace (*.parquet) in it",
+            hint="isotherm trace import, or isotherm trace record",
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRow:
+    """One policy over all hosts.
+
+    Attributes:
+        policy: Its name.
+        ratios: Fast memory over footprint that is enough for each of ``SHARES``.
+        offer: Every host bought for the one that needs most.
+    """
+
+    policy: str
+    ratios: list[float]
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class FleetNeed:
+    """What a fleet needs.
+
+    Attributes:
+        shares: Of hosts.
+        rows: A policy each.
+        advice: What to buy, a sentence.
+    """
+
+    shares: tuple[float, ...]
+    rows: list[FleetRow]
+    advice: str
+
+    def as_json(self, answers: Sequence[Answer], costs: Costs) -> dict[str, Any]:
+        """Return one JSON document, the hosts' own answers in it."""
+        return {
+            "hosts": [answer.as_json(costs) for answer in answers],
+            "shares": self.shares,
+            "policies": [asdict(row) for row in self.rows],
+            "costs": as_mapping(costs),
+            "advice": self.advice,
+        }
+
+
+def hosts_need(
+    answers: Sequence[Answer], machine: MachineSpec, costs: Costs
+) -> FleetNeed:
+    """Return the distribution over hosts: the ratio that serves each share.
+
+    A host counts with the replica that needs most. Hosts are weighted alike,
+    whatever their footprint.
+    """
+    rows, needs = [], []
+    for index, need in enumerate(answers[0].needs):
+        worst = [max(answer.needs[index].ratios) for answer in answers]
+        every = Need(
+            need.policy, worst, [max(a.needs[index].slowdowns) for a in answers]
+        )
+        # "higher": a ratio that some host really needs, not one between two hosts.
+        ratios = np.quantile(worst, SHARES, method="higher").tolist()
+        rows.append(FleetRow(need.policy, ratios, offer(every, machine, costs)))
+        needs.append(every)
+    advice = recommend(needs, [row.offer for row in rows])
+    best = min(rows, key=lambda row: row.offer.ratio)
+    names = distinct_names([answer.workload for answer in answers])
+    hungry = max(
+        range(len(answers)),
+        key=lambda i: max(
+            n
+            for need in answers[i].needs
+            if need.policy == best.policy
+            for n in need.ratios
+        ),
+    )
+    return FleetNeed(SHARES, rows, f"{advice} The hungriest host is {names[hungry]}.")
