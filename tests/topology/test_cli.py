@@ -38,6 +38,22 @@ def test_text(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("tiers, fastest first\n  0: node 0")
 
 
+def test_cxl_devices_of_a_listing(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--cxl-list shows devices and their health, in words and as JSON."""
+    path = tmp_path / "cxl.json"
+    path.write_text('[{"memdev": "mem0", "health": {"temperature": 45}}]')
+    assert 0 == run("--root", root, "--cxl-list", path)
+    assert "CXL memory devices\n  mem0    45 °C\n" in capsys.readouterr().out
+    assert 0 == run("--root", root, "--cxl-list", path, "--json")
+    (device,) = json.loads(capsys.readouterr().out)["cxl_devices"]
+    assert ("mem0", 45) == (device["name"], device["health"]["temperature"])
+    path.write_text("mem0 is well")
+    with pytest.raises(TopologyError, match="expected the JSON of cxl list"):
+        run("--root", root, "--cxl-list", path)
+
+
 def test_overrides(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

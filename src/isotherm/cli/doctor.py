@@ -34,6 +34,7 @@ HEADINGS: Final = (
     ("source", "Sources: how accesses can be seen"),
     ("actuator", "Actuators: what can move memory"),
     ("mover", "Other movers: who moves memory now"),
+    ("device", "CXL memory devices"),
     ("permission", "Permissions of this user"),
 )
 _NAME: Final = 24

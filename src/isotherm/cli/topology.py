@@ -1,10 +1,14 @@
 """``isotherm topology``: what memory a machine has, and who said so."""
 
 import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from isotherm.records.cxl_list import Memdev
 
 EPILOGUE = """\
 Examples:
@@ -31,6 +35,7 @@ def show(
     *,
     root: Path = _LIVE,
     overrides: Path | None = None,
+    cxl_list: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Show a machine's memory: nodes, tiers, initiators, latency, bandwidth.
@@ -41,6 +46,8 @@ def show(
     Args:
         root: The machine: / for this one, or a recorded directory or tar.
         overrides: A TOML file that corrects or replaces what firmware says.
+        cxl_list: What cxl list -M -H -i printed, kept in a file: CXL devices and
+            their health. Without it the tool is asked about this machine.
         json: Print one JSON document with raw units instead of text.
     """
     from isotherm.topology.sysfs import read_topology  # noqa: PLC0415  # --help
@@ -58,13 +65,54 @@ def show(
         topology = apply_overrides(read, given, overrides)
     from isotherm.topology.render import as_json, render_topology  # noqa: PLC0415
 
+    devices = _cxl_devices(root, cxl_list)
     if json:
         import json as encoder  # noqa: PLC0415  # only here
 
-        sys.stdout.write(encoder.dumps(as_json(topology), indent=2) + "\n")
+        document = as_json(topology)
+        if devices:
+            from isotherm.topology import cxl_devices  # noqa: PLC0415  # msgspec
+
+            document["cxl_devices"] = [cxl_devices.as_json(d) for d in devices]
+        sys.stdout.write(encoder.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write(render_topology(topology))
+        sys.stdout.write(render_topology(topology) + _render_cxl(devices))
     return 0
+
+
+def _cxl_devices(root: Path, listing: Path | None) -> "tuple[Memdev, ...]":
+    """Return CXL devices of a listing, or of this machine if the tool tells."""
+    if listing is None and root != _LIVE:
+        return ()
+    from isotherm.core.errors import TopologyError  # noqa: PLC0415  # --help
+    from isotherm.topology import cxl_devices  # noqa: PLC0415  # msgspec
+
+    if listing is not None:
+        return cxl_devices.read_listing(listing)
+    if not cxl_devices.list_names(root):
+        return ()
+    try:
+        return cxl_devices.ask_tool()
+    except TopologyError as error:
+        sys.stderr.write(f"note: {error.message}\n")
+        return ()
+
+
+def _render_cxl(devices: "tuple[Memdev, ...]") -> str:
+    if not devices:
+        return ""
+    from isotherm.topology.cxl_devices import render_device  # noqa: PLC0415  # msgspec
+
+    lines = [
+        textwrap.fill(
+            render_device(device),
+            80,
+            initial_indent=f"  {device.memdev:<8}",
+            subsequent_indent=" " * 10,
+        )
+        for device in devices
+    ]
+    return "\n".join(["", "CXL memory devices", *lines, ""])
 
 
 @app.command

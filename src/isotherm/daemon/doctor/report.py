@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from isotherm.core.availability import Availability
 from isotherm.daemon.doctor.actuators import find_actuators, memory_nodes
+from isotherm.daemon.doctor.devices import find_devices
 from isotherm.daemon.doctor.files import entries, read
 from isotherm.daemon.doctor.kernel import Kernel, read_kernel
 from isotherm.daemon.doctor.permissions import find_permissions
@@ -35,7 +36,7 @@ class Report:
         kernel: Release and options.
         nodes: Nodes that have memory.
         tiers: Tiers that the kernel knows; 0: it does not say.
-        facts: Sources, actuators, movers, permissions.
+        facts: Sources, actuators, movers, CXL devices, permissions.
     """
 
     kernel: Kernel
@@ -95,6 +96,7 @@ def examine(root: Path = Path("/")) -> Report:
         *find_sources(kernel, root),
         *find_actuators(kernel, root),
         *_movers(root),
+        *find_devices(root),
         *find_permissions(root),
     )
     return Report(kernel, memory_nodes(root), tiers, facts)
