@@ -33,6 +33,7 @@ class LiveMechanism(StrEnum):
 
     WRITE = "write-tracking"
     PAGE_OUT = "page-out"
+    COUNTER_TABLE = "counter-table"
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def looks_right(table: HotCold, sockets: int) -> bool:
         table: Entries of pages of which some were accessed.
         sockets: Sockets of the machine.
     """
-    used = (table.count > 0) | (table.previous > 0)
+    used = (table.count > 0) | (table.previous > 0) | table.socket.any(axis=0)
     if not used.any():
         return True
     return bool((table.socket[:, used] < sockets).mean() > 0.99)
