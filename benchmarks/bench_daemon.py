@@ -1,6 +1,6 @@
 """The daemon's budget at any size: CPU time, epoch length, state (synthetic memory).
 
-Usage: bench_daemon.py [GiB ...]   (default 4 64)
+Usage: bench_daemon.py [--publish] [--live GiB] [GiB ...]   (default 4 64 1024)
 
 A service on a table instead of a host: a column says where pages are, a source
 answers looks with bits of a skewed working set, in proportion to what a budgeted
@@ -8,15 +8,25 @@ reader of accessed bits can read (2 % of a core at 30 ns a page). Everything abo
 is what runs on a host. The pace is the daemon's own; waiting is not waited.
 Printed: CPU time of an epoch, its length at the end, the share of a core, resident
 memory beyond the interpreter's, and its share of what is managed.
+
+With ``--live`` also the real daemon on a process of so many GiB (daemon_live.py): its
+CPU time and memory, and what it costs the process, in interleaved windows.
+``--publish`` writes the tables into docs/measurements.md.
 """
 
+import argparse
+import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from isotherm.core.clock import VirtualClock
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
@@ -25,9 +35,15 @@ from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
 from isotherm.daemon.service import Service
 from isotherm.hints.batch import AccessedBits, HintBatch, Look, Mechanism
+from isotherm.hints.capability import Capability
 from isotherm.machine.protocol import Machine, MoveResult, Space, SpacesChanged, Usage
 from isotherm.migration.engine import MigrationEngine
 from isotherm.topology.model import MemoryKind, Node, Source, Tier, Topology
+from publish import markdown, publish
+from zram_swap import missing
+
+if TYPE_CHECKING:
+    from daemon_live import Live
 
 EPOCHS = 40
 READ_NS = 30.0  # a page-table entry; docs/reference/hint-sources.md
@@ -87,6 +103,7 @@ class Bits:
     """Answers looks within a budget: a tenth of the memory is hot."""
 
     mechanism = Mechanism.ACCESSED_BIT
+    capability = Capability(clears=True)
 
     def __init__(self, pages: int, clock: VirtualClock) -> None:
         self._blocks = pages // 8
@@ -126,8 +143,8 @@ class Bits:
         return (HintBatch("bits", start_ns, now_ns, seen),)
 
 
-def measure(gib: int) -> None:
-    """Run some epochs at one size and print a line."""
+def measure(gib: int) -> dict[str, float]:
+    """Run some epochs at one size; return what they took."""
     pages = gib << 18
     before = resident()
     config = Config()
@@ -154,13 +171,17 @@ def measure(gib: int) -> None:
         spent.append(time.process_time() - began)
     late = np.array(spent[EPOCHS // 2 :])
     length_s = service.pacer.epoch_s
-    extra = resident() - before
-    print(
-        f"{gib:5} GiB  unit {unit:3}  epoch {np.median(late) * 1e3:8.1f} ms"
-        f" ({late.min() * 1e3:.1f} to {late.max() * 1e3:.1f}) every {length_s:4.0f} s"
-        f" = {np.median(late) / length_s:6.2%} of a core;"
-        f" {extra / 2**20:7.1f} MiB = {extra / pages / PAGE_BYTES:.3%}"
-    )
+    return {
+        "gib": gib,
+        "unit": unit,
+        "epoch_ms": float(np.median(late)) * 1e3,
+        "least_ms": float(late.min()) * 1e3,
+        "most_ms": float(late.max()) * 1e3,
+        "every_s": length_s,
+        "core": float(np.median(late)) / length_s,
+        "state_bytes": resident() - before,
+        "of_managed": (resident() - before) / pages / PAGE_BYTES,
+    }
 
 
 def resident() -> int:
@@ -168,16 +189,93 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
+def measure_apart(gib: int) -> dict[str, float]:
+    """Measure in a process of its own: memory is not given back."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        measure(1)  # import and compile
+        os.write(theirs, json.dumps(measure(gib)).encode())
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        found: dict[str, float] = json.loads(pipe.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def render_sizes(rows: list[dict[str, float]]) -> str:
+    """Return the table of sizes."""
+    head = ["managed", "unit", "epoch", "range", "every", "share of a core"]
+    return markdown(
+        [*head, "state", "of managed"],
+        [
+            [
+                f"{row['gib']:.0f} GiB",
+                f"{row['unit']:.0f} pages",
+                f"{row['epoch_ms']:.1f} ms",
+                f"{row['least_ms']:.1f} to {row['most_ms']:.1f}",
+                f"{row['every_s']:.0f} s",
+                f"{row['core']:.2%}",
+                f"{row['state_bytes'] / 2**20:.0f} MiB",
+                f"{row['of_managed']:.3%}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def render_live(live: "Live") -> str:
+    """Return the table of the live run."""
+    losses = live.losses()
+    low, high = np.percentile(losses, [25, 75])
+    names = [source["name"] for source in live.results[-1]["sources"]]
+    moved = [result["moved_bytes"] for result in live.results]
+    rows = [
+        ["loss of throughput, median", f"{np.median(losses):.2%}"],
+        ["its quartiles", f"{low:.2%} to {high:.2%}"],
+        ["the daemon's CPU, median, of a core", f"{statistics.median(live.cpu):.2%}"],
+        ["its range", f"{min(live.cpu):.2%} to {max(live.cpu):.2%}"],
+        ["its resident memory", f"{max(live.resident_bytes) / 2**20:.0f} MiB"],
+        ["windows under it", f"{len(losses)}"],
+        ["looked with", ", ".join(names)],
+        ["moved in a run, median", f"{statistics.median(moved) / 2**20:.1f} MiB"],
+    ]
+    return markdown(
+        [f"a process of {live.gib:g} GiB", "Linux " + os.uname().release], rows
+    )
+
+
 def main() -> None:
-    """Measure every size in a process of its own: memory is not given back."""
-    sizes = [int(word) for word in sys.argv[1:]] or [4, 64]
-    for gib in sizes:
-        child = os.fork()
-        if child == 0:
-            measure(1)  # import and compile
-            measure(gib)
-            os._exit(0)
-        os.waitpid(child, 0)
+    """Measure every size, and live where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("gib", nargs="*", type=int)
+    parser.add_argument("--live", type=float, help="GiB of the process")
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--window-s", type=float, default=20.0)
+    parser.add_argument("--hints", default="", help="sources of the live run")
+    parser.add_argument("--publish", action="store_true")
+    given = parser.parse_args()
+    live = None
+    if given.live:
+        why = missing()
+        if why:
+            print(f"live: skipped: {why}", file=sys.stderr)
+        else:
+            from daemon_live import measure as measure_live  # noqa: PLC0415  # numba
+
+            found = measure_live(given.live, given.pairs, given.window_s, given.hints)
+            live = render_live(found)
+            print(live + "\n")
+            if given.publish:
+                publish("daemon-live", live)
+        if not given.gib:
+            return
+    sizes = render_sizes([measure_apart(gib) for gib in given.gib or [4, 64, 1024]])
+    print(sizes)
+    if given.publish:
+        publish("daemon", sizes)
 
 
 if __name__ == "__main__":
