@@ -20,6 +20,7 @@ from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import Config
 from isotherm.hints.batch import HintSource
 from isotherm.machine.linux.machine import LinuxMachine
+from isotherm.machine.linux.process import Process
 from isotherm.topology.model import Topology
 
 #: Blocks of eight pages put out in an epoch; for the policy reclaim in a second, as
@@ -102,6 +103,11 @@ class Wants:
         """Length of an epoch."""
         return round(self.config.loop.epoch_s * NS_PER_S)
 
+    def process_of(self, pid: int) -> Process | None:
+        """Return the followed process of a pid; its number may be another's by now."""
+        target = self.machine.follower.targets.get(pid)
+        return None if target is None else target.process
+
     @property
     def budget(self) -> float:
         """CPU time that looking may take, as a share of one CPU."""
@@ -128,8 +134,15 @@ class Kind:
     make: Callable[[Wants], LiveSource]
 
 
-def _bits(module: str, reader: str, name: str) -> Kind:
-    """Return a kind that reads accessed bits of single pages."""
+def _bits(module: str, reader: str, name: str, *, asks: bool) -> Kind:
+    """Return a kind that reads accessed bits of single pages.
+
+    Args:
+        module: Of the reader, in ``hints.live``.
+        reader: Its class.
+        name: Of the kind.
+        asks: Whether it asks processes to do something, and so for the processes.
+    """
 
     def driver() -> Any:
         return getattr(import_module(f"isotherm.hints.live.{module}"), reader)
@@ -139,8 +152,9 @@ def _bits(module: str, reader: str, name: str) -> Kind:
             LiveAccessedBits,
         )
 
+        options = {"process_of": wants.process_of} if asks else {}
         return LiveAccessedBits(
-            driver()(),
+            driver()(**options),
             wants.machine.space_map,
             wants.epoch_ns,
             budget=wants.budget,
@@ -230,6 +244,7 @@ def _page_out() -> Kind:
             sample_blocks=blocks,
             keep_out=reclaims,  # what nobody touches is to go out anyway
             seed=wants.config.loop.seed,
+            process_of=wants.process_of,
         )
 
     return Kind("page-out", False, False, probe, make)
@@ -253,6 +268,7 @@ def _write_tracking() -> Kind:
             wants.machine.clock,
             intrusive=wants.intrusive,
             seed=wants.config.loop.seed,
+            process_of=wants.process_of,
         )
 
     return Kind("write-tracking", True, False, probe, make)
@@ -260,8 +276,8 @@ def _write_tracking() -> Kind:
 
 #: Best first: bits of every page; DAMON's regions; faults; what is left.
 KINDS: Final = (
-    _bits("idle_page", "IdlePageBits", "idle-page"),
-    _bits("page_table", "PageTableBits", "page-table"),
+    _bits("idle_page", "IdlePageBits", "idle-page", asks=False),
+    _bits("page_table", "PageTableBits", "page-table", asks=True),
     _damon(),
     _hint_fault(),
     _accessed_range(),

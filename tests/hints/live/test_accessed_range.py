@@ -193,6 +193,26 @@ def test_bits_are_cleared(touched: Target, whole_pages: int) -> None:
     clearing.close()
 
 
+def test_only_processes_that_are_followed_are_cleared(touched: Target) -> None:
+    """A number without its process is nobody's; whoever lent it closes it."""
+    nothing = lambda pid, granule: (  # noqa: E731
+        np.zeros((len(granule), 64), np.uint8),
+        np.ones(len(granule), np.bool_),
+    )
+    followed: dict[int, Process] = {}
+    clearing = Clearing(nothing, 1 << 20, followed.get)
+    mapped = np.array([[touched.vpage, touched.vpage + 1024]])
+    granule = np.array([touched.vpage // 512])
+    assert clearing.clear(touched.pid, granule, mapped) is None
+    assert referenced(touched) >= 1024
+    with Process(touched.pid) as process:
+        followed[touched.pid] = process
+        clearing.clear(touched.pid, granule, mapped)
+        assert 0 == referenced(touched)
+        clearing.close()
+        assert process.alive()
+
+
 @pytest.mark.parametrize(
     ("alone", "first", "expected"), [(True, 5, None), (False, 5, 5), (False, 255, None)]
 )

@@ -37,6 +37,7 @@ SHARED_SHARE: Final = 0.05
 WHOLE_PAGES: Final = 1 << 20
 
 Read = Callable[[int, Granules], tuple[Bits, NDArray[np.bool_]]]
+ProcessOf = Callable[[int], Process | None]
 
 
 def spans(granule: Granules) -> Ranges:
@@ -50,11 +51,20 @@ class Clearing:
     Args:
         read: Reads bits back, to find those that stay set.
         whole_pages: Managed pages up to which a process is cleared as a whole.
+        process_of: Returns the process of a pid that the spaces name, or None; the
+            caller's to close. A number that has been given out again is then nobody
+            that is cleared. None: processes are opened here.
     """
 
-    def __init__(self, read: Read, whole_pages: int = WHOLE_PAGES) -> None:
+    def __init__(
+        self,
+        read: Read,
+        whole_pages: int = WHOLE_PAGES,
+        process_of: ProcessOf | None = None,
+    ) -> None:
         self._read = read
         self._whole_pages = whole_pages
+        self._process_of = process_of
         self._processes: dict[int, Process] = {}
         self._turns: dict[int, int] = {}
         self._whole: set[int] = set()
@@ -70,19 +80,28 @@ class Clearing:
         return pages <= self._whole_pages or pid in self._whole
 
     def _forget(self, pid: int) -> None:
-        self._processes.pop(pid).close()
+        process = self._processes.pop(pid)
+        if self._process_of is None:
+            process.close()
         self._whole.discard(pid)
         self._turns.pop(pid, None)
         self._stuck.pop(pid, None)
 
     def _process(self, pid: int) -> Process | None:
         process = self._processes.get(pid)
-        if process is not None and process.alive():
+        theirs = None if self._process_of is None else self._process_of(pid)
+        known = self._process_of is None or theirs is process
+        if process is not None and known and process.alive():
             return process
         if process is not None:
             self._forget(pid)
         for other in [p for p, held in self._processes.items() if not held.alive()]:
             self._forget(other)
+        if self._process_of is not None:
+            if theirs is None or not theirs.alive():
+                return None
+            self._processes[pid] = theirs
+            return theirs
         try:
             process = self._processes[pid] = Process(pid)
         except IsothermError:

@@ -29,7 +29,7 @@ from isotherm.core.errors import IsothermError, UnsupportedError
 from isotherm.core.units import PAGE_BYTES
 from isotherm.hints.live.bit_reader import GRANULE, GRANULE_BLOCKS, Bits, Granules
 from isotherm.hints.live.btf import TypeInfo
-from isotherm.hints.live.clearing import Clearing
+from isotherm.hints.live.clearing import Clearing, ProcessOf
 from isotherm.hints.live.facts import missing
 from isotherm.hints.live.kernel_memory import KernelMemory
 
@@ -117,6 +117,7 @@ class PageTableBits:
     Args:
         proc: Where procfs is mounted.
         types: The kernel's type information.
+        process_of: For clearing; see Clearing.
     """
 
     name = "page-table"
@@ -125,13 +126,14 @@ class PageTableBits:
         self,
         proc: Path = Path("/proc"),
         types: Path = Path("/sys/kernel/btf/vmlinux"),
+        process_of: ProcessOf | None = None,
     ) -> None:
         self._proc = proc
         self._types = types
         self._memory: KernelMemory | None = None
         self._tops: TopTables | None = None
         self._levels: tuple[int, ...] = ()
-        self._clearing = Clearing(self.read)
+        self._clearing = Clearing(self.read, process_of=process_of)
         self._buffer = np.empty((TABLES_AT_ONCE, ENTRIES), np.uint64)
         self._rows = [[row.view(np.uint8).data] for row in self._buffer]
 
