@@ -21,6 +21,7 @@ from isotherm.hints.batch import (
     LiveMechanism,
     Look,
     Mechanism,
+    RangeCounts,
     RegionCounts,
     Samples,
 )
@@ -29,6 +30,7 @@ from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure
 from isotherm.policy.cells import CELLS, Cells
+from isotherm.policy.counted import of_cells
 from isotherm.policy.market import Market
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
@@ -45,6 +47,8 @@ from isotherm.topology.model import Topology
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
 MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
 DRAWN = frozenset(LiveMechanism)  # looks at pages drawn at random, not at memory
+#: What gives numbers of accesses: rates are learnt from these where there are any.
+COUNTING = frozenset({Mechanism.SAMPLING, Mechanism.HINT_FAULT, Mechanism.CHMU})
 DEAR = 1.5  # times the known cost of an entry: once may be chance
 DEAR_WALKS = 8  # in a row are not
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
@@ -82,12 +86,12 @@ class Isotherm:
         self._take_tiers(setup.topology)
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
-        self._rates = CellRates(
-            has_samples=bool(setup.hints & {Mechanism.SAMPLING, Mechanism.HINT_FAULT})
-        )
+        self._rates = CellRates(has_samples=bool(setup.hints & COUNTING))
         self._transitions = Transitions()
         self._scan = ScanPlanner(
-            setup.pages, self._epoch_s, has_samples=Mechanism.SAMPLING in setup.hints
+            setup.pages,
+            self._epoch_s,
+            has_samples=bool(setup.hints & {Mechanism.SAMPLING, Mechanism.CHMU}),
         )
         self._sampling = SamplePlanner(setup.sampling_period)
         self._poison = PoisonPlanner(setup.pages, self._epoch_s)
@@ -150,7 +154,7 @@ class Isotherm:
         """Return the moves that pay, and where to look next."""
         view = cast("EvidenceView", epoch.hotness)
         mean_rate = max(view.mean_rate, 1e-9)
-        seen = self._learn(epoch.hints)
+        seen = self._learn(epoch.hints, view.counted_share)
         if len(epoch.node) < view.pages:  # before the first space has come
             return Plan()
         population = self._assign(view, epoch, view.reference / mean_rate)
@@ -226,7 +230,9 @@ class Isotherm:
 
     # ---- learning
 
-    def _learn(self, batches: tuple[HintBatch, ...]) -> tuple[float, float] | None:
+    def _learn(
+        self, batches: tuple[HintBatch, ...], counted_share: float
+    ) -> tuple[float, float] | None:
         """Compare what cells promised with what came; return the bits' share."""
         if self._population is None:
             return None
@@ -249,6 +255,13 @@ class Isotherm:
                     since_s[fault],
                     self._cell[late.silent[silent]],
                     late.silent_s[silent],
+                )
+            elif isinstance(batch.seen, RangeCounts):
+                known = self._counted < self._tiers
+                rates.add_counts(
+                    *of_cells(
+                        batch, batch.seen, self._cell, known, self._rate, counted_share
+                    )
                 )
             elif isinstance(batch.seen, RegionCounts):
                 self._learn_regions(batch.seen)

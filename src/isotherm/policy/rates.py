@@ -94,7 +94,11 @@ class CellRates:
         exposure += np.bincount(silent, silent_s, CELLS)
         self._add(np.bincount(cell, minlength=CELLS), exposure)
 
-    def _add(self, count: NDArray[np.int64], exposure: Floats) -> None:
+    def add_counts(self, count: Floats, exposure: Floats) -> None:
+        """Add accesses that a device has counted, and over how long, by cell."""
+        self._add(count, exposure)
+
+    def _add(self, count: NDArray[np.int64] | Floats, exposure: Floats) -> None:
         """Add counted accesses, and what they say of the promises made before."""
         self._accesses += count
         self._exposure += exposure

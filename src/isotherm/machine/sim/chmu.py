@@ -254,7 +254,7 @@ class HotnessUnit:
         spec = self.spec
         if spec.counters:
             return Counters(spec.counters, spec.counter_width)
-        shift = self._get(reg.UNIT_SIZE)
+        shift = max(self._get(reg.UNIT_SIZE), reg.UNIT_SHIFT_LEAST)  # 0: not set yet
         return EnoughCounters(-(-spec.memory >> shift), spec.counter_width)
 
     # -- time and accesses -------------------------------------------------
