@@ -1,5 +1,6 @@
 """The daemon's memory of its run: exact where it keeps all, bounded where not."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -54,6 +55,21 @@ def test_some_pages_change_and_no_others():
     kept.set_some(page, code[page])
     kept.set_some(np.array([4000], np.uint32), np.array([1], np.uint8))
     assert code.tolist() == kept.get(np.arange(400)).tolist()
+
+
+def test_moves_stand_where_their_batches_ended(playing):
+    """A batch that ran beside the loop has its own time and source."""
+    played = playing()
+    history = History(played.machine)
+    played.machine.clock.advance(10 * NS_PER_S)
+    ended = replace(
+        outcome([1, 2], 0),
+        src=np.array([1, 1], np.uint8),
+        time_ns=np.array([3, 4]) * NS_PER_S,
+    )
+    history.observe(step(outcome=ended))
+    assert [3, 4] == (history.moves.time_ns // NS_PER_S).tolist()
+    assert [1, 1] == history.moves.src.tolist()
 
 
 def test_a_page_that_moves_twice_has_both_sources(playing):

@@ -100,6 +100,23 @@ def test_moves_are_made_beside_the_loop(make):
     assert 0 == len(engine.collect().page)
 
 
+def test_an_outcome_says_where_pages_were_and_when_their_batch_ended(make):
+    """Each row has its source and the time of its batch, not that of the call."""
+    machine, engine = make([9, 9], column(1, 1, 0, 0), batch_pages=2)
+    engine.submit(up([0, 1]), S)
+    assert engine.finish(DEADLINE_S)
+    machine.clock.advance(S)
+    down = Moves.to(np.array([2, 3]), 1, Reason.COLD)
+    engine.submit(down, S)
+    assert engine.finish(DEADLINE_S)
+    machine.clock.advance(S)
+    outcome = engine.collect().without(given_up(1, 2, 4))
+    assert [0, 2, 3] == outcome.page.tolist()
+    assert [1, 0, 0] == outcome.src.tolist()
+    assert [0, S, S] == outcome.time_ns.tolist()
+    assert outcome.then(Outcome.none()).src is outcome.src
+
+
 def test_a_swap_on_a_full_node(make):
     """Demotions make the room that promotions wait for, batch by batch."""
     machine, engine = make([2, 3], column(0, 0, 1, 1))
