@@ -107,12 +107,101 @@ def test_regions_are_runs_of_pages(spaces: SpaceMap, tables: Tables) -> None:
 
 
 def test_memory_is_four_bytes_a_page(spaces: SpaceMap, tables: Tables) -> None:
-    """The map itself; the sorted copy for look-ups comes on demand."""
+    """The way back comes on demand, and takes four bytes a frame of 2 MiB."""
     frames = FrameMap(spaces, tables.read)
     frames.refresh(1000)
     assert 4 * spaces.pages == frames.nbytes
     flat(frames, 1)
-    assert frames.nbytes <= 12 * spaces.pages
+    assert frames.nbytes <= 4 * spaces.pages + 17 * (4 * 512 + 12)
+
+
+def test_memory_does_not_grow_as_pages_move(spaces: SpaceMap) -> None:
+    """What no managed page stands on any more is given back."""
+    tables = Tables()
+    frames = FrameMap(spaces, tables.read)
+    sizes = []
+    for turn in range(1, 40):
+        tables.frame = {(7, p): turn * 100_000 + p for p in range(512, 1024)}
+        frames.refresh(1000)
+        assert [0] == flat(frames, turn * 100_000 + 512)
+        sizes.append(frames.nbytes)
+    assert max(sizes) <= sizes[0] + 4 * 16
+
+
+def test_the_way_back_follows_every_turn(spaces: SpaceMap, tables: Tables) -> None:
+    """Made once, then kept up: page by page the same as a map made anew."""
+    rng = np.random.default_rng(23)
+    frames = FrameMap(spaces, tables.read)
+    frames.refresh(1000)
+    asked = np.arange(0, 12_000, dtype=np.uint64)
+    frames.flat_pages(asked)
+    for _ in range(20):
+        for page in rng.integers(512, 1024, 60).tolist():
+            tables.frame[7, page] = int(rng.integers(0, 12_000))
+        frames.refresh(1000)
+        frames.refresh(1000)  # a page whose frame another gave up has its turn
+        anew = FrameMap(spaces, tables.read)
+        anew.refresh(1000)
+        assert frames.flat_pages(asked).tolist() == anew.flat_pages(asked).tolist()
+
+
+def test_of_pages_that_share_a_frame_the_first_stands_for_it(
+    spaces: SpaceMap, tables: Tables
+) -> None:
+    """And when it leaves, the next at its turn; both are counted."""
+    tables.frame[7, 700] = tables.frame[7, 800] = 5
+    frames = FrameMap(spaces, tables.read)
+    frames.refresh(1000)
+    assert [700 - 512] == flat(frames, 5)
+    assert 1 == frames.counts.shared
+    tables.frame[7, 700] = 6
+    frames.refresh(1000)
+    assert [800 - 512, 700 - 512] == flat(frames, 5, 6)
+
+
+def test_what_cannot_be_translated_is_counted(spaces: SpaceMap, tables: Tables) -> None:
+    """Asked and found, hidden frames, frames beyond 32 bits: in words too."""
+    tables.frame[7, 513] = 1 << 33
+    real = tables.read
+
+    def read(pid: int, start: int, end: int) -> np.ndarray:
+        entry = real(pid, start, end)
+        if start <= 514 < end:
+            entry[514 - start] = PRESENT  # there, and not for us to see
+        return entry
+
+    frames = FrameMap(spaces, read)
+    frames.refresh(1000)
+    assert [NO_PAGE, 0, NO_PAGE] == flat(frames, 1 << 33, 9488, 5)
+    counts = frames.counts
+    assert (3, 1, 2) == (counts.asked, counts.found, counts.untranslated)
+    assert (513, 1, 1, 0) == (
+        counts.read,
+        counts.hidden,
+        counts.beyond,
+        counts.shared,
+    )
+    assert str(counts) == (
+        "1 of 3 frames translated; 1 hidden entries (CAP_SYS_ADMIN shows them), "
+        "1 beyond 16 TiB"
+    )
+
+
+def test_a_page_number_of_a_new_owner_is_not_found_where_the_old_one_was(
+    spaces: SpaceMap, tables: Tables
+) -> None:
+    """Its frame is forgotten at once, before the new owner's turn comes."""
+    frames = FrameMap(spaces, tables.read)
+    frames.refresh(1000)
+    assert [512] == flat(frames, 77)
+    spaces.forget(9)
+    spaces.take_renewed()
+    spaces.update(11, np.array([[2048, 2049]]))
+    tables.frame[11, 2048] = 99
+    frames.refresh(1)
+    assert [NO_PAGE] == flat(frames, 77)
+    frames.refresh(1000)
+    assert [512] == flat(frames, 99)
 
 
 def test_a_process_that_is_gone_has_no_frames() -> None:
