@@ -17,6 +17,7 @@ from isotherm.trace.importers.libcachesim import (
 )
 from isotherm.trace.importers.mooncake import read_mooncake
 from isotherm.trace.importers.perf import read_perf
+from isotherm.trace.importers.perf_data import is_perf_data, read_perf_data
 from isotherm.trace.importers.rows import Importer, ImportOptions, Rows
 from isotherm.trace.importers.tables import read_csv, read_parquet
 from isotherm.trace.importers.text import (
@@ -104,6 +105,7 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         Format("parquet", "columns", is_columnar, read_parquet),
+        Format("perf-data", "perf record", is_perf_data, read_perf_data),
         Format(
             "mooncake", "Mooncake", _any_match(rb'^\s*\{.*"hash_ids"'), read_mooncake
         ),
