@@ -5,6 +5,10 @@ import struct
 import zlib
 from typing import NamedTuple
 
+from isotherm.records.perf_fields import Field
+from tests.records.perf_files import attr, perf_data
+from tests.records.samples import sample
+
 DAMO_RAW = b"""base_time_absolute: 8 m 59.809 s
 data source: unknown
 
@@ -72,7 +76,22 @@ class Sample(NamedTuple):
 
 
 MS = 1_000_000
+_LOADS = Field.IDENTIFIER | Field.TID | Field.TIME | Field.ADDR | Field.DATA_SRC
+
+
+def _load(time: int, page: int, op: int) -> bytes:
+    row = {Field.IDENTIFIER: 1, Field.TID: 7, Field.TIME: time, Field.ADDR: page << 12}
+    return sample(_LOADS, row | {Field.DATA_SRC: op | 13 << 33})
+
+
 SAMPLES = {
+    "perf-data": Sample(
+        "perf-data",
+        perf_data([(attr(_LOADS), [1])], _load(9, 5, 2) + _load(12, 6, 4)),
+        [5, 6],
+        [0, 1],
+        [0, 3],
+    ),
     "spec": Sample(
         "spec",
         b"s 0x1fffff50 1\nl 0x1fffff58 12\nl 0x2000 3",
