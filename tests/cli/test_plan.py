@@ -44,6 +44,21 @@ def test_a_fleet_of_traces(capsys, tmp_path):
     assert 3 == len(found["policies"][0]["ratios"])
 
 
+@pytest.mark.slow
+def test_advises_settings_of_the_kernel(capsys):
+    """One setting a mechanism, best first, with the commands that make it so."""
+    command = ["plan", *SMALL, "--advise", "--fast-ratio", "1/4", "--json"]
+    assert 0 == main(command)
+    found = json.loads(capsys.readouterr().out)
+    slowdowns = [s["slowdown"] for s in found["settings"]]
+    assert sorted(slowdowns) == slowdowns
+    assert {"first-touch", "interleave", "weighted-interleave", "numab2", "damon"} == {
+        s["mechanism"] for s in found["settings"]
+    }
+    for setting in found["settings"]:
+        assert (setting["mechanism"] == "first-touch") == (not setting["commands"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

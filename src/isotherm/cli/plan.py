@@ -26,9 +26,10 @@ from isotherm.cli.output import (
 from isotherm.lab import catalogue
 
 if TYPE_CHECKING:
+    from isotherm.lab.advice import Setting
     from isotherm.lab.capacity import Need
     from isotherm.lab.money import Costs, Offer
-    from isotherm.lab.planning import Answer
+    from isotherm.lab.planning import Answer, Asked
 
 EPILOGUE = """\
 Examples:
@@ -36,6 +37,7 @@ Examples:
   isotherm plan --workload trace.parquet --windows 4 --memory-bound 30% \\
       --max-slowdown 5% --costs prices.toml --out plan.parquet
   isotherm plan --fleet traces/ --max-slowdown 5% --memory-bound 30%
+  isotherm plan --advise --workload trace.parquet --fast-ratio 1/4
 
 The slowdown is of the time spent waiting for memory, which is the whole of a
 program's only if it does nothing else: give --memory-bound, or expect far too
@@ -62,6 +64,8 @@ def plan(
     windows: int = 1,
     memory_bound: str | None = None,
     costs: Path | None = None,
+    advise: Annotated[bool, Parameter(negative=())] = False,
+    fast_ratio: str = "0.2",
     rate: str | None = None,
     pages: int | None = None,
     accesses: int | None = None,
@@ -95,6 +99,10 @@ def plan(
         Share of time that the program waits for memory when all is fast.
     costs
         TOML with prices: [per_gib] dram = 4.0, cxl = 2.5.
+    advise
+        Say instead which settings of an unmodified kernel suit the workload.
+    fast_ratio
+        Fast memory over footprint that there is, for --advise.
     rate
         Accesses per page per second (default 10; a trace: its own times).
     pages
@@ -130,8 +138,10 @@ def plan(
     options = parse_settings(workload_option or (), "workload option")
     catalogue.check_machine(machine)
     catalogue.check_placement(placement)
+    ratio = parse_ratio(fast_ratio)
     check_writable(out)
 
+    from isotherm.lab.advice import best_settings, candidates  # noqa: PLC0415  # likewise
     from isotherm.lab.fleet import host_traces, hosts_need  # noqa: PLC0415  # brings numba
     from isotherm.lab.money import ASSUMED, read_costs  # noqa: PLC0415
     from isotherm.lab.planning import Planner  # noqa: PLC0415
@@ -149,24 +159,34 @@ def plan(
         scheduler=scheduler,
         out=out,
     )
+    asked: Asked = {
+        "rate": None if rate is None else parse_rate(rate),
+        "own_rate": rate is None,
+        "seeds": seed_list,
+        "windows": windows,
+        "memory_bound": bound,
+        "pages": pages,
+        "accesses": accesses,
+        "placement": placement,
+        "sampling_period": sampling_period,
+        "workload_options": options,
+    }
+    if advise:
+        tried = candidates()
+        with progress_bar("simulating settings") as bar:
+            planner.progress = bar
+            rows = planner.try_out(
+                hosts[0], [(c.policy, c.options) for c in tried], ratio, **asked
+            )
+        settings = best_settings(tried, rows, planner.topology)
+        _print_settings(settings, as_json=json)
+        return 0
     with progress_bar("planning") as bar:
         answers: list[Answer] = []
         planner.progress = lambda done: bar((len(answers) + done) / len(hosts))
         for host in hosts:
             answers.append(  # noqa: PERF401  # progress counts them
-                planner.ask(
-                    host,
-                    rate=None if rate is None else parse_rate(rate),
-                    own_rate=rate is None,
-                    seeds=seed_list,
-                    windows=windows,
-                    memory_bound=bound,
-                    pages=pages,
-                    accesses=accesses,
-                    placement=placement,
-                    sampling_period=sampling_period,
-                    workload_options=options,
-                )
+                planner.ask(host, **asked)
             )
     if fleet is not None:
         found = hosts_need(answers, planner.machine, prices)
@@ -209,6 +229,38 @@ def _print_answer(needs: "list[Need]", offers: "list[Offer]", costs: "Costs") ->
         )
     print_table(made)
     print_text(_price_line(costs))
+
+
+def _print_settings(settings: "list[Setting]", *, as_json: bool) -> None:
+    from isotherm.lab.advice import advice_of  # noqa: PLC0415  # brings numba
+
+    if as_json:
+        found = [
+            {
+                "mechanism": setting.candidate.policy,
+                "options": dict(setting.candidate.options),
+                "slowdown": setting.slowdown,
+                "commands": setting.commands,
+            }
+            for setting in settings
+        ]
+        print_json({"settings": found, "advice": advice_of(settings)})
+        return
+    made = table([("mechanism", "left"), ("slowdown", "right"), ("settings", "left")])
+    for setting in settings:
+        options = setting.candidate.options
+        shown = ", ".join(
+            f"{name} {value:g}"
+            for name, value in options.items()
+            if name != "reference_gib"
+        )
+        made.add_row(setting.candidate.policy, f"{setting.slowdown:.3f}", shown)
+    print_table(made)
+    print_text(advice_of(settings))
+    if settings[0].candidate.policy != "first-touch":
+        print_text("As root:")
+        for line in settings[0].commands:
+            print_text(f"  {line}")
 
 
 def _print_fleet(found: Any, hosts: int, costs: "Costs") -> None:  # FleetNeed

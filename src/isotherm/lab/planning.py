@@ -1,9 +1,9 @@
 """One question of capacity from beginning to end: search, price, advice."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from isotherm.core.errors import UnsupportedError
 from isotherm.lab.capacity import Need, Question, fast_needed
@@ -13,6 +13,7 @@ from isotherm.lab.money import Costs, Offer, as_mapping, offer, recommend
 from isotherm.lab.simulate import SimulationSpec
 from isotherm.lab.store import ResultStore
 from isotherm.machine.sim.spec import MachineSpec, load_machine
+from isotherm.topology.model import Topology
 
 #: Rounds of a search: a footprint in 64 steps is halved six times.
 ROUNDS: Final = 6
@@ -53,6 +54,25 @@ class Answer:
         }
 
 
+class Asked(TypedDict):
+    """What is asked beside the workload; names as in `SimulationSpec`.
+
+    ``own_rate``: take the rate that suits the workload. ``seeds`` are the replicas of
+    a generator, ``windows`` the parts of a trace.
+    """
+
+    rate: float | None
+    own_rate: bool
+    seeds: Sequence[int]
+    windows: int
+    memory_bound: float | None
+    pages: int | None
+    accesses: int | None
+    placement: str
+    sampling_period: int
+    workload_options: Mapping[str, Any]
+
+
 class Planner:
     """Answers questions about one machine, with one store of finished runs.
 
@@ -87,68 +107,29 @@ class Planner:
         self._out = out
         self.progress: Callable[[float], None] = lambda done: None
 
-    def ask(
-        self,
-        workload: str,
-        *,
-        rate: float | None,
-        own_rate: bool,
-        seeds: Sequence[int],
-        windows: int,
-        memory_bound: float | None,
-        pages: int | None,
-        accesses: int | None,
-        placement: str,
-        sampling_period: int,
-        workload_options: Mapping[str, Any],
-    ) -> Answer:
-        """Return the answer for one workload.
+    @property
+    def topology(self) -> Topology:
+        """The machine, with room for nothing: tiers and what they are made of."""
+        return self.machine.topology([0] * len(self.machine.nodes))
 
-        Args:
-            workload: Generator, TOML workload or trace.
-            rate: Accesses per page and second; None: the trace's own times.
-            own_rate: Take what suits the workload instead.
-            seeds: Replicas of a generator; a trace has its windows.
-            windows: Parts of a trace.
-            memory_bound: As in `SimulationSpec`.
-            pages: Likewise, and so on.
-            accesses: Likewise.
-            placement: Likewise.
-            sampling_period: Likewise.
-            workload_options: Likewise.
+    def ask(self, workload: str, **asked: Unpack[Asked]) -> Answer:
+        """Return the answer for one workload.
 
         Raises:
             UnsupportedError: A policy cannot run on this machine.
         """
-        common = SimulationSpec(
-            policy="isotherm",
-            workload=workload,
-            machine=self._machine_name,
-            rate=default_rate(workload) if own_rate else rate,
-            pages=pages,
-            accesses=accesses,
-            placement=placement,
-            sampling_period=sampling_period,
-            memory_bound=memory_bound,
-            workload_options=workload_options,
-        )
         question = Question(
-            self._policies, common, self._max_slowdown, tuple(seeds), windows
+            self._policies,
+            self._common(workload, asked),
+            self._max_slowdown,
+            tuple(asked["seeds"]),
+            asked["windows"],
         )
         done = 0
 
         def runs(specs: Sequence[SimulationSpec]) -> Comparison:
             nonlocal done
-            store = None if self._out is None else ResultStore(self._out)
-            try:
-                found = compare(
-                    specs, jobs=self._jobs, scheduler=self._scheduler, store=store
-                )
-            finally:
-                if store is not None:
-                    store.close()
-            if found.errors:
-                raise UnsupportedError(found.errors[0]["error"])
+            found = self._compare(specs)
             done += 1
             self.progress(min(1.0, done / ROUNDS))
             return found
@@ -156,3 +137,65 @@ class Planner:
         needs = fast_needed(question, runs)
         offers = [offer(need, self.machine, self._costs) for need in needs]
         return Answer(workload, needs, offers, recommend(needs, offers))
+
+    def try_out(
+        self,
+        workload: str,
+        settings: Sequence[tuple[str, Mapping[str, float]]],
+        fast_ratio: float,
+        **asked: Unpack[Asked],
+    ) -> list[dict[str, Any]]:
+        """Return the results of policies with options, in order, at one ratio.
+
+        Of several seeds the first counts, of windows the whole.
+
+        Raises:
+            UnsupportedError: A policy cannot run on this machine.
+        """
+        common = replace(
+            self._common(workload, asked),
+            fast_ratio=fast_ratio,
+            seed=asked["seeds"][0],
+        )
+        specs = [
+            replace(common, policy=policy, options=options)
+            for policy, options in settings
+        ]
+        return self._compare(specs, self.progress).results
+
+    def _common(self, workload: str, asked: Asked) -> SimulationSpec:
+        own = default_rate(workload) if asked["own_rate"] else asked["rate"]
+        return SimulationSpec(
+            policy="isotherm",
+            workload=workload,
+            machine=self._machine_name,
+            rate=own,
+            pages=asked["pages"],
+            accesses=asked["accesses"],
+            placement=asked["placement"],
+            sampling_period=asked["sampling_period"],
+            memory_bound=asked["memory_bound"],
+            workload_options=asked["workload_options"],
+        )
+
+    def _compare(
+        self,
+        specs: Sequence[SimulationSpec],
+        progress: Callable[[float], None] | None = None,
+    ) -> Comparison:
+        """Make runs; those that the store has are not made again."""
+        store = None if self._out is None else ResultStore(self._out)
+        try:
+            found = compare(
+                specs,
+                jobs=self._jobs,
+                scheduler=self._scheduler,
+                store=store,
+                progress=None if progress is None else lambda n, of: progress(n / of),
+            )
+        finally:
+            if store is not None:
+                store.close()
+        if found.errors:
+            raise UnsupportedError(found.errors[0]["error"])
+        return found
