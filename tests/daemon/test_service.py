@@ -1,5 +1,6 @@
 """The service on the simulator: pace, brake, budget, dry runs, records."""
 
+import errno
 from dataclasses import replace
 
 import msgspec
@@ -13,6 +14,7 @@ from isotherm.daemon.pressure import Pressure
 from isotherm.daemon.record import LiveRecorder
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.migration.holdback import Comparison, HoldBack
+from isotherm.policy.plan import Outcome
 
 NO_TRIAL = Config(brake=BrakeConfig(hold_back_percent=0))
 
@@ -88,6 +90,20 @@ def test_the_brake_stops_moves_and_lets_them_go_again(playing):
     assert 0 == sum(tried[8:20])
     assert sum(tried[51:]) > 0
     assert events[0] == ("brake-halves", service.result()["brake"][0]["sign"])
+
+
+@pytest.mark.parametrize(("code", "shifts"), [(errno.ENOMEM, 0), (errno.EBUSY, 2)])
+def test_a_full_node_is_no_sign_that_moves_fail(playing, code, shifts):
+    """Moves wait for room; those that the kernel refuses are braked."""
+    service = playing(NO_TRIAL).service
+    page = np.arange(100, dtype=np.uint32)
+    outcome = Outcome(
+        page, page.astype(np.uint8) * 0, np.full(100, code, np.int16), 0.0
+    )
+    step = replace(service.epoch(), outcome=outcome)
+    for second in range(10):
+        service._brake(step, (100 + second) * NS_PER_S)
+    assert shifts == len(service.shifts)
 
 
 def test_without_the_brake_pressure_changes_nothing(playing):

@@ -1,5 +1,6 @@
 """The service: run_epoch at a pace, under a brake, within a budget."""
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -317,12 +318,14 @@ class Service:
         pressure = Pressure(None, None)
         if self._pressure is not None:
             pressure = self._pressure.read(now_ns)
+        # A node without room is no failure: the engine waits until there is some.
+        code = step.outcome.errno[step.outcome.errno != errno.ENOMEM]
         reading = Reading(
             now_ns,
             pressure.some,
             pressure.refaults_per_s,
-            len(step.outcome.errno),
-            int(np.count_nonzero(step.outcome.errno)),
+            len(code),
+            int(np.count_nonzero(code)),
             self._gain(),
         )
         for shift in self.brake.step(reading):
