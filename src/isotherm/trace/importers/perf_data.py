@@ -46,16 +46,16 @@ def read_perf_data(source: ByteSource, options: ImportOptions) -> Iterator[Rows]
         TraceFormatError: It is no such file, or has more than 4096 processes.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(_seekable(source))
+        file = _seekable(source, stack)
         data = PerfData(file, str(source.path))
         yield from _Import(data, source, options).rows()
 
 
-def _seekable(source: ByteSource) -> BinaryIO:
-    """Return the file itself, or what it decompresses to."""
+def _seekable(source: ByteSource, stack: ExitStack) -> BinaryIO:
+    """Return the file itself, or what it decompresses to; closed with the stack."""
     if source.compression is None:
-        return source.path.open("rb")
-    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  # the caller's
+        return stack.enter_context(source.path.open("rb"))
+    spool = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115  # the stack closes it
     while piece := source.read(_COPY_BYTES):
         spool.write(piece)
     spool.seek(0)
