@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_a_closed_process_is_gone_too(child: Any) -> None:
     assert not process.alive()
     with pytest.raises(TargetGoneError):
         process.mappings()
+
+
+def test_threads_may_ask_at_the_same_time(child: Any) -> None:
+    """The loop and the thread that moves both ask whether a process is alive."""
+
+    def ask(process: Process) -> int:
+        return sum(process.alive() for _ in range(20_000))
+
+    with Process(child.pid) as process, ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(ask, process) for _ in range(4)]
+        assert [20_000] * 4 == [one.result() for one in asked]
 
 
 def test_a_thread_is_no_process(child: Any) -> None:

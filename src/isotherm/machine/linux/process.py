@@ -110,8 +110,6 @@ class Process:
             self._proc = os.open(
                 f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             )
-            self._poll = select.poll()
-            self._poll.register(self.pidfd, select.POLLIN)
             self.start_ticks = self.stat().start_ticks
         except AttributeError as error:
             raise UnsupportedError("pidfd_open: not in this Python's libc") from error
@@ -144,7 +142,13 @@ class Process:
 
     def alive(self) -> bool:
         """Return whether the process still runs; a zombie does not."""
-        return self.pidfd >= 0 and not self._poll.poll(0)
+        pidfd = self.pidfd
+        if pidfd < 0:
+            return False
+        # One of its own: the thread that moves asks while the loop does.
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
