@@ -19,8 +19,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.vm.runs import HOT_AND_COLD, Isotherm, finish
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from isotherm.machine.linux.machine import LinuxMachine
+    from isotherm.machine.linux.mappings import MappingPolicy
+    from isotherm.machine.linux.spaces import SpaceMap
+    from tests.vm.puppet import Puppet
 
 HERE = Path(__file__).parent
 LAYOUT = os.environ.get("VMTEST_LAYOUT")
@@ -138,6 +150,17 @@ def quiet_kernel() -> Iterator[None]:
 
 
 @pytest.fixture
+def room() -> None:
+    """Give the page cache back and gather free memory into large pieces.
+
+    What was read before fills node 0: new memory then spills to the next node, and
+    there is no frame for a huge page.
+    """
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    Path("/proc/sys/vm/compact_memory").write_text("1")
+
+
+@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a function that starts a program which ends with the test.
 
@@ -195,3 +218,142 @@ def cgroup(request: pytest.FixtureRequest) -> Iterator[Path]:
     while (path / "cgroup.procs").read_text() and time.monotonic() < end:
         time.sleep(0.02)
     path.rmdir()
+
+
+@pytest.fixture
+def target(
+    start: Callable[..., subprocess.Popen[str]],
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a process whose hot and cold memory is on the slow node.
+
+    ``target.hot`` is where its 1024 hot pages begin, ``target.cold`` where its cold
+    ones do, below, and ``target.end`` the end of the hot ones. If it is still there
+    at the end, its memory must be whole.
+    """
+    words = [sys.executable, "-S", "-E", str(HOT_AND_COLD), "1", "4", "24"]
+    child = start(words)
+    assert child.stdout is not None
+    ready, hot, cold = child.stdout.readline().split()
+    assert "ready" == ready
+    child.hot, child.cold = int(hot), int(cold)  # type: ignore[attr-defined]
+    child.end = int(hot) + (4 << 20)  # type: ignore[attr-defined]
+    yield child
+    if child.poll() is None:
+        assert "intact\n" == finish(child)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """Return a configuration for a machine that runs code slowly.
+
+    Emulation makes moves cost a hundred times what they cost elsewhere, and not
+    moving nothing: the brake would rightly stop them.
+    """
+    path = tmp_path / "isotherm.toml"
+    path.write_text("[budget]\ncpu_percent = 6400.0\n[brake]\nenabled = false\n")
+    return path
+
+
+@pytest.fixture
+def isotherm(settings: Path, tmp_path: Path) -> Iterator[Callable[..., Isotherm]]:
+    """Return a function that starts isotherm; it is killed with the test."""
+    begun: list[Isotherm] = []
+
+    def begin(*words: str, prefix: tuple[str, ...] = ()) -> Isotherm:
+        log = tmp_path / f"log-{len(begun)}"
+        if words[0] == "run" and not prefix:  # another user cannot read it
+            words = ("run", "--config", str(settings), *words[1:])
+        begun.append(Isotherm(words, prefix, log))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+
+
+# What follows needs numpy, which takes seconds to import: not before it is used.
+
+
+@pytest.fixture
+def puppet(start: Callable[..., subprocess.Popen[str]]) -> "Puppet":
+    """Return a process that does what it is told."""
+    from tests.vm.puppet import CHILD, Puppet
+
+    return Puppet(start(CHILD))
+
+
+@pytest.fixture
+def follow() -> "Iterator[Callable[..., LinuxMachine]]":
+    """Return a function that makes a machine of some processes.
+
+    However slow the guest is, it reads where all pages are.
+    """
+    from isotherm.machine.linux.machine import LinuxMachine
+    from isotherm.machine.linux.nodes import HostNodes
+    from isotherm.machine.linux.targets.follow import Follower
+
+    made: list[LinuxMachine] = []
+
+    def begin(
+        *pids: int,
+        policy: "MappingPolicy | None" = None,
+        cgroups: tuple[Path, ...] = (),
+        compressed: bool = False,
+        move_all: bool = False,
+    ) -> LinuxMachine:
+        follower = Follower(pids, cgroups, policy=policy)
+        nodes = HostNodes(compressed=compressed)
+        made.append(
+            LinuxMachine(follower, nodes, move_all=move_all, placement_budget_ns=60e9)
+        )
+        return made[-1]
+
+    yield begin
+    for machine in made:
+        machine.close()
+
+
+@pytest.fixture
+def toucher(quiet_kernel: None) -> Iterator[tuple[int, int]]:
+    """Give pid and first virtual page of a process that does as touching.py says."""
+    from tests.vm.touching import CHILD
+
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", CHILD], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    first = int(child.stdout.readline())
+    yield child.pid, first
+    child.stdout.close()
+    child.kill()
+    child.wait()
+
+
+@pytest.fixture
+def spaces(toucher: tuple[int, int]) -> "SpaceMap":
+    """Return a map of the toucher's memory: its first page is flat page 0."""
+    import numpy as np
+
+    from isotherm.machine.linux.spaces import SpaceMap
+    from tests.vm.touching import PAGES
+
+    pid, first = toucher
+    made = SpaceMap()
+    made.update(pid, np.array([[first, first + PAGES]]))
+    assert [[first, first + PAGES, 0]] == made.ranges(pid).tolist()
+    return made
+
+
+@pytest.fixture
+def truth() -> "NDArray[np.bool_]":
+    """Return which pages the toucher touches."""
+    import numpy as np
+
+    from tests.vm.touching import BLOCK, PAGES, SCATTERED
+
+    touched = np.zeros(PAGES, np.bool_)
+    touched[slice(*BLOCK)] = True
+    touched[list(SCATTERED)] = True
+    return touched

@@ -116,12 +116,17 @@ def test_hot_pages_on_the_slow_node_fault_again_and_again(target) -> None:
             with source:
                 assert "2" == SYSCTL.read_text().strip()
                 deadline = time.monotonic() + 240
-                while np.count_nonzero(events) < HOT // 2 or events.max() < 2:
-                    assert time.monotonic() < deadline, "too few hint faults"
+                while (
+                    np.count_nonzero(events) < HOT // 2
+                    or events.max() < 2
+                    # They are touched all the time, unless the target has to wait.
+                    or np.median(last_delay[events > 0]) >= 1.0
+                ):
+                    said = np.count_nonzero(events), events.max(), last_delay
+                    assert time.monotonic() < deadline, said
                     time.sleep(0.2)
                     for batch in source.drain():
                         assert isinstance(batch.seen, FaultDelays)
-                        assert 0 == batch.lost
                         np.add.at(events, batch.seen.page, 1)
                         last_delay[batch.seen.page] = batch.seen.delay_s
                         assert (batch.seen.delay_s >= 0).all()
@@ -131,6 +136,5 @@ def test_hot_pages_on_the_slow_node_fault_again_and_again(target) -> None:
         SYSCTL.write_text(before)
     assert 0 == events[HOT:].sum()  # nobody touches these
     assert events.sum() <= counter("numa_hint_faults") - hinted
-    assert np.median(last_delay[events > 0]) < 1.0  # they are touched all the time
     assert 0 == source.first_touches
     assert 0 == counter("pgpromote_success") - promoted

@@ -79,8 +79,11 @@ def test_share_follows_the_pages(workload, quiet_kernel, await_true):
     assert window.accesses >= 20 * PAGES
     hot = np.argsort(middle.counts)[-PAGES // 10 :].astype(np.uint64)
     address = reader.address + hot * np.uint64(PAGE_BYTES)
-    done = syscalls.move_pages(reader.pid, address, np.zeros(len(hot), np.int32))
-    assert 0 == done.result
+    node = np.zeros(len(hot), np.int32)
+    await_true(
+        lambda: syscalls.move_pages(reader.pid, address, node).result == 0,
+        "all hot pages on node 0",
+    )
     before, after = watch(reader, await_true, 5 * PAGES)
     window = reader.window(before, after, PAGES // 10)
     made = after.counts - before.counts
@@ -92,7 +95,7 @@ def test_share_follows_the_pages(workload, quiet_kernel, await_true):
     assert 0 == result["errors"] == result["damaged_lines"] == result["lost_writes"]
 
 
-def test_memory_is_born_where_asked_and_free_to_move(workload, quiet_kernel):
+def test_memory_is_born_where_asked_and_free_to_move(workload, quiet_kernel, room):
     """Interleaved pages alternate between nodes; the policy does not stay."""
     reader = workload("uniform", "--place", "interleave:0,1")
     node = reader.snapshot().node

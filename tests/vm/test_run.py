@@ -1,126 +1,31 @@
 """isotherm run on a real kernel with two tiers: moves, refuses, restores."""
 
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from isotherm.core.errors import IsothermError
+from isotherm.daemon.asking import list_managed
+from tests.vm.runs import LIMIT_S, RUN, Isotherm, finish, pages_on
+
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
 RATE_LIMIT = Path("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps")
 DEMOTION = Path("/sys/kernel/mm/numa/demotion_enabled")
 KDAMONDS = Path("/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds")
-RUN = Path("/run/isotherm")
 HOT_PAGES = 1024
-#: The guest imports and starts slowly; a run that is not over by then hangs.
-LIMIT_S = 400
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-Start = Callable[..., subprocess.Popen[str]]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("quiet_kernel"),
+]
 Await = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def quiet(quiet_kernel: None) -> None:
-    """Nobody else moves memory."""
-
-
-@pytest.fixture
-def target(start: Start) -> Iterator[subprocess.Popen[str]]:
-    """Start a process whose hot and cold memory is on the slow node."""
-    script = str(HERE / "hot_and_cold.py")
-    child = start([sys.executable, "-S", "-E", script, "1", "4", "24"])
-    assert child.stdout is not None
-    words = child.stdout.readline().split()
-    assert "ready" == words[0]
-    child.hot = int(words[1])
-    yield child
-    if child.poll() is None:
-        assert "intact\n" == finish(child)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Path:
-    """Return a configuration for a machine that runs code slowly.
-
-    Emulation makes moves cost a hundred times what they cost elsewhere, and not
-    moving nothing: the brake would rightly stop them.
-    """
-    path = tmp_path / "isotherm.toml"
-    path.write_text("[budget]\ncpu_percent = 6400.0\n[brake]\nenabled = false\n")
-    return path
-
-
-@pytest.fixture
-def isotherm(settings: Path, tmp_path: Path) -> Iterator[Callable[..., "Isotherm"]]:
-    """Return a function that starts isotherm; it is killed with the test."""
-    begun: list[Isotherm] = []
-
-    def begin(*words: str, prefix: tuple[str, ...] = ()) -> Isotherm:
-        log = tmp_path / f"log-{len(begun)}"
-        if words[0] == "run" and not prefix:  # another user cannot read it
-            words = ("run", "--config", str(settings), *words[1:])
-        begun.append(Isotherm(words, prefix, log))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
-        if one.process.stdout is not None:
-            one.process.stdout.close()
-
-
-class Isotherm:
-    """One isotherm command under way."""
-
-    def __init__(self, words: tuple[str, ...], prefix: tuple[str, ...], log: Path):
-        self.log = log
-        environment = os.environ | {"ISOTHERM_KERNELS": "numpy", "NO_COLOR": "1"}
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "isotherm", *words],
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                env=environment,
-            )
-
-    @property
-    def said(self) -> str:
-        """What it said on stderr so far."""
-        return self.log.read_text()
-
-    def end(self) -> tuple[int, str]:
-        """Wait for its end; return exit code and stdout."""
-        out, _ = self.process.communicate(timeout=LIMIT_S)
-        return self.process.returncode, out
-
-
-def finish(child: subprocess.Popen[str]) -> str:
-    """Let a hot-and-cold process end; return what it says of its memory."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write("\n")
-    child.stdin.flush()
-    return child.stdout.readline()
-
-
-def pages_on(pid: int, address: int, node: int) -> int:
-    """Return pages of the mapping at an address that are on a node."""
-    text = Path(f"/proc/{pid}/numa_maps").read_text()
-    # The kernel joins neighbours: the mapping that holds the address.
-    starts = [(int(line.split()[0], 16), line) for line in text.splitlines()]
-    line = max(entry for entry in starts if entry[0] <= address)[1]
-    found = re.search(rf"\bN{node}=(\d+)", line)
-    return int(found[1]) if found else 0
 
 
 def test_hot_memory_ends_in_the_fast_node(
@@ -141,7 +46,7 @@ def test_hot_memory_ends_in_the_fast_node(
     )
     assert run.process.poll() is None, run.said
     assert (RUN / f"run-{run.process.pid}.json").exists()
-    stopped = isotherm("stop")
+    stopped = isotherm("stop", "--wait", str(LIMIT_S))
     assert (0, f"stopped {run.process.pid}: pid {target.pid}\n") == stopped.end()
     code, out = run.end()
     assert 0 == code, run.said
@@ -152,12 +57,21 @@ def test_hot_memory_ends_in_the_fast_node(
 
 
 def test_a_dry_run_moves_nothing(
-    target: subprocess.Popen[str], isotherm: Callable[..., Isotherm]
+    target: subprocess.Popen[str],
+    isotherm: Callable[..., Isotherm],
+    await_true: Await,
 ) -> None:
     """It plans promotions, and every page stays on the slow node."""
-    run = isotherm(
-        "run", "--pid", str(target.pid), "--dry-run", "--duration", "8", "--json"
-    )
+    run = isotherm("run", "--pid", str(target.pid), "--dry-run", "--json")
+
+    def planned() -> bool:
+        assert run.process.poll() is None, run.said
+        with suppress(IsothermError):  # it does not answer yet
+            return any(state["promoted_pages"] for state in list_managed(RUN))
+        return False
+
+    await_true(planned, "promotions are planned", LIMIT_S)
+    run.process.send_signal(signal.SIGTERM)
     code, out = run.end()
     assert 0 == code, run.said
     result = json.loads(out)
@@ -182,24 +96,29 @@ def test_another_mover_is_refused_by_name(
 def test_an_unprivileged_user_changes_nothing(
     target: subprocess.Popen[str], isotherm: Callable[..., Isotherm]
 ) -> None:
-    """One message, exit code 4."""
+    """One message, exit code 4; a command is not even started."""
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    run = isotherm("run", "--pid", str(target.pid), prefix=nobody)
-    assert 4 == run.end()[0]
-    errors = [line for line in run.said.splitlines() if line.startswith("error: ")]
-    assert 1 == len(errors)
-    assert "user 65534 lacks CAP_SYS_NICE" in errors[0]
-    assert not RUN.exists()
+    anyones = Path(tempfile.gettempdir())
+    trace = anyones / "made-by-a-command"
+    for words in (("--pid", str(target.pid)), ("--", "touch", str(trace))):
+        run = isotherm("run", *words, prefix=nobody)
+        assert 4 == run.end()[0]
+        errors = [line for line in run.said.splitlines() if line.startswith("error: ")]
+        assert 1 == len(errors)
+        assert "user 65534 lacks CAP_SYS_NICE" in errors[0]
+    assert 0 == pages_on(target.pid, target.hot, 0)
+    places = (RUN, anyones / "isotherm-65534", trace)
+    assert [] == [place for place in places if place.exists()]
 
 
 def test_the_status_of_a_command_is_passed_on(
     isotherm: Callable[..., Isotherm],
 ) -> None:
     """The command's exit status is the run's own; a signal is 128 and its number."""
-    run = isotherm("run", "--", "sh", "-c", "sleep 1; exit 7")
-    assert 7 == run.end()[0], run.said
     run = isotherm("run", "--", "sh", "-c", "sleep 1; kill -KILL $$")
     assert 137 == run.end()[0], run.said
+    run = isotherm("run", "--", "sh", "-c", "exit 7")  # gone before it is looked into
+    assert 7 == run.end()[0], run.said
 
 
 def test_a_target_that_ends(
@@ -216,7 +135,24 @@ def test_a_target_that_ends(
     assert not RUN.exists()
 
 
+@pytest.fixture
+def eager_scan() -> Iterator[None]:
+    """Have the kernel look at hint faults often: by default once a CPU second.
+
+    The target sleeps most of the time, and its CPU is shared with emulation.
+    """
+    wanted = {"scan_delay_ms": 10, "scan_period_min_ms": 10, "scan_period_max_ms": 100}
+    folder = Path("/sys/kernel/debug/sched/numa_balancing")
+    before = {folder / name: (folder / name).read_text() for name in wanted}
+    for path in before:
+        path.write_text(str(wanted[path.name]))
+    yield
+    for path, text in before.items():
+        path.write_text(text)
+
+
 def test_the_kernel_moves_and_sigterm_restores(
+    eager_scan: None,
     target: subprocess.Popen[str],
     isotherm: Callable[..., Isotherm],
     await_true: Await,
