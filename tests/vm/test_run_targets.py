@@ -173,6 +173,7 @@ def test_intrusive_sources_leave_nothing_in_the_target(
     assert before == mappings(target)
     assert files == sorted(Path(f"/proc/{target.pid}/fd").iterdir())
     assert "intact\n" == finish(target)
+    assert 0 == target.wait()
 
 
 def test_after_a_kill_kdamonds_are_removed(
