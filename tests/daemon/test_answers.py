@@ -56,6 +56,18 @@ def answers(playing, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_dry_run_answers_what_it_would_have_moved(playing, tmp_path):
+    """As its result does; nothing has moved."""
+    played = playing(dry_run=True)
+    with Answers(played.service, tmp_path / "s", "pid 4242") as made:
+        played.service.run(played.wait, 10.0)
+        state, result = made.state(), played.service.result()
+    assert state["promoted_pages"] == result["promoted_pages"] > 0
+    assert state["demoted_pages"] == result["demoted_pages"]
+    assert 0 == played.service.tally.promoted_pages
+
+
+@pytest.mark.slow
 def test_an_answer_agrees_with_the_machine(answers):
     """Pages per node, moves and groups are those of the simulator."""
     machine = answers.history.machine

@@ -61,6 +61,9 @@ class Answers:
         """Return what the daemon says of itself, in raw units."""
         service = self._service
         tally = service.tally
+        promoted, demoted = tally.promoted_pages, tally.demoted_pages
+        if service.dry_run:  # as in its result: what would have moved
+            promoted, demoted = service.wished_pages
         return {
             "targets": self._targets,
             "policy": service.config.loop.policy,
@@ -71,8 +74,8 @@ class Answers:
             "fast_share": service.fast_share,
             "managed_pages": service.managed_pages,
             "unit_pages": self.history.unit_pages,
-            "promoted_pages": tally.promoted_pages,
-            "demoted_pages": tally.demoted_pages,
+            "promoted_pages": promoted,
+            "demoted_pages": demoted,
             "promised_ns": tally.promised_ns,
             "realised_ns": tally.realised_ns,
             "history_bytes": self.history.bytes,
