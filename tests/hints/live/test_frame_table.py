@@ -52,7 +52,7 @@ def store(
         )
         if done == len(entry):
             return columns
-        tables.grow()
+        tables.grow(entry[done])
 
 
 def test_every_kernel_is_held_to_its_twin() -> None:

@@ -112,8 +112,9 @@ class FrameCounts:
 class FrameMap:
     """Frames of the flat pages, and, once somebody looks frames up, the way back.
 
-    Four bytes a page; the way back takes four bytes a frame of every 2 MiB of memory
-    that a managed page stands on, so at most a thousandth of the host's memory.
+    Four bytes a page; the way back takes four bytes a frame of every 256 KiB of
+    memory that a managed page stands on: four a page where memory is not scattered,
+    and in the worst case a thousandth of the host's memory.
 
     Args:
         spaces: Which page is whose.
@@ -212,7 +213,7 @@ class FrameMap:
             )
             if done == len(entry):
                 return
-            back.grow()
+            back.grow(entry[done])
 
     def frames(self, first: int, last: int) -> NDArray[np.uint32]:
         """Return the frames of flat pages ``[first, last)`` (a view); 0 if none."""

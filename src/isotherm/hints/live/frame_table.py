@@ -1,6 +1,6 @@
 """Physical frame to flat page, kept up to date page by page: the inner loops.
 
-A direct table in two levels: frames in chunks of 512 (2 MiB of memory), a chunk is
+A direct table in two levels: frames in chunks of 64 (256 KiB of memory), a chunk is
 there while a managed page stands on one of its frames. A look-up is two reads, an
 update of a page that stays where it is one compare and one read.
 """
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from isotherm.core.kernels import kernel, prefetch
 from isotherm.machine.linux.pagemap import FRAME, PRESENT
 
-CHUNK_SHIFT: Final = 9
+CHUNK_SHIFT: Final = 6
 CHUNK: Final = 1 << CHUNK_SHIFT
-#: Frames are 32 bits wide: 16 TiB of memory.
-CHUNKS: Final = 1 << (32 - CHUNK_SHIFT)
 NOBODY: Final = 0xFFFFFFFF  #: page of a frame that no managed page stands on
 AHEAD: Final = 16
+FRAMES: Final = (1 << 32) - 1
 
 # What a table counts, int64 each.
 FREE = 0  #: chunks on the free list, by their number from the list's start
@@ -36,8 +35,8 @@ class Tables:
     """The columns of a table.
 
     Attributes:
-        directory: Chunk of every 512 frames, 0 for none, int32[CHUNKS]; memory only
-            where it was written.
+        directory: Chunk of every 64 frames, 0 for none, int32[n]; frames beyond its
+            end are nobody's.
         page: Page on every frame of a chunk, uint32[chunks * CHUNK].
         used: Pages in every chunk, int32[chunks].
         free: Chunks that were given back, int32[chunks]; see ``state[FREE]``.
@@ -45,25 +44,39 @@ class Tables:
     """
 
     def __init__(self) -> None:
-        self.directory = np.zeros(CHUNKS, np.int32)
+        self.directory = np.zeros(1, np.int32)
         self.page = np.full(CHUNK, NOBODY, np.uint32)
         self.used = np.zeros(1, np.int32)
         self.free = np.zeros(1, np.int32)
         self.state = np.zeros(STATE, np.int64)
         self.state[NEXT] = 1  # chunk 0 is none
 
-    def grow(self) -> None:
-        """Make room for twice as many chunks."""
-        more = max(16, len(self.used))
-        self.page = np.append(self.page, np.full(more * CHUNK, NOBODY, np.uint32))
+    def grow(self, entry: np.uint64) -> None:
+        """Make room for what `update` stopped at.
+
+        Args:
+            entry: The pagemap entry.
+        """
+        wanted = (int(entry) & FRAMES) >> CHUNK_SHIFT
+        if wanted >= len(self.directory):
+            size = 1 << (wanted + 1).bit_length()
+            rest = np.zeros(size - len(self.directory), np.int32)
+            self.directory = np.append(self.directory, rest)
+            return
+        before = len(self.used)
+        more = max(512, before // 2)
+        page = np.empty((before + more) * CHUNK, np.uint32)
+        page[: before * CHUNK] = self.page
+        page[before * CHUNK :] = NOBODY
+        self.page = page
         self.used = np.append(self.used, np.zeros(more, np.int32))
         self.free = np.append(self.free, np.zeros(more, np.int32))
 
     @property
     def nbytes(self) -> int:
-        """Memory of the chunks and of the directory where it was written."""
-        spread = int(self.state[NEXT]) * 4  # of the directory: one entry a chunk
-        return int(self.page.nbytes + self.used.nbytes + self.free.nbytes) + spread
+        """Memory of all columns."""
+        columns = (self.directory, self.page, self.used, self.free, self.state)
+        return sum(column.nbytes for column in columns)
 
 
 def store_entries_twin(
@@ -144,6 +157,8 @@ def update_twin(
             frame[p] = there
         if not there:
             continue
+        if there // CHUNK >= len(directory):
+            return i
         chunk = int(directory[there // CHUNK])
         if chunk == 0:
             if state[FREE]:
@@ -192,8 +207,9 @@ def update(
         state: See there.
 
     Returns:
-        Entries that were taken over: all, or fewer where there is no chunk left;
-        grow the table and go on with the entry at which it stopped.
+        Entries that were taken over: all, or fewer where the directory ends before
+        a frame or there is no chunk left; grow the table and go on with the entry
+        at which it stopped.
     """
     last_key = np.int64(-1)
     last_chunk = np.int64(0)
@@ -203,6 +219,11 @@ def update(
     shared = 0
     done = entry.size
     for i in range(entry.size):
+        if i + AHEAD < entry.size:
+            soon = np.int64(entry[i + AHEAD] & np.uint64(FRAMES))
+            if soon >> CHUNK_SHIFT < directory.size:
+                at = np.int64(directory[soon >> CHUNK_SHIFT])
+                prefetch(page, (at << CHUNK_SHIFT) + (soon & (CHUNK - 1)))
         e = entry[i]
         p = np.uint32(first + i)
         there = np.int64(0)
@@ -232,6 +253,9 @@ def update(
             continue
         key = there >> CHUNK_SHIFT
         if key != last_key:
+            if key >= directory.size:
+                done = i
+                break
             last_chunk = np.int64(directory[key])
             if last_chunk == 0:
                 if state[FREE] > 0:
@@ -270,7 +294,7 @@ def find_twin(
     out: Frames,
 ) -> int:
     """Twin of `find`."""
-    known = wanted >> np.uint64(32) == 0
+    known = wanted >> np.uint64(CHUNK_SHIFT) < np.uint64(len(directory))
     frame = np.where(known, wanted, np.uint64(0)).astype(np.int64)
     chunk = directory[frame // CHUNK].astype(np.int64)
     slot = chunk * CHUNK + frame % CHUNK
@@ -298,13 +322,14 @@ def find(
     """
     found = 0
     n = wanted.size
+    end = np.uint64(directory.size)
     for i in range(n):
-        if i + AHEAD < n and wanted[i + AHEAD] >> np.uint64(32) == np.uint64(0):
+        if i + AHEAD < n and wanted[i + AHEAD] >> np.uint64(CHUNK_SHIFT) < end:
             soon = np.int64(wanted[i + AHEAD])
             at = np.int64(directory[soon >> CHUNK_SHIFT])
             prefetch(page, (at << CHUNK_SHIFT) + (soon & (CHUNK - 1)))
         out[i] = np.uint32(NOBODY)
-        if wanted[i] >> np.uint64(32):
+        if wanted[i] >> np.uint64(CHUNK_SHIFT) >= end:
             continue
         frame = np.int64(wanted[i])
         chunk = np.int64(directory[frame >> CHUNK_SHIFT])
