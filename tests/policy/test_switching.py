@@ -251,26 +251,6 @@ def test_the_price_is_never_negative():
     assert 0.0 == pytest.approx(found.price, abs=1e-6)
 
 
-def test_what_may_end_soon_has_to_pay_soon():
-    """A page's worth beyond one epoch counts by the chance that it lasts."""
-    gain = columns({0: 0.0, 1: 50_000.0}, np.float64)
-    boundary = Boundary()
-    for _ in range(400):
-        boundary.settle(
-            gain,
-            COST,
-            columns({0: 50, 1: 50}),
-            columns({0: 50, 1: 50}),
-            np.arange(2),
-            np.eye(2, dtype=np.float32),
-            0.0,
-            lasting=0.25,
-        )
-    price = boundary.price
-    expected = [-price - 0.25 * COST, 50_000.0 - price + 0.25 * COST]
-    assert expected == pytest.approx(boundary.advantage[:2].tolist(), rel=1e-3)
-
-
 def test_cells_without_pages_have_a_plain_advantage():
     """Gain less price, within the cost of a move."""
     found = settle_often(np.array([0.0, 50_000.0]), [50, 50], [50, 50], np.eye(2))

@@ -15,8 +15,6 @@ from isotherm.policy.plan import Epoch, Moves, Reason
 from isotherm.policy.switching import Boundary, Transitions, trades
 from isotherm.topology.model import Topology
 
-LASTS = 2.0  # epochs that a pattern is expected to last, for each it was watched
-
 Floats = NDArray[np.float64]
 
 
@@ -36,7 +34,6 @@ class Market:
         self._tier = tier
         self._tiers = len(topology.tiers)
         self._epoch_s = epoch_s
-        self._watched = 0.0  # epochs
         self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
 
     @property
@@ -48,7 +45,6 @@ class Market:
         """Go on with epochs of another length."""
         for boundary in self._boundaries:
             boundary.repace(epoch_s / self._epoch_s)
-        self._watched *= self._epoch_s / epoch_s
         self._epoch_s = epoch_s
 
     def trade(
@@ -79,8 +75,6 @@ class Market:
         cells = np.flatnonzero(busy)
         chance = transitions.among(cells)
         free = self._free(epoch)
-        self._watched += 1.0
-        lasting = 1.0 - 1.0 / (LASTS * self._watched)
         parts: list[Moves] = []
         notes: dict[str, float] = {}
         for b, boundary in enumerate(self._boundaries):
@@ -96,7 +90,6 @@ class Market:
                 chance,
                 saved_ns * threshold,
                 int(free[b]),
-                lasting,
             )
             up, down = trades(advantage, upper, lower, int(free[b]), cost_ns, limit)
             notes[f"price_ns_{b}"] = boundary.price or 0.0

@@ -2,11 +2,10 @@
 
 The advantage of holding a page of cell c in the upper tier rather than the lower:
 
-    D(c) = dL dt r(c) - mu + g clip(sum over c' of P(c'|c) D(c'), -M, +M)
+    D(c) = dL dt r(c) - mu + clip(sum over c' of P(c'|c) D(c'), -M, +M)
 
 dL latency saved per access, dt the epoch, r the cell's rate, mu the price of an
-upper slot for an epoch, P where its pages go next, M the cost of one move, g the
-chance that what is known still holds in the next epoch. The
+upper slot for an epoch, P where its pages go next, M the cost of one move. The
 clip is the option to move later, which makes it an optimal-switching problem
 without a horizon to tune (a restless bandit in the sense of Whittle 1988, with
 switching costs as in Glazebrook, Ruiz-Hernandez and Kirkbride 2006).
@@ -80,7 +79,6 @@ class Boundary:
         chance: NDArray[np.float32],
         first_price: float,
         free: int = 0,
-        lasting: float = 1.0,
     ) -> Floats:
         """Return D of every cell after a few sweeps and steps of the price.
 
@@ -94,8 +92,6 @@ class Boundary:
             first_price: Price to begin with.
             free: Free slots of the upper tier: while there are many, a slot is
                 worth nothing.
-            lasting: Chance that what is known of pages holds for another epoch,
-                [0, 1].
         """
         if self.price is None:
             self.price = first_price
@@ -107,8 +103,7 @@ class Boundary:
         for _ in range(ROUNDS):
             net = gain - np.float32(self.price)
             for _ in range(SWEEPS):
-                later = np.clip(chance @ advantage, -bound, bound)
-                advantage = net + np.float32(lasting) * later
+                advantage = net + np.clip(chance @ advantage, -bound, bound)
             middle = _middle(advantage, up, down, depth)
             if free >= depth:
                 middle = min(middle, -self.price)
