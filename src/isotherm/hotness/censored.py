@@ -14,7 +14,7 @@ Gammas with the mean ``(a + m) / (b + t)`` and the variance
 ``(a + m + w) / (b + t)^2``; it is replaced by the Gamma of both, as after a set
 accessed bit, which is N >= 1. As ``n f(n) = q (a + n - 1) f(n - 1)``, both
 moments follow from one number, the hazard at the threshold
-(docs/adr/0018-counts-and-their-thresholds.md).
+(docs/adr/0019-counts-and-their-thresholds.md).
 
 Where an event was certain nothing is changed.
 """
@@ -226,8 +226,7 @@ def add_counts(
         code: Filters, uint16[pages], changed.
         history: SAMPLED is set where count > 0, uint8[pages], changed.
         page: uint32[n], none twice.
-        count: Accesses, float64[n]; may be below 0 where a range's count is less
-            than its pages were thought to have.
+        count: Accesses, float64[n].
         seconds: Exposure, reference periods, float64[n], > 0.
         named_from: Only pages with so many accesses were named, and nothing
             follows from not being named: that they were says nothing then, only
@@ -312,33 +311,34 @@ def split_ranges_twin(
     seconds: Floats,
     first: NDArray[np.int64],
     page: NDArray[np.uint32],
-    share: Floats,
+    rate: Floats,
     exposure: Floats,
 ) -> None:
     """Numpy twin of `split_ranges`: page by page of all ranges at once."""
     total = np.zeros(len(start))
-    variance = np.zeros(len(start))
+    doubt = np.zeros(len(start))
     widest = int(width.max()) if len(width) else 0
     for i in range(widest):
         inside = np.flatnonzero(width > i)
         mean, b = unpack_array(code[start[inside] + i])
         total[inside] += mean
-        variance[inside] += mean / b
+        doubt[inside] += mean / b
     for i in range(widest):
         inside = np.flatnonzero(width > i)
         mean, b = unpack_array(code[start[inside] + i])
         t, c = seconds[inside], count[inside]
-        m = total[inside]
-        others = np.maximum(variance[inside] - mean / b, 0.0)
-        seen = t * (mean / (m + t * others))
-        n = seen * (mean + (c / t - m))
+        m, v = total[inside], mean / b
         a = mean * b
-        most = (a + c) * ((b + seen) / (b + t)) - a
-        least = a * ((b + seen) / (b + t)) - a
+        gain = v / (m / t + doubt[inside])
+        new = mean + gain * (c / t - m)
+        new = np.minimum(np.maximum(new, a / (b + t)), (a + c) / (b + t))
+        others = np.maximum(doubt[inside] - v, 0.0)
+        own = np.maximum(2.0 * (v / doubt[inside]) - 1.0, 0.0)
+        learnt = b + t * (mean / (m + t * others))
         at = first[inside] + i
         page[at] = start[inside] + i
-        share[at] = np.minimum(np.maximum(n, least), most)
-        exposure[at] = seen
+        rate[at] = new
+        exposure[at] = own * learnt + (1.0 - own) * (a / new)
 
 
 @kernel(twin=split_ranges_twin)
@@ -350,17 +350,19 @@ def split_ranges(
     seconds: Floats,
     first: NDArray[np.int64],
     page: NDArray[np.uint32],
-    share: Floats,
+    rate: Floats,
     exposure: Floats,
 ) -> None:
     """Split the counts of ranges among their pages, by what is thought of them.
 
-    The linear Bayes estimate from the sum: with M and V the sums of the means m
-    and variances v of the pages' rates, page i gets ``t m / (M + t (V - v))`` of
-    the exposure t (the others' accesses are noise: their chance and what is not
-    known of them) and, over that, its own mean and all the surprise, as a rate:
-    ``m + c / t - M``. One page gets it all. What a page gets is kept to what it
-    may have had: none of the accesses, or all.
+    The linear Bayes estimate from a sum (Hartigan, 1969): with M and V the sums of
+    the means m and variances v of the pages' rates, the surprise ``c / t - M`` goes
+    to each by ``v / (M / t + V)``, and no page gets less than none of the accesses
+    or more than all. A sum does not tell its pages apart, and to count it again and
+    again as if it did would make their first guess a certainty: a page that holds
+    half of the doubt or less keeps its shape, and with it the doubt about its share;
+    one that holds more, v of V, gets ``2 v / V - 1`` of the exposure that a sum has
+    for it, ``t m / (M + t (V - v))``. A range of one page gets it all.
 
     Args:
         code: Filters, uint16[pages].
@@ -370,34 +372,37 @@ def split_ranges(
         seconds: Exposure, reference periods, float64[n], > 0.
         first: Where each range's rows begin below, int64[n].
         page: Filled: pages, uint32[sum of width].
-        share: Filled: the count of each, float64; below 0 takes away.
-        exposure: Filled: the exposure of each, float64.
+        rate: Filled: the new mean of each, float64.
+        exposure: Filled: its new exposure, float64.
     """
     for k in range(start.size):
         total = 0.0
-        variance = 0.0
+        doubt = 0.0
         for i in range(width[k]):
-            c = np.int64(code[start[k] + i])
+            code_ = np.int64(code[start[k] + i])
             b = ar.decode(
-                c & (ar.EXPOSURE_CODES - 1), ar.EXPOSURE_SHIFT, ar.EXPOSURE_OFFSET
+                code_ & (ar.EXPOSURE_CODES - 1), ar.EXPOSURE_SHIFT, ar.EXPOSURE_OFFSET
             )
-            mean = ar.decode(c >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET)
+            mean = ar.decode(code_ >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET)
             total += mean
-            variance += mean / b
+            doubt += mean / b
         t = seconds[k]
+        c = count[k]
         for i in range(width[k]):
-            c = np.int64(code[start[k] + i])
+            code_ = np.int64(code[start[k] + i])
             b = ar.decode(
-                c & (ar.EXPOSURE_CODES - 1), ar.EXPOSURE_SHIFT, ar.EXPOSURE_OFFSET
+                code_ & (ar.EXPOSURE_CODES - 1), ar.EXPOSURE_SHIFT, ar.EXPOSURE_OFFSET
             )
-            mean = ar.decode(c >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET)
-            others = max(variance - mean / b, 0.0)
-            seen = t * (mean / (total + t * others))
-            n = seen * (mean + (count[k] / t - total))
+            mean = ar.decode(code_ >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET)
+            v = mean / b
             a = mean * b
-            most = (a + count[k]) * ((b + seen) / (b + t)) - a
-            least = a * ((b + seen) / (b + t)) - a
+            gain = v / (total / t + doubt)
+            new = mean + gain * (c / t - total)
+            new = min(max(new, a / (b + t)), (a + c) / (b + t))
+            others = max(doubt - v, 0.0)
+            own = max(2.0 * (v / doubt) - 1.0, 0.0)
+            learnt = b + t * (mean / (total + t * others))
             at = first[k] + i
             page[at] = start[k] + i
-            share[at] = min(max(n, least), most)
-            exposure[at] = seen
+            rate[at] = new
+            exposure[at] = own * learnt + (1.0 - own) * (a / new)

@@ -366,25 +366,18 @@ def _add_rows(
         own: What this source has told, changed.
     """
     periods = rows.seconds * (columns.unit * stream)
-    fine = rows.end - rows.start <= COARSE_PAGES
-    start, end = rows.start[fine], rows.end[fine]
+    width = rows.end - rows.start
+    coarse = width > COARSE_PAGES
     told.add_coarse(
-        rows.start[~fine], rows.end[~fine], rows.count[~fine], periods[~fine]
+        rows.start[coarse], rows.end[coarse], rows.count[coarse], periods[coarse]
     )
-    width = end - start
-    first = np.cumsum(width) - width
-    size = int(width.sum())
-    row = np.empty(size, np.uint32), np.empty(size), np.empty(size)
-    censored.split_ranges(
-        columns.code, start, width, rows.count[fine], periods[fine], first, *row
+    some = (width > 1) & ~coarse
+    shared = _share_out(
+        rows.start[some], width[some], rows.count[some], periods[some], columns, left
     )
-    page, back = np.unique(row[0].astype(np.int64), return_inverse=True)
-    count: Floats = np.bincount(back, row[1], len(page)).astype(np.float64)
-    time: Floats = np.bincount(back, row[2], len(page)).astype(np.float64)
-    told.add_pages(page, np.maximum(count, 0.0), time)
-    told.hit[page[count > 0]] = True
-    whole = rows.longest_s * columns.unit * stream
-    own[page] = np.minimum(1.0, own[page] + time / max(whole, 1e-12))
+    page, back = np.unique(rows.start[width == 1], return_inverse=True)
+    count: Floats = np.bincount(back, rows.count[width == 1], len(page)).astype(float)
+    time: Floats = np.bincount(back, periods[width == 1], len(page)).astype(float)
     is_cut = seen.magnitude and not seen.complete
     use = (left[page] > 0) & (time > 0)
     censored.add_counts(
@@ -396,7 +389,46 @@ def _add_rows(
         rows.threshold if is_cut else 0.0,
         columns.salt(1),
     )
+    told.hit[page[count > 0]] = True
+    whole = max(rows.longest_s * columns.unit * stream, 1e-12)
+    own[page] = np.minimum(1.0, own[page] + time / whole)
+    told.add_pages(page, count, time)
+    told.add_pages(*shared)
     return page, count
+
+
+def _share_out(
+    start: Pages,
+    width: Pages,
+    count: Floats,
+    time: Floats,
+    columns: Columns,
+    left: Floats,
+) -> tuple[Pages, Floats, Floats]:
+    """Split counts of ranges of several pages; return pages, counts, exposures.
+
+    The pieces of a range that were counted apart are added up; of ranges that
+    overlap otherwise the last one decides for the pages that they share.
+    """
+    if not len(start):
+        return start, count, time
+    both, back = np.unique(np.stack([start, width]), axis=1, return_inverse=True)
+    start, width = both
+    count = np.bincount(back.ravel(), count).astype(np.float64)
+    time = np.bincount(back.ravel(), time).astype(np.float64)
+    first = np.cumsum(width) - width
+    size = int(width.sum())
+    row = np.empty(size, np.uint32), np.empty(size), np.empty(size)
+    apart = np.maximum(left[start], 1e-6)
+    censored.split_ranges(
+        columns.code, start, width, count * apart, time * apart, first, *row
+    )
+    page, last = np.unique(row[0][::-1], return_index=True)
+    rate, exposure = row[1][::-1][last], row[2][::-1][last]
+    noise = ar.mix_array(page.astype(np.uint64), columns.salt(1))
+    columns.code[page] = evidence.pack_array(rate, exposure, noise)
+    each: Floats = np.repeat(time, width)[::-1][last]
+    return page.astype(np.int64), rate * each, each
 
 
 def _add_bounds(

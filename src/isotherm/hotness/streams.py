@@ -4,7 +4,7 @@ A counter behind the caches counts misses, a sampler of loads counts hits too, a
 counter of writes sees no reads. The rate that is kept is one of the accesses that
 most sources see; of what such a counter sees a share is learnt, one for all pages:
 from pages that both see, by the samples and accessed bits that came over the same
-time (docs/adr/0019-whose-accesses.md).
+time (docs/adr/0020-whose-accesses.md).
 """
 
 import numpy as np

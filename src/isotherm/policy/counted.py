@@ -1,11 +1,17 @@
 """What counts of devices say of the cells' rates, thresholds and all.
 
-The regression over cells takes accesses and exposures. Of a page of a cell with
-mu accesses expected, an event has the score E - mu and the information mu - V for
-the logarithm of the rate, E and V being the mean and variance of the count given
-the event (the missing information of Orchard and Woodbury, 1972). So much is added
-as would have had both: ``E - V`` accesses over ``(mu - V) / rate``. Where the event
-is a count, V is 0 and that is the count and its exposure.
+The regression over cells takes accesses and exposures. The pages of a cell differ,
+their rates taken to be exponential about the cell's; then a page's count n is
+geometric, with mu the mean, and says of the logarithm of mu what
+``w n`` accesses over ``w t`` say, with ``w = 1 / (1 + mu)`` (negative binomial
+regression; Lawless 1987). Of an event with E and V as mean and variance of the
+count, the score is ``w (E - mu)`` and the information ``w mu - w^2 V`` (the missing
+information of Orchard and Woodbury, 1972): so much is added as would have had both,
+``w E - w^2 V`` accesses over ``(w mu - w^2 V) / rate``. Where the event was certain
+that is nothing.
+
+A geometric count that is at least k is k and another one: of a list with losses,
+which says of every page that it was at least k, what is above k counts.
 """
 
 import numpy as np
@@ -15,54 +21,21 @@ from isotherm.core.units import NS_PER_S
 from isotherm.hints.batch import HintBatch, RangeCounts
 from isotherm.policy.cells import CELLS
 
-TERMS = 512  # of a sum at most; a count further from the threshold says nothing
-_ENOUGH = 1e6  # times the term at the threshold: the event was certain
-
 Floats = NDArray[np.float64]
 
 
 def below(mu: Floats, high: float) -> tuple[Floats, Floats]:
-    """Return mean and variance of Poisson counts that are below ``high`` >= 1.
+    """Return mean and variance of geometric counts that are below ``high`` >= 1.
 
-    Where that was certain, both are mu.
+    Args:
+        mu: Mean of all counts.
+        high: A whole number.
     """
-    at = high - 1.0
-    total = np.ones_like(mu)
-    first, second = np.full_like(mu, at), np.full_like(mu, at * at)
-    term = np.ones_like(mu)
-    for k in range(min(TERMS, int(at))):
-        n = at - k
-        term = np.where(total < _ENOUGH, term * (n / mu), 0.0)
-        total += term
-        first += term * (n - 1.0)
-        second += term * (n - 1.0) ** 2
-    return _moments(mu, total, first, second, cut_off=at > TERMS)
-
-
-def at_least(mu: Floats, low: float) -> tuple[Floats, Floats]:
-    """Return mean and variance of Poisson counts of ``low`` >= 1 or more.
-
-    Where that was certain, both are mu.
-    """
-    total = np.ones_like(mu)
-    first, second = np.full_like(mu, low), np.full_like(mu, low * low)
-    term = np.ones_like(mu)
-    for k in range(TERMS):
-        n = low + k + 1.0
-        term = np.where(total < _ENOUGH, term * (mu / n), 0.0)
-        total += term
-        first += term * n
-        second += term * n * n
-    return _moments(mu, total, first, second, cut_off=False)
-
-
-def _moments(
-    mu: Floats, total: Floats, first: Floats, second: Floats, *, cut_off: bool
-) -> tuple[Floats, Floats]:
-    mean = first / total
-    variance = np.maximum(second / total - mean * mean, 0.0)
-    certain = (total >= _ENOUGH) | cut_off
-    return np.where(certain, mu, mean), np.where(certain, mu, variance)
+    above = np.exp(-high * np.log1p(1.0 / mu))  # P(count >= high)
+    under = np.maximum(1.0 - above, 1e-12)
+    mean = mu - high * above / under
+    variance = mu * (1.0 + mu) - high * high * above / under**2
+    return np.maximum(mean, 0.0), np.maximum(variance, 0.0)
 
 
 def of_cells(
@@ -95,22 +68,20 @@ def of_cells(
     time = seen.exposure_s.astype(np.float64)[row] * (seen.share * stream)
     if not seen.magnitude:
         count, time = _crossings(count, time, threshold, page)
-    named: NDArray[np.int64] = np.bincount(cell[page], minlength=CELLS)
-    accesses = np.bincount(cell[page], count, CELLS).astype(np.float64)
-    exposure = np.bincount(cell[page], time, CELLS).astype(np.float64)
     mu = np.maximum(rate * seconds, 1e-9)
-    per_access = seconds / mu  # exposure of one access
+    weight = 1.0 / (1.0 + mu)
+    if seen.magnitude and not seen.complete:
+        count = np.maximum(0.0, count - threshold / width)
+    accesses = weight * np.bincount(cell[page], count, CELLS)
+    exposure = weight * np.bincount(cell[page], time, CELLS)
     if seen.complete:
         absent = _inside(seen.watched, len(cell)) & known
         absent[page] = False
         missing = np.bincount(cell[absent], minlength=CELLS)
         mean, variance = below(mu, max(1.0, threshold))
-        accesses += missing * np.maximum(mean - variance, 0.0)
-        exposure += missing * np.maximum(mu - variance, 0.0) * per_access
-    elif seen.magnitude and threshold > 0:
-        mean, variance = at_least(mu, threshold)
-        accesses = np.maximum(0.0, accesses - named * (mean - variance))
-        exposure = named * variance * per_access
+        unknown = weight * weight * variance
+        accesses += missing * np.maximum(weight * mean - unknown, 0.0)
+        exposure += missing * np.maximum(weight * mu - unknown, 0.0) * seconds / mu
     return accesses, exposure
 
 

@@ -260,7 +260,12 @@ class Isotherm:
                 known = self._counted < self._tiers
                 rates.add_counts(
                     *of_cells(
-                        batch, batch.seen, self._cell, known, self._rate, counted_share
+                        batch,
+                        batch.seen,
+                        self._cell,
+                        known,
+                        rates.regressed,
+                        counted_share,
                     )
                 )
             elif isinstance(batch.seen, RegionCounts):

@@ -44,6 +44,7 @@ class CellRates:
         self.belief = 0.0
         self._z = features()
         self.weights = PRIOR.copy()
+        self.regressed: Floats = np.ones(CELLS)
         self._accesses = np.zeros(CELLS)
         self._exposure = np.zeros(CELLS)
         self._fresh = 0.0  # counted since the last epoch
@@ -182,6 +183,8 @@ class CellRates:
             hessian = (z.T * expected) @ z + ridge
             step = np.linalg.solve(hessian, gradient)
             self.weights = self.weights + np.clip(step, -STEP_LIMIT, STEP_LIMIT)
+        plain = np.exp(np.clip(z @ self.weights, -12.0, 12.0) + log_mean)
+        self.regressed = np.append(plain, ahead)
         share = population / max(float(population.sum()), 1.0)
         apart = z - share @ z
         promise = apart @ self.weights
