@@ -20,6 +20,7 @@ from isotherm.workloads.registry import WORKLOADS
 from publish import markdown, publish
 
 OUT: Final = Path(__file__).resolve().parents[1] / "out" / "hint-sources"
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "reference" / "hints.md"
 SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "CHMU": ("chmu",),
     "sampling": ("sampling",),
@@ -93,7 +94,7 @@ def main() -> int:
     text = table(rows)
     print(text)
     if args.publish:
-        publish("hint-sources", text)
+        publish("hint-sources", text, PAGE)
     return 0
 
 
