@@ -68,7 +68,7 @@ def _hardware(root: Path) -> Availability:
         why = f"/{base}: no PMU that samples addresses (virtual machines rarely have)"
     else:
         why = ", ".join(f"{name} ({SAMPLING_PMUS[name]})" for name in present)
-        why += " is there; this version of isotherm reads it from traces only"
+        why += " is there; ibs, pebs and spe say whether it can be used"
     return Availability("hardware-samples", "source", False, why)
 
 
