@@ -16,6 +16,7 @@ def document(shares: list[float], policy: str = "isotherm", moved: int = 500) ->
             "phase": int(at >= half),
             "fast_share": share,
             "best_share": 0.9,
+            "from_s": 10.0 * at if at < half else shift + 10.0 * (at - half),
             "to_s": 10.0 * (at + 1) if at < half else shift + 10.0 * (at - half + 1),
             "accesses_per_s": 100.0,
             "capacity_pages": 40_000,
@@ -71,6 +72,6 @@ def test_the_table_has_every_mover_and_its_settings(tmp_path):
     guest_quality.write_table(tmp_path, target)
     text = target.read_text()
     assert "| isotherm | 2 | 0.972 (0.967 to 0.978) |" in text
-    assert "| none | 1 | 0.333 | 0.333 | never | never | - |" in text
+    assert "| none | 1 | 0.333 | 0.333 | not within 30 s | not within 60 s | - |" in text
     assert "/proc/x: 1" in text
     assert "100% fit into the fast node" in text

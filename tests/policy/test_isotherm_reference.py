@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from isotherm.hotness import bursts, evidence, fronts, regions, tracker
-from isotherm.policy import cells, isotherm, rates, sensing, switching
+from isotherm.hotness import bursts, evidence, fronts, regions, single_pages, tracker
+from isotherm.policy import backpressure, cells, isotherm, rates, sensing, switching
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
@@ -14,8 +14,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 @pytest.mark.parametrize(
     ("page", "modules"),
     [
-        ("hotness.md", (tracker, evidence, regions, fronts, bursts)),
-        ("isotherm.md", (isotherm, cells, rates, sensing, switching)),
+        ("hotness.md", (tracker, single_pages, evidence, regions, fronts, bursts)),
+        ("isotherm.md", (isotherm, cells, rates, sensing, switching, backpressure)),
     ],
 )
 def test_every_constant_that_a_page_names_is_there(page, modules):

@@ -17,17 +17,22 @@ from isotherm.hints.batch import (
     HintBatch,
     LiveMechanism,
     Mechanism,
-    RangeCounts,
     RegionCounts,
     Samples,
 )
-from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
 from isotherm.hotness.bursts import BurstGuard
 from isotherm.hotness.fronts import Fronts
+from isotherm.hotness.incoming import check, first_rate
 from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.ranges import Columns, Counted, CountEvidence
 from isotherm.hotness.readers import BitReaders
+from isotherm.hotness.single_pages import (
+    add_faults,
+    see_bits,
+    spread_checks,
+    unlike_whole,
+)
 from isotherm.hotness.view import TrackerView
 from isotherm.machine.protocol import SpacesChanged
 
@@ -43,7 +48,6 @@ REGION_SAMPLES = 4.0  # expected in a region of mean rate before it is believed
 TRUSTED = 0.5  # bits that are trusted less are no evidence of rates
 ENOUGH_SAMPLES = 2.0  # of a page, kept at a time, to do without bits
 SPARSE = frozenset(LiveMechanism)  # these look at a few pages drawn at random
-WRITE_SHARE = 0.3  # of the accesses: what bits say that only writes set
 OLDEST = 1 << 15  # epochs: no block is older; its evidence has gone long before
 SWEEPS = 1 << 13  # every block's age is seen to in so many epochs
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
@@ -192,7 +196,7 @@ class GammaTracker:
             ValueError: A batch names a page beyond the flat index.
         """
         for batch in batches:
-            self._check(batch)
+            check(batch, self.pages)
         self._epoch += 1
         self.initiators.fade(0.5 ** (self.epoch_s / self._half_life_s))
         if self.reference is None:
@@ -208,7 +212,9 @@ class GammaTracker:
             elif isinstance(batch.seen, FaultDelays):
                 late = batch.seen
                 counted = self._counted
-                self._add_faults(late if counted is None else counted.faults_left(late))
+                if counted is not None:
+                    late = counted.faults_left(late)
+                add_faults(self.code, self.history, late, self._unit(), self._next_salt)
             elif isinstance(batch.seen, RegionCounts):
                 self._add_regions(batch.seen, b0)
         self._follow_fronts(batches)
@@ -234,7 +240,7 @@ class GammaTracker:
         """Fix the reference rate: the first mean that anybody knows."""
         rate = access_rate
         if not rate:
-            rate = self._guess(batches)
+            rate = first_rate(batches, self.pages, self.epoch_s)
         if not rate:
             rate = 1.0
         self.reference = rate
@@ -249,26 +255,6 @@ class GammaTracker:
         middle = np.array([(1 << 17) | (1 << 52)], np.uint64)
         code = evidence.pack_array(mean, PRIOR_SHAPE / mean, middle)
         return int(code[0]), int(regions.region_code_array(mean)[0])
-
-    def _guess(self, batches: tuple[HintBatch, ...]) -> float | None:
-        """Return a mean rate from the first bits or samples alone."""
-        for batch in batches:
-            seen = batch.seen
-            if isinstance(seen, AccessedBits):
-                seen = seen.whole_blocks(self.pages)
-                if not len(seen.block):
-                    continue
-                share = np.unpackbits(seen.bits).mean()
-                interval_s = float(seen.interval_s.mean())
-                if interval_s > 0 and share > 0:
-                    return float(-np.log1p(-min(share, 0.98)) / interval_s)
-            if isinstance(seen, RangeCounts) and float(seen.exposure_s.sum()) > 0:
-                watched = int((seen.watched[:, 1] - seen.watched[:, 0]).sum())
-                seconds = float(seen.exposure_s.mean())
-                return float(seen.count.sum()) / max(1, watched) / seconds or None
-            if isinstance(seen, Samples) and len(seen.page):
-                return len(seen.page) * seen.period / (self.pages * self.epoch_s)
-        return None
 
     def _follow_mean(self, access_rate: float | None) -> None:
         if access_rate is not None and access_rate > 0:
@@ -294,29 +280,6 @@ class GammaTracker:
         return self._has_bits and (self._all_pages or not self._few_pages)
 
     # ---- evidence
-
-    def _check(self, batch: HintBatch) -> None:
-        """Refuse evidence of pages that there are not.
-
-        Raises:
-            ValueError: A page lies beyond the flat index.
-        """
-        seen = batch.seen
-        if isinstance(seen, Samples):
-            columns: tuple[NDArray[np.integer], ...] = (seen.page,)
-        elif isinstance(seen, FaultDelays):
-            columns = (seen.page, seen.silent)
-        elif isinstance(seen, AccessedBits):
-            columns = (seen.block * np.uint32(BLOCK_PAGES),)
-        elif isinstance(seen, RangeCounts):
-            columns = (seen.end - np.uint32(1), seen.watched[:, 1] - 1)
-        else:
-            columns = (seen.start,)
-        most = max((int(column.max()) for column in columns if len(column)), default=-1)
-        if most >= self.pages:
-            raise ValueError(
-                f"{batch.source}: page {most}, expected below {self.pages}"
-            )
 
     def _next_salt(self, count: int) -> int:
         salt = self._salt
@@ -374,8 +337,10 @@ class GammaTracker:
         )
         if left is not None:
             left.see(self._columns())
-        if len(whole.block) < len(seen.block):
-            self._look_at_parts(seen, whole, b0)
+        rest = unlike_whole(seen, whole)
+        if rest is not None:
+            self._decay(rest.block, b0)
+            self._see_pages(rest, looks=not seen.opening)
 
     def _look_in_turn(self, b0: float) -> None:
         """Let a stripe of blocks decay; counts, where there are any, are its look."""
@@ -409,23 +374,6 @@ class GammaTracker:
             self._next_salt,
         )
 
-    def _look_at_parts(
-        self, seen: AccessedBits, whole: AccessedBits, b0: float
-    ) -> None:
-        """Look at blocks of which some pages were not observed."""
-        part = ~np.isin(seen.block, whole.block) & (seen.interval_s > 0)
-        if seen.observed is None or not part.any():
-            return
-        rest = AccessedBits(
-            seen.block[part],
-            seen.bits[part],
-            seen.interval_s[part],
-            seen.observed[part],
-            seen.opening,
-        )
-        self._decay(rest.block, b0)
-        self._see_pages(rest, looks=not seen.opening)
-
     def _decay(self, block: NDArray[np.uint32], b0: float) -> None:
         """Decay blocks and give them the exposure of sampling; no history."""
         revisit_epochs = self._revisit_epochs
@@ -434,30 +382,8 @@ class GammaTracker:
         self._revisit_epochs = revisit_epochs
 
     def _see_pages(self, seen: AccessedBits, *, looks: bool = False) -> None:
-        """Fuse the bits of the pages that were observed, page by page.
-
-        Where only writes set them a page that is read too is seen through a
-        thinned stream: exposure counts by the share of writes, for set and unset
-        bits alike. (Set bits in full and no unset ones would find all hot.)
-        """
-        page = seen.block.astype(np.int64)[:, None] * BLOCK_PAGES + np.arange(8)
-        bit = (seen.bits[:, None] >> np.arange(8)) & 1
-        known = np.broadcast_to(seen.interval_s[:, None] > 0, page.shape)
-        known = known & (page < self.pages)
-        if seen.observed is not None:
-            known = known & (((seen.observed[:, None] >> np.arange(8)) & 1) > 0)
-        if not known.any():
-            return
-        interval = np.broadcast_to(seen.interval_s[:, None], page.shape)[known]
-        scale = self._unit() * (WRITE_SHARE if seen.writes_only else 1.0)
-        evidence.see(
-            self.code,
-            self.history,
-            page[known].astype(np.uint32),
-            bit[known].astype(np.uint8),
-            interval.astype(np.float64) * scale,
-            int(looks),
-            self._next_salt(1),
+        see_bits(
+            self.code, self.history, seen, self._unit(), self._next_salt, looks=looks
         )
 
     def _keep_ages(self) -> None:
@@ -556,41 +482,11 @@ class GammaTracker:
             self._fronts.add(*sampled)
             self.ahead = self._fronts.advance()
 
-    def _add_faults(self, seen: FaultDelays) -> None:
-        """Add faults and silences; what a silence has told a fault does not repeat."""
-        since_s = seen.delay_s if seen.exposure_s is None else seen.exposure_s
-        for page, seconds, count in (
-            (seen.page, since_s, 1.0),
-            (seen.silent, seen.silent_s, 0.0),
-        ):
-            if len(page):
-                salt = self._next_salt(len(page))
-                exposure = seconds.astype(np.float64) * self._unit()
-                evidence.add_events(
-                    self.code, self.history, page, count, exposure, salt
-                )
-
     def _add_regions(self, seen: RegionCounts, b0: float) -> None:
-        """Spread a region's checks over its blocks as that much exposure.
-
-        Their pages decay first, and get the exposure of sampling, as at any look.
-        """
-        first = seen.start.astype(np.int64) // BLOCK_PAGES
-        last = np.maximum(first + 1, seen.end.astype(np.int64) // BLOCK_PAGES)
-        size = last - first
-        block = np.repeat(first - np.concatenate([[0], np.cumsum(size)[:-1]]), size)
-        block = block + np.arange(int(size.sum()))
-        keep = block < self.blocks
-        block = block[keep]
-        q = np.minimum(np.repeat(seen.nr_accesses, size)[keep] / seen.checks, 0.98)
-        whole_s = seen.checks * seen.interval_s
-        k = 8.0 * (1.0 - np.power(1.0 - q, seen.checks))
-        noise = ar.mix_array(block.astype(np.uint64), self._next_salt(1))
-        draw = (noise >> np.uint64(40)).astype(np.float64) / (1 << 24)
-        found = np.floor(k + draw).astype(np.int64)
-        interval = np.full(len(block), whole_s * self._unit())
+        """Let a region's checks be the look of its blocks; they decay first."""
+        block, code = spread_checks(seen, self.blocks, self._unit(), self._next_salt(1))
         self._decay(np.unique(block).astype(np.uint32), b0)
-        self.looked[block] = regions.look_code_array(found, interval)
+        self.looked[block] = code
 
     def _region_rates(self) -> None:
         ages = np.arange(min(1024, 4 * self._revisit_epochs + 64))

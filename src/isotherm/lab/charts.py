@@ -31,6 +31,11 @@ STYLES: Final[Mapping[str, tuple[str, tuple[int, ...], str]]] = {
     "colloid": ("#8A7A00", (2, 4), "diamond"),
     "pghot": ("#332288", (6, 2, 2, 2), "triangle-left"),
     "arms": ("#44AA99", (1, 2), "stroke"),
+    "pghot-hw": ("#6A51A3", (2, 1), "triangle-left"),
+    "hmsdk": ("#117733", (5, 1), "diamond"),
+    "colloid-hemem": ("#5A4A00", (3, 3), "diamond"),
+    "interleave": ("#A6761D", (1, 4), "cross"),
+    "weighted-interleave": ("#A50F15", (7, 3, 1, 3), "cross"),
     "clairvoyant": ("#555555", (2, 2), "circle"),
     "static-oracle": ("#555555", (5, 2), "square"),
 }
