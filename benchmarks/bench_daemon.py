@@ -10,14 +10,13 @@ Printed: CPU time of an epoch, its length at the end, the share of a core, resid
 memory beyond the interpreter's, and its share of what is managed.
 
 With ``--live`` also the real daemon on a process of so many GiB (daemon_live.py): its
-CPU time and memory, and what it costs the process, in interleaved windows.
+CPU time and memory, and what it costs the process, in interleaved slices.
 ``--publish`` writes the tables into docs/measurements.md.
 """
 
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -228,19 +227,18 @@ def render_sizes(rows: list[dict[str, float]]) -> str:
 
 def render_live(live: "Live") -> str:
     """Return the table of the live run."""
-    losses = live.losses()
-    low, high = np.percentile(losses, [25, 75])
-    names = [source["name"] for source in live.results[-1]["sources"]]
-    moved = [result["moved_bytes"] for result in live.results]
+    costs = live.result["costs"]
+    names = [source["name"] for source in live.result["sources"]]
     rows = [
-        ["loss of throughput, median", f"{np.median(losses):.2%}"],
-        ["its quartiles", f"{low:.2%} to {high:.2%}"],
-        ["the daemon's CPU, median, of a core", f"{statistics.median(live.cpu):.2%}"],
-        ["its range", f"{min(live.cpu):.2%} to {max(live.cpu):.2%}"],
-        ["its resident memory", f"{max(live.resident_bytes) / 2**20:.0f} MiB"],
-        ["windows under it", f"{len(losses)}"],
+        ["loss of throughput while it works, median", f"{live.loss:.2%}"],
+        ["its standard error", f"{live.loss_error:.2%} ({live.slices} slices)"],
+        ["CPU time of the process in the kernel, more", f"{live.kernel:.2%}"],
+        ["the daemon's CPU in its first minute, of a core", f"{live.cpu:.2%}"],
+        ["and in the slices after it", f"{live.cpu_sliced:.2%}"],
+        ["seconds between decisions at the end", f"{costs['epoch_s']:g}"],
+        ["its resident memory", f"{live.resident_bytes / 2**20:.0f} MiB"],
         ["looked with", ", ".join(names)],
-        ["moved in a run, median", f"{statistics.median(moved) / 2**20:.1f} MiB"],
+        ["moved", f"{live.result['moved_bytes'] / 2**20:.1f} MiB"],
     ]
     return markdown(
         [f"a process of {live.gib:g} GiB", "Linux " + os.uname().release], rows
@@ -252,8 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gib", nargs="*", type=int)
     parser.add_argument("--live", type=float, help="GiB of the process")
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--window-s", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of work, live")
     parser.add_argument("--hints", default="", help="sources of the live run")
     parser.add_argument("--publish", action="store_true")
     given = parser.parse_args()
@@ -265,7 +262,7 @@ def main() -> None:
         else:
             from daemon_live import measure as measure_live  # noqa: PLC0415  # numba
 
-            found = measure_live(given.live, given.pairs, given.window_s, given.hints)
+            found = measure_live(given.live, given.seconds, given.hints)
             live = render_live(found)
             print(live + "\n")
             if given.publish:
