@@ -207,6 +207,29 @@ def _hint_fault() -> Kind:
     return Kind("hint-fault", False, False, probe, make)
 
 
+def _chmu() -> Kind:
+    """Return hotness units of CXL devices: only memory that is on them."""
+
+    def probe() -> Availability:
+        from isotherm.hints.live.chmu import ChmuUnits  # noqa: PLC0415  # lazily
+
+        return ChmuUnits.probe()
+
+    def make(wants: Wants) -> LiveSource:
+        from isotherm.hints.live.chmu import ChmuUnits  # noqa: PLC0415  # lazily
+        from isotherm.hints.live.frame_map import FrameMap  # noqa: PLC0415
+
+        return ChmuUnits(
+            wants.machine.space_map,
+            wants.machine.clock,
+            FrameMap(wants.machine.space_map),
+            wants.epoch_ns,
+            budget=wants.budget,
+        )
+
+    return Kind("chmu", False, False, probe, make)
+
+
 def _accessed_range() -> Kind:
     def probe() -> Availability:
         from isotherm.hints.live.accessed_range import AccessedRanges  # noqa: PLC0415
@@ -280,6 +303,7 @@ KINDS: Final = (
     _bits("page_table", "PageTableBits", "page-table", asks=True),
     _damon(),
     _hint_fault(),
+    _chmu(),
     _accessed_range(),
     _page_out(),
     _write_tracking(),

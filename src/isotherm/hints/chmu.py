@@ -205,6 +205,7 @@ class ChmuSource:
         self._told_ns = 0
         self._start_ns = clock.now_ns()
         self.untranslated = 0  #: frames listed that no managed page stands on
+        self.entries = 0  #: in the lists at the last drain
         self.overflows = 0  #: drains that found a list overflowed
         for device in self.devices:
             device.lists.start(settings)
@@ -245,7 +246,7 @@ class ChmuSource:
     def drain(self) -> tuple[HintBatch, ...]:
         """Return one batch, or none while an epoch of the devices lasts."""
         drained = [device.lists.collect() for device in self.devices]
-        entries = sum(len(one.units) for one in drained)
+        entries = self.entries = sum(len(one.units) for one in drained)
         exposure_s, epochs = self._exposure(entries)
         capability, settings = self.capability, self._settings
         if exposure_s <= 0:

@@ -74,7 +74,7 @@ def units_a_page(window: Window, shift: int) -> int:
     """Return how many units, of all devices, a page is of."""
     if (1 << shift) <= window.granularity or window.ways == 1:
         return max(1, PAGE_BYTES >> shift)
-    return window.ways if window.granularity < PAGE_BYTES else 1
+    return min(window.ways, max(1, PAGE_BYTES // window.granularity))
 
 
 def to_ranges(
@@ -112,8 +112,12 @@ def to_ranges(
         length.append(rows.length)
         count.append(each[rows.piece] * rows.length)
         seen = found.share[rows.piece]
-        whole += one.complete / one.window.ways
-        part.append(np.zeros_like(seen) if one.complete else seen)
+        if one.complete and one.window.granularity >= PAGE_BYTES:
+            seen = np.ones_like(seen)  # its pages are on no other device
+        elif one.complete:
+            whole += 1 / one.window.ways
+            seen = np.zeros_like(seen)
+        part.append(seen)
     if not listed:
         nothing = np.empty(0, np.uint32)
         return Ranges(nothing, nothing, np.empty(0, np.float32), 0, 0)

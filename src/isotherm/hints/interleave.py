@@ -143,9 +143,8 @@ class Window:
             unit: Numbers of units that the window holds, uint64[n].
             shift: A unit has ``2^shift`` bytes.
 
-        Where granules are pages or more, a piece is a granule of the unit; where
-        they are less, its pieces touch every page of their span, and a row is the
-        span.
+        A piece is a granule of the unit; where its granules touch every page of
+        their span, a row is the span.
         """
         size, g = 1 << shift, self.granularity
         row = np.arange(len(unit))
@@ -153,15 +152,13 @@ class Window:
         one = np.ones(len(unit))
         if size <= g:
             return self._rows(row, start, size, one, size)
-        if g >= PAGE_BYTES:
-            each = size // g
+        each = size // g
+        if self.ways * g > PAGE_BYTES:
             step = np.arange(each) * (self.ways * g)
             start = (start[:, None] + step).ravel()
             row = np.repeat(row, each)
             return self._rows(row, start, g, np.full(len(row), 1 / each), g)
-        # From the span's first granule, which may be another device's.
-        start -= self.position * g
-        return self._rows(row, start, size * self.ways, one, size)
+        return self._rows(row, start, (each - 1) * self.ways * g + g, one, size)
 
     def _rows(
         self, row: Counts, start: Counts, span: int, part: NDArray[np.float64], own: int

@@ -1,5 +1,7 @@
 """The hotness units of a simulated machine as a hint source."""
 
+from collections.abc import Callable
+
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.hints.chmu import (
@@ -9,6 +11,7 @@ from isotherm.hints.chmu import (
     RegisterLists,
     choose_unit,
 )
+from isotherm.hints.chmu_driver import RegisterAccess
 from isotherm.hints.chmu_settings import Settings
 from isotherm.hints.interleave import Window
 from isotherm.machine.sim.chmu_host import FIRST_FRAME, SimHotness
@@ -30,6 +33,26 @@ def simulated_chmu(
     Raises:
         UnsupportedError: The machine has no hotness unit.
     """
+    return simulated_devices(machine, epoch_ns, seed)[1]
+
+
+def simulated_devices(
+    machine: SimMachine,
+    epoch_ns: int,
+    seed: int | None = 1,
+    make_lists: Callable[[RegisterAccess], RegisterLists] = RegisterLists,
+) -> tuple[SimHotness, ChmuSource]:
+    """Return the machine's hotness units and a source that drives them.
+
+    Args:
+        machine: As for `simulated_chmu`.
+        epoch_ns: As there.
+        seed: As there.
+        make_lists: How a device's lists are reached.
+
+    Raises:
+        UnsupportedError: The machine has no hotness unit.
+    """
     spec = machine.spec.hotness_unit
     if spec is None:
         raise UnsupportedError(
@@ -37,7 +60,7 @@ def simulated_chmu(
             hint="leave chmu out of --hints, or take a machine that has one: dram-cxl",
         )
     host = SimHotness(machine, spec, epoch_ns, seed)
-    lists = [RegisterLists(unit) for unit in host.devices]
+    lists = [make_lists(unit) for unit in host.devices]
     region = (FIRST_FRAME * PAGE_BYTES, host.size, spec.ways, spec.granularity)
     devices = [Device(one, Window(*region, at)) for at, one in enumerate(lists)]
     shifts = lists[0].capabilities.unit_shifts
@@ -50,7 +73,7 @@ def simulated_chmu(
         down_sampling=spec.down_sampling[0] if spec.down_sampling else 0,
         random=bool(spec.down_sampling),
     )
-    return ChmuSource(
+    return host, ChmuSource(
         devices,
         host.frames,
         host,

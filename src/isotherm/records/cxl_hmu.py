@@ -199,7 +199,7 @@ def decode_words(words: Words, counter_width: int | None = None) -> HotUnits:
 
 
 def decode_stream(
-    stream: bytes | memoryview, counter_width: int | None = None
+    stream: bytes | NDArray[np.uint8], counter_width: int | None = None
 ) -> HotUnits:
     """Return the entries of the bytes of an AUX ring or a perf.data AUX payload.
 

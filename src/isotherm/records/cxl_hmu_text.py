@@ -6,6 +6,7 @@ line, all figures hexadecimal but the size. Other events stand between blocks.
 """
 
 import re
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -35,9 +36,9 @@ def words_of_text(text: bytes) -> tuple[Words, int]:
     words: list[int] = []
     missing = 0
     blocks = list(_BLOCK.finditer(text))
-    ends = [block.start() for block in blocks[1:]] + [len(text)]
-    for block, end in zip(blocks, ends, strict=True):
+    for block, following in zip_longest(blocks, blocks[1:]):
         told = min(int(block[1]) // 8, 1 << 40)
+        end = len(text) if following is None else following.start()
         found = _block(text[block.end() : end], told)
         missing += told - len(found)
         words += found

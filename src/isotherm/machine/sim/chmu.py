@@ -91,7 +91,7 @@ class HotnessUnit:
         self._overflow = self._fill = False
         self._backlog = np.empty(0, np.uint64)  # entries that wait for room
         self._counters = self._make_counters()
-        self._taken = 0
+        self._taken = self._turn = 0
         self._seen = 0  # accesses that down-sampling has passed by
         self.dropped = 0  #: entries that found no room
         self._describe()
@@ -302,7 +302,9 @@ class HotnessUnit:
             return
         if self._now_ns - self._epoch_began_ns >= length_ns:
             unit, count = self._counters.above(max(1, self._get(reg.THRESHOLD)))
-            self._insert(unit, count)
+            # The sweep over the counters goes on where the list was full last time.
+            turn = self._turn % max(1, len(unit))
+            self._turn += self._insert(np.roll(unit, -turn), np.roll(count, -turn))
             self._counters.clear()
             gone = self._now_ns - self._epoch_began_ns
             self._epoch_began_ns += gone // length_ns * length_ns
@@ -343,7 +345,8 @@ class HotnessUnit:
 
     # -- the list ----------------------------------------------------------
 
-    def _insert(self, unit: Words, count: Words) -> None:
+    def _insert(self, unit: Words, count: Words) -> int:
+        """Put entries into the list; return how many of them found room at once."""
         entry = unit << np.uint64(self.spec.counter_width) | count
         size = self.spec.hot_list
         room = 0
@@ -357,6 +360,7 @@ class HotnessUnit:
                 self._backlog = np.concatenate([self._backlog, late])
             else:
                 self.dropped += len(late)
+        return len(entry) - len(late)
 
     def _append(self, entry: Words) -> None:
         size = self.spec.hot_list
