@@ -5,7 +5,7 @@ import pytest
 from isotherm.core.errors import UnsupportedError
 from isotherm.data import trace_path
 from isotherm.lab import demo
-from isotherm.lab.catalogue import BOUNDS, POLICIES
+from isotherm.lab.catalogue import BOUNDS
 from isotherm.workloads.recorded import open_recorded
 
 
@@ -16,7 +16,7 @@ def test_every_trace_meets_every_policy() -> None:
     if not names:
         pytest.skip("this checkout holds no recorded traces")
     specs = demo.demo_specs()
-    assert len(specs) == len(names) * 2 * (len(POLICIES) + len(BOUNDS))
+    assert len(specs) == len(names) * 2 * (len(demo.DEMO_POLICIES) + len(BOUNDS))
     assert {spec.workload for spec in specs} == set(names)
     assert all(spec.rate in (None, 10.0) for spec in specs)
 
