@@ -478,8 +478,11 @@ class Service:
 def _as_columns(mechanism: Mechanism | LiveMechanism) -> Mechanism:
     """Return the mechanism whose columns a source fills.
 
-    Write tracking and page-out report bits of pages, as accessed bits do.
+    Write tracking and page-out report bits of pages, as accessed bits do; tables of
+    counters count by range, as hotness units do.
     """
+    if mechanism is LiveMechanism.COUNTER_TABLE:
+        return Mechanism.CHMU
     if isinstance(mechanism, LiveMechanism):
         return Mechanism.ACCESSED_BIT
     return mechanism

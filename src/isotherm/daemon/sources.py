@@ -5,10 +5,8 @@ userfaultfd, no split mappings. Those that do are used where ``--intrusive`` is
 given for the target.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import structlog
 
@@ -16,12 +14,12 @@ from isotherm.core.availability import Availability
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.suggest import did_you_mean
-from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import Config
-from isotherm.hints.batch import HintSource
+from isotherm.daemon.source_kind import Chosen, Kind, LiveSource, Tiered, Wants
+from isotherm.daemon.sources_hardware import HARDWARE
 from isotherm.machine.linux.machine import LinuxMachine
-from isotherm.machine.linux.process import Process
-from isotherm.topology.model import Topology
+
+__all__ = ["KINDS", "Chosen", "Kind", "LiveSource", "Tiered", "choose_sources"]
 
 #: Blocks of eight pages put out in an epoch; for the policy reclaim in a second, as
 #: many as it asks for.
@@ -32,106 +30,6 @@ RECLAIM_BLOCKS_S: Final = 64.0
 HASTE: Final = 0.25
 
 log = structlog.get_logger()
-
-
-class LiveSource(HintSource, Protocol):
-    """A hint source on a live host."""
-
-    def open(self) -> None:
-        """Begin to look."""
-        ...
-
-    def close(self) -> None:
-        """Stop, and leave nothing behind; may be called again."""
-        ...
-
-
-@runtime_checkable
-class Tiered(Protocol):
-    """A source to which it matters which nodes are fast."""
-
-    def take_tiers(self, topology: Topology) -> None:
-        """Go on with these tiers."""
-        ...
-
-
-@dataclass(slots=True)
-class Chosen:
-    """A source that a run looks with.
-
-    Attributes:
-        name: As ``isotherm doctor`` names it.
-        why: Why it was chosen, or what was found.
-        source: The driver.
-    """
-
-    name: str
-    why: str
-    source: LiveSource
-
-    def open(self) -> None:
-        """Begin to look."""
-        self.source.open()
-
-    def close(self) -> None:
-        """Stop, and leave nothing behind."""
-        self.source.close()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"name": self.name, "mechanism": self.source.mechanism.value}
-
-
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """What a source is made from.
-
-    Attributes:
-        machine: Whose memory.
-        config: Settings.
-        changes: Where what is changed is written down.
-        intrusive: Processes in which something may be changed.
-    """
-
-    machine: LinuxMachine
-    config: Config
-    changes: HostChanges
-    intrusive: frozenset[int] = frozenset()
-
-    @property
-    def epoch_ns(self) -> int:
-        """Length of an epoch."""
-        return round(self.config.loop.epoch_s * NS_PER_S)
-
-    def process_of(self, pid: int) -> Process | None:
-        """Return the followed process of a pid; its number may be another's by now."""
-        target = self.machine.follower.targets.get(pid)
-        return None if target is None else target.process
-
-    @property
-    def budget(self) -> float:
-        """CPU time that looking may take, as a share of one CPU."""
-        return self.config.budget.cpu_percent / 100
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of source.
-
-    Attributes:
-        name: As ``isotherm doctor`` names it.
-        intrusive: Whether it changes something in the target.
-        enough: Whether it sees all pages' reads and writes, so that no other is
-            needed.
-        probe: Says whether it is there.
-        make: Builds it.
-    """
-
-    name: str
-    intrusive: bool
-    enough: bool
-    probe: Callable[[], Availability]
-    make: Callable[[Wants], LiveSource]
 
 
 def _bits(module: str, reader: str, name: str, *, asks: bool) -> Kind:
@@ -207,29 +105,6 @@ def _hint_fault() -> Kind:
     return Kind("hint-fault", False, False, probe, make)
 
 
-def _chmu() -> Kind:
-    """Return hotness units of CXL devices: only memory that is on them."""
-
-    def probe() -> Availability:
-        from isotherm.hints.live.chmu import ChmuUnits  # noqa: PLC0415  # lazily
-
-        return ChmuUnits.probe()
-
-    def make(wants: Wants) -> LiveSource:
-        from isotherm.hints.live.chmu import ChmuUnits  # noqa: PLC0415  # lazily
-        from isotherm.hints.live.frame_map import FrameMap  # noqa: PLC0415
-
-        return ChmuUnits(
-            wants.machine.space_map,
-            wants.machine.clock,
-            FrameMap(wants.machine.space_map),
-            wants.epoch_ns,
-            budget=wants.budget,
-        )
-
-    return Kind("chmu", False, False, probe, make)
-
-
 def _accessed_range() -> Kind:
     def probe() -> Availability:
         from isotherm.hints.live.accessed_range import AccessedRanges  # noqa: PLC0415
@@ -297,13 +172,14 @@ def _write_tracking() -> Kind:
     return Kind("write-tracking", True, False, probe, make)
 
 
-#: Best first: bits of every page; DAMON's regions; faults; what is left.
+#: Best first: bits of every page; DAMON's regions; faults; what the hardware counts
+#: and samples; what is left.
 KINDS: Final = (
     _bits("idle_page", "IdlePageBits", "idle-page", asks=False),
     _bits("page_table", "PageTableBits", "page-table", asks=True),
     _damon(),
     _hint_fault(),
-    _chmu(),
+    *HARDWARE,
     _accessed_range(),
     _page_out(),
     _write_tracking(),

@@ -74,6 +74,11 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         f"failed: {failed['pages']} tries {failed['name']}, {failed['class']}"
         for failed in result["failed"]
     ]
+    lines += [
+        f"{source['name']}: {source['frames']['said']}"
+        for source in result.get("sources", ())
+        if source.get("frames", {}).get("asked")
+    ]
     share = result["fast_share"]
     if share is not None:
         first = result["fast_share_at_start"]

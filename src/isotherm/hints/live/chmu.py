@@ -328,6 +328,11 @@ class ChmuUnits:
         raise refused or UnsupportedError(f"{region.name}: no unit")
 
     @property
+    def frames(self) -> RefreshedFrames:
+        """The map of frames."""
+        return self._frames
+
+    @property
     def untranslated(self) -> int:
         """Frames that were listed and that no managed page stands on, so far."""
         return sum(source.untranslated for source in self._sources)

@@ -116,6 +116,11 @@ class DamonRegions:
         """Return whether DAMON can be used here and now."""
         return probe()
 
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames, where DAMON watches physical memory."""
+        return self._frames
+
     def open(self) -> None:
         """Take a kdamond; it starts once there is something to watch.
 

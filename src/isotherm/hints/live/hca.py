@@ -144,6 +144,11 @@ class HcaSource:
             command = f"echo 1 > /{FOLDER}/engine0/enable"
         return Availability(NAME, "source", False, why, command)
 
+    @property
+    def frames(self) -> FrameMap:
+        """The map of frames."""
+        return self._frames
+
     def open(self) -> None:
         """Find the engines and open their tables.
 

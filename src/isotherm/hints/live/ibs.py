@@ -29,6 +29,7 @@ from isotherm.hints.live.perf_event_samples import Accesses, Translator, only_me
 from isotherm.hints.live.perf_event_sampling import FIELDS, MemorySampling, Sampler
 from isotherm.machine.linux.spaces import SpaceMap
 from isotherm.records.data_source import DataSource
+from isotherm.topology.model import Topology
 
 PMU: Final = "ibs_op"
 NAME: Final = "ibs"
@@ -116,6 +117,7 @@ class IbsSource:
         root: Path = Path("/"),
         make: Callable[[EventSpec, tuple[int, ...] | None], Sampler] = CpuEvents,
     ) -> None:
+        self._root = root
         pmu = read_pmu(PMU, root)
         if pmu is None:
             raise UnsupportedError(self.probe(root).why)
@@ -154,6 +156,15 @@ class IbsSource:
             return Availability(NAME, "source", present=False, why=why)
         only = "" if "l3missonly" in pmu.formats else ", loads only: before Zen 4"
         return try_event(NAME, event_of(pmu), f"{PMU}{only}")
+
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames; None where there is none."""
+        return self.sampling.translate.frames
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Learn which memory has come and gone."""
+        self.sampling.translate.take_nodes(read_physical_nodes(self._root))
 
     def open(self) -> None:
         """Begin to sample every CPU; see `MemorySampling.open` for errors."""

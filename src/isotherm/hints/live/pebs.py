@@ -29,6 +29,7 @@ from isotherm.hints.live.perf_event_samples import Accesses, Translator, only_me
 from isotherm.hints.live.perf_event_sampling import FIELDS, MemorySampling, Sampler
 from isotherm.machine.linux.spaces import SpaceMap
 from isotherm.records.data_source import DataSource, Op
+from isotherm.topology.model import Topology
 
 NAME: Final = "pebs"
 #: The big cores' PMU of a hybrid processor, or the only one.
@@ -135,6 +136,7 @@ class PebsSource:
             [EventSpec, tuple[int, ...] | None, EventSpec | None], Sampler
         ] = lambda event, cpus, leader: CpuEvents(event, cpus, leader=leader),
     ) -> None:
+        self._root = root
         pmu = find_pmu(root)
         if pmu is None:
             raise UnsupportedError(self.probe(root).why)
@@ -176,6 +178,15 @@ class PebsSource:
             return Availability(NAME, "source", present=False, why=why)
         event = event_of(pmu, "l3-miss", PERIOD)
         return try_event(NAME, event, f"{pmu.name}: loads that missed the L3")
+
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames; None where there is none."""
+        return self.sampling.translate.frames
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Learn which memory has come and gone."""
+        self.sampling.translate.take_nodes(read_physical_nodes(self._root))
 
     def open(self) -> None:
         """Begin to sample every CPU; see `MemorySampling.open` for errors."""

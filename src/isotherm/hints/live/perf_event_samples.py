@@ -140,6 +140,15 @@ class Translator:
         """Whether samples tell how long an access took."""
         return self._cycles_per_ns is not None
 
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames; None where there is none."""
+        return self._frames
+
+    def take_nodes(self, nodes: PhysicalNodes) -> None:
+        """Go on with these ranges of physical memory: some have come or gone."""
+        self._nodes = nodes
+
     def refresh(self) -> None:
         """Read some more of the frame map, where there is one."""
         if self._frames is not None:

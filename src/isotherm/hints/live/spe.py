@@ -41,6 +41,7 @@ from isotherm.records.spe import (
     decode_spe,
     where_of_source,
 )
+from isotherm.topology.model import Topology
 
 NAME: Final = "spe"
 #: Operations a sample to begin with.
@@ -167,6 +168,7 @@ class SpeSource:
             lambda event, cpus: CpuEvents(event, cpus, aux_pages=AUX_PAGES)
         ),
     ) -> None:
+        self._root = root
         pmu = find_pmu(root)
         if pmu is None:
             raise UnsupportedError(self.probe(root).why)
@@ -210,6 +212,15 @@ class SpeSource:
         except UnsupportedError as error:
             return Availability(NAME, "source", present=False, why=error.message)
         return try_event(NAME, event, pmu.name)
+
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames; None where there is none."""
+        return self.translate.frames
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Learn which memory has come and gone."""
+        self.translate.take_nodes(read_physical_nodes(self._root))
 
     def open(self) -> None:
         """Begin to sample every CPU.
