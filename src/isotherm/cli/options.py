@@ -10,6 +10,9 @@ from isotherm.lab.catalogue import check_fault, check_hint
 
 T = TypeVar("T")
 
+#: Begins a hint that is a recording of perf.
+RECORDING = "perf.data:"
+
 
 def parse_ratio(text: str) -> float:
     """Return a share in (0, 1], written as 0.2, 1/5 or 20%.
@@ -91,6 +94,33 @@ def parse_hints(text: str | None) -> tuple[str, ...] | None:
     if text == "none":
         return ()
     return tuple(parse_list(text, check_hint, "hints"))
+
+
+def split_recording(text: str | None) -> tuple[str | None, str | None]:
+    """Return ``--hints`` without ``perf.data:FILE``, and that file.
+
+    Its samples stand for the machine's, so that ``sampling`` takes its place.
+
+    Raises:
+        UsageError: Two files, or none behind the colon.
+
+    >>> split_recording("accessed-bit,perf.data:run/perf.data")
+    ('accessed-bit,sampling', 'run/perf.data')
+    >>> split_recording("sampling")
+    ('sampling', None)
+    """
+    words = [] if text is None else text.split(",")
+    files = [word for word in words if word.strip().startswith(RECORDING)]
+    if not files:
+        return text, None
+    path = files[0].strip().removeprefix(RECORDING)
+    if len(files) > 1 or not path:
+        raise UsageError(
+            f"hints: expected {RECORDING}FILE once, got {','.join(files)}",
+            hint="perf record -d or perf mem record writes such a file",
+        )
+    rest = [word for word in words if word not in files]
+    return ",".join([*rest, "sampling"]), path
 
 
 def parse_faults(words: Iterable[str]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from isotherm.cli.options import (
     parse_rate,
     parse_ratio,
     parse_settings,
+    split_recording,
 )
 from isotherm.cli.output import (
     MAX_COLUMNS,
@@ -36,6 +37,7 @@ Examples:
   isotherm simulate --workload drift --policy tpp --json
   isotherm simulate --workload trace.parquet --rate 10 --record run
   isotherm explain run --pages 0-63
+  isotherm simulate --workload perf.data --hints perf.data:perf.data
 
 Overhead: everything is simulated; nothing of this host is looked at or moved.
 """
@@ -95,6 +97,7 @@ def simulate(
     hints
         Comma list of sampling, accessed-bit, hint-fault, region, or none
         (default: all that the policy wants); what it cannot use stays off.
+        perf.data:FILE takes the samples of a recording of the same trace.
     sampling_period
         Accesses per sample.
     sampling_loss
@@ -134,6 +137,7 @@ def simulate(
     catalogue.check_machine(machine)
     catalogue.check_placement(placement)
     ratio = parse_ratio(fast_ratio)
+    hints, recording = split_recording(hints)
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
     workload_options = parse_settings(workload_option or (), "workload option")
@@ -166,6 +170,7 @@ def simulate(
         sampling_loss=sampling_loss,
         faults=faults,
         compressibility=compressibility,
+        recording=recording,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
     with progress_bar(f"{policy} on {Path(workload).name}") as bar:
@@ -255,6 +260,9 @@ def _print_result(result: Mapping[str, Any]) -> None:
     if "app_slowdown" in result and result["app_slowdown"] is not None:
         text = f"{result['app_slowdown']:.3f}"
         rows.insert(1, ("of the program", text, "computing counted too"))
+    if recorded := result.get("recording"):
+        text = f"{recorded['of_no_page']} of no page, {recorded['lost']} lost"
+        rows.insert(-2, ("recorded", f"{recorded['samples']} samples", text))
     if device := result.get("expander"):
         text = f"at most {device['peak_fill']:.0%}, {device['ratio']:.2f}:1 stored"
         if device["failed_writes"]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,19 @@ from numpy.typing import NDArray
 from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
-from isotherm.hints.accessed_bit import AccessedBitSource
-from isotherm.hints.batch import HintSource, Mechanism
-from isotherm.hints.hint_fault import HintFaultSource
-from isotherm.hints.region import RegionSource
-from isotherm.hints.sampling import SamplingSource
+from isotherm.hints.batch import Mechanism
 from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
-from isotherm.lab.hotness_unit import simulated_chmu
+from isotherm.lab.hint_sources import build_sources
 from isotherm.lab.placement import (
     check_placement,
     first_access_order,
     place,
     random_order,
 )
+from isotherm.lab.recorded_hints import Recording
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
-from isotherm.machine.sim.mechanisms import SimPageTable, SimRegions, SimSampling
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
@@ -72,6 +69,8 @@ class SimulationSpec:
         compressibility: How well the data compress, ``RATIO`` or
             ``RATIO-RATIO/SECONDS``; None: as the workload says, or 2. For machines
             with an expander.
+        recording: A perf.data file whose samples stand for the machine's; None:
+            the machine's own. For traces that kept their page numbers.
     """
 
     policy: str
@@ -92,6 +91,7 @@ class SimulationSpec:
     workload_options: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, float] = field(default_factory=dict)
     compressibility: str | None = None
+    recording: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for a figure out of range."""
@@ -216,6 +216,15 @@ class _Run:
         )
         machine = self.machine
         self._state_compressibility()
+        self.recording = None
+        if spec.recording is not None:
+            self.recording = Recording(
+                Path(spec.recording),
+                machine,
+                workload,
+                spec.rate,
+                str(spec.workload_options.get("window", "1/1")),
+            )
         setup = Setup(
             pages=pages,
             topology=machine.topology,
@@ -248,7 +257,13 @@ class _Run:
         )
         self.loop = Loop(
             machine,
-            self._sources(),
+            build_sources(
+                machine,
+                self.hints,
+                self.pace.epoch_ns,
+                spec,
+                None if self.recording is None else self.recording.source,
+            ),
             self.tracker,
             self.policy,
             self.engine,
@@ -309,32 +324,6 @@ class _Run:
         else:
             order = first_access_order(pages, self.workload.epochs(self.pace))
         return place(order, self.machine.capacity, self.machine.tier_rank)
-
-    def _sources(self) -> tuple[HintSource, ...]:
-        """Build the drivers in a fixed order, so that runs repeat."""
-        machine, costs = self.machine, self.machine.spec.costs
-        table = SimPageTable(
-            machine,
-            faults=Mechanism.HINT_FAULT in self.hints,
-            bits=Mechanism.ACCESSED_BIT in self.hints,
-        )
-        sources: list[HintSource] = []
-        if Mechanism.SAMPLING in self.hints:
-            spec = self.spec
-            pmu = SimSampling(
-                machine, spec.sampling_period, spec.seed, spec.sampling_loss
-            )
-            sources.append(SamplingSource(pmu, costs.sample_ns))
-        if Mechanism.ACCESSED_BIT in self.hints:
-            sources.append(AccessedBitSource(table, costs.entry_ns, self.pace.epoch_ns))
-        if Mechanism.HINT_FAULT in self.hints:
-            sources.append(HintFaultSource(table, costs.fault_ns, costs.entry_ns))
-        if Mechanism.REGION in self.hints:
-            regions = SimRegions(machine, self.spec.seed, self.pace.epoch_ns)
-            sources.append(RegionSource(regions, costs.entry_ns))
-        if Mechanism.CHMU in self.hints:
-            sources.append(simulated_chmu(machine, self.pace.epoch_ns, self.spec.seed))
-        return tuple(sources)
 
     def play(self, progress: Callable[[float], None] | None) -> None:
         """Play the workload to its end."""
@@ -495,6 +484,9 @@ class _Run:
             result["app_slowdown"] = 1 + spec.memory_bound * (slowdown - 1)
         if self.machine.expander is not None:
             result["expander"] = self.machine.expander.report()
+        if self.recording is not None:
+            result["recording"] = self.recording.report()
+            self.recording.close()
         if self.recorder is not None:
             self.recorder.finish(result)
         return result

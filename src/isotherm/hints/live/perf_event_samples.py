@@ -6,14 +6,14 @@ are the same: who accessed which address, where it was found, how long it took.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import Samples
 from isotherm.hints.live.frame_map import FrameMap
-from isotherm.machine.linux.spaces import NO_PAGE, SpaceMap
+from isotherm.machine.linux.spaces import NO_PAGE
 from isotherm.records.data_source import PhysicalNodes, Where
 
 Words = NDArray[np.uint64]
@@ -91,6 +91,18 @@ class Accesses:
         )
 
 
+class Processes(Protocol):
+    """Whose pages there are: a `SpaceMap`, or the processes of a recording."""
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the managed processes."""
+        ...
+
+    def flat_pages(self, pid: int, vpage: Words) -> NDArray[np.uint32]:
+        """Return the flat page of each virtual one, NO_PAGE where there is none."""
+        ...
+
+
 class Translator:
     """Finds flat pages and nodes of accesses, and counts what it cannot.
 
@@ -108,7 +120,7 @@ class Translator:
 
     def __init__(
         self,
-        spaces: SpaceMap,
+        spaces: Processes,
         nodes: PhysicalNodes,
         *,
         frames: FrameMap | None = None,

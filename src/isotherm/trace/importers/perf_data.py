@@ -46,13 +46,13 @@ def read_perf_data(source: ByteSource, options: ImportOptions) -> Iterator[Rows]
         TraceFormatError: It is no such file, or has more than 4096 processes.
     """
     with ExitStack() as stack:
-        file = _seekable(source, stack)
+        file = open_seekable(source, stack)
         data = PerfData(file, str(source.path))
         yield from _Import(data, source, options).rows()
 
 
-def _seekable(source: ByteSource, stack: ExitStack) -> BinaryIO:
-    """Return the file itself, or what it decompresses to; closed with the stack."""
+def open_seekable(source: ByteSource, stack: ExitStack) -> BinaryIO:
+    """Return a file itself, or what it decompresses to; closed with the stack."""
     if source.compression is None:
         return stack.enter_context(source.path.open("rb"))
     spool = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115  # the stack closes it
