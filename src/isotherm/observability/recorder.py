@@ -40,10 +40,12 @@ class Recorder:
 
     Args:
         directory: Where to keep columns; None: only the small series in memory.
+        rows: Rows of the heat matrix on disk, at most.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, rows: int = DISK_ROWS) -> None:
         self._directory = directory
+        self._rows = rows
         self._writer: RecordingWriter | None = None
         self._builder: TimelineBuilder | None = None
         self._region_pages = 1
@@ -92,7 +94,7 @@ class Recorder:
         self._region_pages = coarse
         self._coarse = 1
         if self._directory is not None:
-            self._region_pages = region_pages_for(self._pages, DISK_ROWS)
+            self._region_pages = region_pages_for(self._pages, self._rows)
             self._coarse = -(-coarse // self._region_pages)
         self._node = node.copy()
         rank = np.full(256, len(topology.tiers), np.int64)
