@@ -62,6 +62,9 @@ class Runs(ResultStore):
         for at in back:
             self.done.setdefault(at[0], self._aside.pop(at))
 
+    def worker_journal(self) -> None:
+        """Return None: ``add`` marks every result with its code first."""
+
     def add(self, key: str, result: Row) -> None:
         """Keep a result, at once; one whose code changed under it is marked."""
         changed_at = newest_change()

@@ -2,29 +2,52 @@
 
 ``FILE.parquet.journal`` gets one line of JSON as soon as a run is finished, so
 that a grid that was interrupted goes on where it stopped; at the end the journal
-becomes part of ``FILE.parquet`` and is removed. The Parquet file holds every
-number as a column of its own, and the whole result as JSON in ``result``.
+becomes part of ``FILE.parquet`` and is removed. Workers on this host write to it
+themselves: what they have finished is kept whoever is killed. The Parquet file
+holds every number as a column of its own, and the whole result as JSON in
+``result``.
 """
 
+import fcntl
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import IsothermError, UsageError
 from isotherm.observability.jsonable import encode_json
 
 
+def append_row(journal: Path, key: str, result: dict[str, Any]) -> None:
+    """Add a finished run to a journal: one write, which others do not cut in two.
+
+    Raises:
+        IsothermError: The disk is full or fails.
+    """
+    line = encode_json({"key": key, "result": result}) + b"\n"
+    try:
+        file = os.open(journal, os.O_WRONLY | os.O_APPEND)
+        try:
+            written = os.write(file, line)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise IsothermError(f"{journal}: cannot write: {error.strerror}") from error
+    if written < len(line):
+        raise IsothermError(f"{journal}: the disk is full")
+
+
 class ResultStore:
-    """Results by the key of their run.
+    """Results by the key of their run; one process at a time has it.
 
     Args:
         path: The Parquet file; need not exist.
 
     Raises:
-        UsageError: The file exists and holds something else, or the place
-            cannot be written.
+        UsageError: The file exists and holds something else, the place cannot be
+            written, or another process is writing there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,16 +56,22 @@ class ResultStore:
         self.done: dict[str, dict[str, Any]] = {}
         if not path.parent.is_dir():
             raise UsageError(f"{path.parent}: no such directory")
-        if path.exists():
-            self.done.update(_read_parquet(path))
-        if self._journal.exists():
-            self.done.update(_read_journal(self._journal))
+        self._file = _open_locked(self._journal)
         try:
-            self._file = self._journal.open("ab")
-        except OSError as error:
-            raise UsageError(
-                f"{self._journal}: cannot write: {error.strerror}"
-            ) from error
+            if path.exists():
+                self.done.update(_read_parquet(path))
+            self.done.update(_read_journal(self._journal))
+            _drop_half_line(self._journal)
+        except BaseException:
+            self.close()
+            raise
+
+    def worker_journal(self) -> Path | None:
+        """Return where workers of this host may write with ``append_row``.
+
+        None where ``add`` must see every result first.
+        """
+        return self._journal
 
     def add(self, key: str, result: dict[str, Any]) -> None:
         """Keep a result, at once."""
@@ -50,6 +79,14 @@ class ResultStore:
         line = encode_json({"key": key, "result": result})
         self._file.write(line + b"\n")
         self._file.flush()
+
+    def written(self, key: str, result: dict[str, Any]) -> None:
+        """Take note of a result that its worker has written to the journal."""
+        self.done[key] = result
+
+    def written_since(self) -> dict[str, dict[str, Any]]:
+        """Return what the journal holds now: of a worker that was lost as well."""
+        return _read_journal(self._journal)
 
     def save(self, rows: list[dict[str, Any]], keys: list[str]) -> None:
         """Write the Parquet file, whole or not at all, and drop the journal.
@@ -74,15 +111,15 @@ class ResultStore:
         partial = self.path.with_name(self.path.name + ".partial")
         pq.write_table(table, partial, compression="zstd")
         partial.replace(self.path)
-        self._file.close()
         self._journal.unlink()
+        self._file.close()
 
     def close(self) -> None:
         """Leave the journal where it is, unless nothing is in it."""
         if not self._file.closed:
+            if os.fstat(self._file.fileno()).st_size == 0:
+                self._journal.unlink(missing_ok=True)
             self._file.close()
-            if self._journal.stat().st_size == 0:
-                self._journal.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +131,26 @@ class ResultStore:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _open_locked(journal: Path) -> BinaryIO:
+    """Return the journal, open for appending and locked against other processes."""
+    while True:
+        try:
+            file = journal.open("ab")
+        except OSError as error:
+            raise UsageError(f"{journal}: cannot write: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UsageError(
+                f"{journal}: another comparison is writing to it",
+                hint="wait for it, or give another file to --out",
+            ) from None
+        if os.fstat(file.fileno()).st_nlink:  # not removed before it was locked
+            return file
+        file.close()
 
 
 def _plain(value: object) -> object:
@@ -127,7 +184,7 @@ def _read_parquet(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the whole lines; a run that was cut off may leave half a line."""
+    """Return the whole lines; one that is being written, or was cut off, is left."""
     done = {}
     raw = path.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
@@ -140,6 +197,11 @@ def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
                 f"{path}:{number}: expected one result a line",
                 hint=f"remove {path} to start again",
             ) from error
-    if len(whole) < len(raw):
-        path.write_bytes(whole)
     return done
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a run that was cut off has left, so that lines stay lines."""
+    raw = path.read_bytes()
+    if not raw.endswith(b"\n"):
+        os.truncate(path, raw.rfind(b"\n") + 1)

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,19 @@ _EMPTY = AccessChunk(np.empty(0, np.uint32))
 #: Epochs that may follow one another without an access: a trace of seconds
 #: with one stray time would otherwise run for years.
 MAX_IDLE_EPOCHS = 10_000_000
+
+
+class ChunkSource(Protocol):
+    """What accesses are read from, such as a ``TraceReader``."""
+
+    @property
+    def info(self) -> TraceInfo:
+        """What the trace says about itself."""
+        ...
+
+    def chunks(self) -> Iterator[AccessChunk]:
+        """Yield the accesses in order, in chunks of any length."""
+        ...
 
 
 class RecordedWorkload:
@@ -45,7 +58,7 @@ class RecordedWorkload:
 
     def __init__(
         self,
-        reader: TraceReader,
+        reader: ChunkSource,
         name: str | None = None,
         window: tuple[int, int] = (1, 1),
     ) -> None:
@@ -71,6 +84,11 @@ class RecordedWorkload:
     def info(self) -> TraceInfo:
         """What the trace says about itself."""
         return self._reader.info
+
+    @property
+    def reader(self) -> ChunkSource:
+        """Where the accesses come from."""
+        return self._reader
 
     def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
         """Yield the accesses of one epoch after the other, to the trace's end.
@@ -160,7 +178,7 @@ def parse_window(text: str) -> tuple[int, int]:
         raise UsageError(f"window: expected K/N, such as 2/4, got {text!r}") from None
 
 
-def _windowed(reader: TraceReader, window: tuple[int, int]) -> Iterator[AccessChunk]:
+def _windowed(reader: ChunkSource, window: tuple[int, int]) -> Iterator[AccessChunk]:
     """Yield the accesses of one part of a trace, times counted from its start."""
     part, parts = window
     if parts == 1:
