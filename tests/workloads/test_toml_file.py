@@ -147,6 +147,6 @@ def test_the_examples_in_the_reference_page_work(tmp_path: Path) -> None:
     """Every TOML block of docs/reference/workloads.md describes a workload."""
     page = Path(__file__).parents[2] / "docs/reference/workloads.md"
     blocks = [part.split("```")[0] for part in page.read_text().split("```toml\n")[1:]]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         assert len(pages_of(write(tmp_path, block))) == 20_000

@@ -26,7 +26,7 @@ from isotherm.lab.placement import (
 from isotherm.lab.recorded_hints import Recording
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
-from isotherm.machine.sim.spec import load_machine
+from isotherm.machine.sim.spec import MachineSpec, load_machine
 from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
 from isotherm.observability.recorder import Recorder
@@ -147,6 +147,7 @@ def simulate(
     progress: Callable[[float], None] | None = None,
     workload: Workload | None = None,
     future: Future | None = None,
+    machine: MachineSpec | None = None,
 ) -> dict[str, Any]:
     """Run one simulation and return its result as JSON values.
 
@@ -156,6 +157,7 @@ def simulate(
         progress: Called with seconds simulated after every epoch.
         workload: The workload, where the caller has it already.
         future: Its counts, where the caller has them already (bounds).
+        machine: The machine, where it is none with a name or file.
 
     Raises:
         UsageError: A name or figure of the spec is wrong.
@@ -169,7 +171,7 @@ def simulate(
             spec.seed,
             spec.workload_options or None,
         )
-    run = _Run(spec, workload, recorder, future)
+    run = _Run(spec, workload, recorder, future, machine)
     run.play(progress)
     return run.result(time.perf_counter() - began)
 
@@ -200,6 +202,7 @@ class _Run:
         workload: Workload,
         recorder: Recorder | None,
         future: Future | None,
+        machine_spec: MachineSpec | None,
     ) -> None:
         self.spec = spec
         self.workload = workload
@@ -207,12 +210,14 @@ class _Run:
         self.pace = spec.pace
         pages = workload.pages
         self.machine = SimMachine(
-            load_machine(spec.machine),
+            machine_spec or load_machine(spec.machine),
             pages,
             spec.fast_ratio,
             spec.seed,
             workload.name,
             Faults(**spec.faults),
+            getattr(workload, "streams", ()),
+            getattr(workload, "background", ()),
         )
         machine = self.machine
         self._state_compressibility()
@@ -456,9 +461,7 @@ class _Run:
             "simulated_s": self.epochs * self.pace.epoch_ns / NS_PER_S,
             "fast_share": bill.fast_accesses / bill.accesses,
             "slowdown": slowdown,
-            "mean_latency_ns": bill.access_ns
-            * self.machine.spec.parallelism
-            / bill.accesses,
+            "mean_latency_ns": self.machine.mean_latency_ns,
             "migrated_bytes": (promoted + demoted) * PAGE_BYTES,
             "promoted_pages": promoted,
             "demoted_pages": demoted,
@@ -482,6 +485,12 @@ class _Run:
         }
         if spec.memory_bound is not None:
             result["app_slowdown"] = 1 + spec.memory_bound * (slowdown - 1)
+        if self.machine.load.streams:
+            overhead_ns = bill.migration_ns + hint_ns
+            result["streams"] = self.machine.load.report(overhead_ns)
+            result["workloads"] = self.machine.load.report(
+                overhead_ns, self.workload.name
+            )
         if self.machine.expander is not None:
             result["expander"] = self.machine.expander.report()
         if self.recording is not None:

@@ -1,14 +1,69 @@
 """The access stream: what every workload and every trace hands on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.errors import ConfigError
+
 #: Initiator of an access whose source does not name one.
 UNKNOWN_INITIATOR = 255
+
+
+@dataclass(frozen=True, slots=True)
+class AccessStream:
+    """Accesses that are made alike: a thread, or one of several workloads.
+
+    Attributes:
+        name: For tables.
+        parallelism: Misses in flight at a time, >= 1: each stalls for its latency
+            over so many. None: as its initiator has it.
+        miss_share: Accesses that reach memory, of all that the stream lists, in
+            (0, 1]; the others hit the line that one before them has fetched.
+        initiator: Who makes them; None: the machine's first initiator.
+        workload: Which workload they belong to; None: the one that there is.
+    """
+
+    name: str
+    parallelism: float | None = None
+    miss_share: float = 1.0
+    initiator: int | None = None
+    workload: str | None = None
+
+
+class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Traffic of others on a node, within a window of time.
+
+    Attributes:
+        node: Which node.
+        read_gb_s: Read from it, gigabytes per second of a machine of reference size.
+        write_gb_s: Written to it.
+        from_s: Seconds since the start when it begins.
+        until_s: When it ends; None: never.
+    """
+
+    node: int
+    read_gb_s: float = 0.0
+    write_gb_s: float = 0.0
+    from_s: float = 0.0
+    until_s: float | None = None
+
+    def check(self, where: str) -> None:
+        """Raise ConfigError where a figure is out of range."""
+        for name in ("node", "read_gb_s", "write_gb_s", "from_s"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{where}.{name}: expected >= 0, got {value}")
+        if self.until_s is not None and not self.from_s < self.until_s < math.inf:
+            raise ConfigError(
+                f"{where}.until_s: expected > {self.from_s:g} (from_s), "
+                f"got {self.until_s:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +76,15 @@ class AccessChunk:
         initiator: Initiator index, uint8, 255 unknown; None if nobody says.
         time_ns: Nanoseconds since the stream began, int64, non-decreasing;
             None where only the order is known.
+        stream: Which of the workload's ``streams`` each belongs to, uint8; None
+            where it has none.
     """
 
     page: NDArray[np.uint32]
     write: NDArray[np.uint8] | None = None
     initiator: NDArray[np.uint8] | None = None
     time_ns: NDArray[np.int64] | None = None
+    stream: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.page)
@@ -38,6 +96,7 @@ class AccessChunk:
             None if self.write is None else self.write[start:stop],
             None if self.initiator is None else self.initiator[start:stop],
             None if self.time_ns is None else self.time_ns[start:stop],
+            None if self.stream is None else self.stream[start:stop],
         )
 
 
@@ -58,6 +117,10 @@ class Pace:
 
 class Workload(Protocol):
     """A stream of accesses over a footprint, cut into epochs.
+
+    One that consists of several has ``streams`` (`AccessStream`, at most 255), and
+    its chunks say which; one that shares the machine with others may say what they
+    ask of it in ``background`` (`Background`).
 
     Implementations are seeded: the same arguments give the same accesses, bit
     for bit, on one machine, every time ``epochs`` is called.

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from isotherm.trace.stream import AccessStream
 from isotherm.workloads import spec
 from isotherm.workloads.density import bell, flat, power
 from isotherm.workloads.draw import MixtureStream
@@ -159,7 +160,9 @@ def build_cold_on_dram(
 
     Thread A sweeps the first half with seven misses in flight; thread B chases
     pointers in random order over the second half, one miss at a time; a page
-    of A has ``heat`` times the accesses of a page of B.
+    of A has ``heat`` times the accesses of a page of B. Accesses are loads: A's
+    are of 8 bytes in order, so that one in ``loads_per_line`` misses the line that
+    the others hit, while every load of B misses.
     """
     key = stream_key(generator(seed, "cold-on-dram"))
     first = max(1, pages // 2)
@@ -175,4 +178,9 @@ def build_cold_on_dram(
         lambda: MixtureStream(table, no_map, key, own.write_share),
         writes=own.write_share is not None,
         parallelism={"sequential": own.sweep_parallelism, "chase": 1.0},
+        streams=(
+            AccessStream("sequential", own.sweep_parallelism, 1 / own.loads_per_line),
+            AccessStream("chase", 1.0),
+        )[: 2 if rest else 1],
+        stream_starts=(0, first)[: 2 if rest else 1],
     )

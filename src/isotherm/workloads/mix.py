@@ -1,11 +1,12 @@
 """Several workloads at once: each has its own pages and its share of accesses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.kernels import kernel
+from isotherm.trace.stream import AccessStream
 from isotherm.workloads.rng import GOLDEN, S32, draw_words, generator, mix64, stream_key
 from isotherm.workloads.stream import Generated, Stream
 from isotherm.workloads.table import apportion
@@ -104,10 +105,17 @@ def merge(
 
 @dataclass(frozen=True, slots=True)
 class MixPart:
-    """One part of a mix: a workload over its own pages, and its share."""
+    """One part of a mix: a workload over its own pages, and its share.
+
+    Attributes:
+        workload: The part's.
+        accesses: Its share of the accesses, any scale.
+        name: For tables; None: the workload's.
+    """
 
     workload: Generated
     accesses: float
+    name: str | None = None
 
 
 class MixStream:
@@ -164,6 +172,7 @@ def build_mix(name: str, parts: list[MixPart], seed: int) -> Generated:
         seed: Decides which part each access comes from.
     """
     key = stream_key(generator(seed, "mix"))
+    streams, starts = _streams(parts) if len(parts) > 1 else ((), ())
     return Generated(
         name,
         sum(part.workload.pages for part in parts),
@@ -174,4 +183,28 @@ def build_mix(name: str, parts: list[MixPart], seed: int) -> Generated:
             for k, part in enumerate(parts)
             for label, value in part.workload.parallelism.items()
         },
+        streams=streams,
+        stream_starts=starts,
     )
+
+
+def _streams(parts: list[MixPart]) -> tuple[tuple[AccessStream, ...], tuple[int, ...]]:
+    """Return the streams of all parts, each part a workload, and their first pages."""
+    streams: list[AccessStream] = []
+    starts: list[int] = []
+    base = 0
+    for part in parts:
+        name = part.name or part.workload.name
+        if part.workload.streams:
+            for stream, start in zip(
+                part.workload.streams, part.workload.stream_starts, strict=True
+            ):
+                alone = len(part.workload.streams) == 1
+                label = name if alone else f"{name}.{stream.name}"
+                streams.append(replace(stream, name=label, workload=name))
+                starts.append(base + start)
+        else:
+            streams.append(AccessStream(name, workload=name))
+            starts.append(base)
+        base += part.workload.pages
+    return tuple(streams), tuple(starts)

@@ -196,6 +196,7 @@ class ColdOnDram(
     heat: Annotated[float, Meta(gt=0)] = 13.6
     burst: Count = 64
     sweep_parallelism: Annotated[float, Meta(ge=1)] = 7.0
+    loads_per_line: Annotated[float, Meta(ge=1, le=64)] = 8.0
     write_share: Share | None = None
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.errors import UsageError
+from isotherm.core.kernels import kernel
 from isotherm.core.units import NS_PER_S
-from isotherm.trace.stream import AccessChunk, Pace
+from isotherm.trace.stream import AccessChunk, AccessStream, Background, Pace
 
 #: The grain of everything that changes with time.
 TICK_S = 0.5
@@ -78,6 +79,35 @@ def epoch_counts(pace: Pace, pages: int) -> Iterator[int]:
         done = end
 
 
+def label_streams_twin(
+    page: NDArray[np.uint32], ends: NDArray[np.uint32], label: NDArray[np.uint8]
+) -> None:
+    """Numpy twin of `label_streams`."""
+    label[:] = np.searchsorted(ends, page, side="right")
+
+
+@kernel(twin=label_streams_twin)
+def label_streams(
+    page: NDArray[np.uint32], ends: NDArray[np.uint32], label: NDArray[np.uint8]
+) -> None:
+    """Write which stream's pages each access falls in.
+
+    Args:
+        page: Pages, uint32[n], below the last end.
+        ends: One past the last page of every stream, uint32[k], ascending, k <= 255.
+        label: Number of the stream, uint8[n], written.
+    """
+    for i in range(page.size):
+        low, high = 0, ends.size - 1
+        while low < high:
+            middle = (low + high) // 2
+            if page[i] < ends[middle]:
+                high = middle
+            else:
+                low = middle + 1
+        label[i] = low
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """A workload made by a generator.
@@ -91,6 +121,10 @@ class Generated:
             definition states it (part name: misses in flight).
         compressibility: How well its data compress, where it is stated, as
             `isotherm.trace.compressibility.parse_compressibility` reads it.
+        streams: What its accesses consist of, where they are not all alike; each
+            has pages of its own.
+        stream_starts: First page of each stream, ascending from 0.
+        background: Traffic of others while it runs.
     """
 
     name: str
@@ -101,6 +135,9 @@ class Generated:
         default_factory=lambda: MappingProxyType({})
     )
     compressibility: str | None = None
+    streams: tuple[AccessStream, ...] = ()
+    stream_starts: tuple[int, ...] = ()
+    background: tuple[Background, ...] = ()
 
     def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
         """Yield the accesses of one epoch after the other (see ``Workload``).
@@ -116,11 +153,15 @@ class Generated:
         stream = self.start()
         page = np.empty(0, np.uint32)
         write = np.empty(0, np.uint8)
+        label = np.empty(0, np.uint8)
+        ends = np.array([*self.stream_starts[1:], self.pages], np.uint32)
+        initiators = np.array([s.initiator or 0 for s in self.streams], np.uint8)
         done, tick, tick_end = 0, -1, 0
         for count in counts:
             if count > len(page):
                 page = np.empty(count, np.uint32)
                 write = np.empty(count if self.writes else 0, np.uint8)
+                label = np.empty(count if self.streams else 0, np.uint8)
             at = 0
             while at < count:
                 while done >= tick_end:
@@ -134,4 +175,13 @@ class Generated:
                 )
                 at += take
                 done += take
-            yield AccessChunk(page[:count], write[:count] if self.writes else None)
+            if not self.streams:
+                yield AccessChunk(page[:count], write[:count] if self.writes else None)
+                continue
+            label_streams(page[:count], ends, label[:count])
+            yield AccessChunk(
+                page[:count],
+                write[:count] if self.writes else None,
+                initiators[label[:count]] if initiators.any() else None,
+                stream=label[:count],
+            )

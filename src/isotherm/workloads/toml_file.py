@@ -23,6 +23,11 @@ scale, 1 each unless it says otherwise)::
 Either may say how well its data compress, ``compressibility = "3-1.5/60"``: at 3:1,
 drifting to 1.5:1 within 60 s (`isotherm.trace.compressibility`). Machines that
 compress nothing take no notice.
+
+A generator or a part may say who makes its accesses (``initiator``, its number on
+the machine) and how many misses it has in flight (``parallelism``); a part may have
+a ``name``. ``[[background]]`` is traffic of others on a node
+(`isotherm.trace.stream.Background`).
 """
 
 import math
@@ -32,14 +37,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from isotherm.core.errors import ConfigError, UsageError
 from isotherm.trace.compressibility import parse_compressibility
+from isotherm.trace.stream import AccessStream, Background
 from isotherm.workloads.build import build
 from isotherm.workloads.mix import MixPart, build_mix
-from isotherm.workloads.spec import parse_generator
+from isotherm.workloads.spec import parse_generator, render_error
 from isotherm.workloads.stream import Generated
 
 MAX_PARTS = 255
+MAX_INITIATOR = 254  # 255 is "unknown"
 
 
 def read_workload(
@@ -63,12 +72,18 @@ def read_workload(
     if not isinstance(name, str):
         raise ConfigError(f"{path}: name: expected text, got {name!r}")
     stated = _compressibility(fields.pop("compressibility", None), path)
+    background = _background(fields.pop("background", []), path)
     if "part" not in fields:
+        alike = _alike(fields, str(path))
         own = parse_generator(fields, str(path))
         if options:
             merged = {**fields, **options}
             own = parse_generator(merged, f"{path} and options", from_text=True)
-        return replace(build(own, name, pages, seed), compressibility=stated)
+        return replace(
+            _with_streams(build(own, name, pages, seed), *alike, str(path)),
+            compressibility=stated,
+            background=background,
+        )
     if options:
         raise ConfigError(
             f"{path}: a mixture takes no options, got {', '.join(options)}",
@@ -77,8 +92,8 @@ def read_workload(
     parts = fields.pop("part")
     for field in fields:
         raise ConfigError(
-            f"{path}: {field}: a mixture has only name, compressibility and"
-            " [[part]] tables",
+            f"{path}: {field}: a mixture has only name, compressibility,"
+            " [[background]] and [[part]] tables",
             hint="move it into a [[part]]",
         )
     if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
@@ -88,7 +103,7 @@ def read_workload(
             f"{path}: part: expected 1 to {MAX_PARTS} parts, got {len(parts)}"
         )
     mixed = _mix(path, name, parts, pages, seed)
-    return replace(mixed, compressibility=stated)
+    return replace(mixed, compressibility=stated, background=background)
 
 
 def _mix(
@@ -109,15 +124,84 @@ def _mix(
     for k, (part, (own_pages, accesses)) in enumerate(zip(parts, shares, strict=True)):
         before += own_pages
         end = spare if k == len(parts) - 1 else int(spare * before / footprint)
+        where = f"{path}: part[{k}]"
+        own_name = part.pop("name", f"{name}.{k}")
+        if not isinstance(own_name, str):
+            raise ConfigError(f"{where}.name: expected text, got {own_name!r}")
+        alike = _alike(part, where)
         workload = build(
-            parse_generator(part, f"{path}: part[{k}]"),
+            parse_generator(part, where),
             f"{name}.{k}",
             1 + end - given,
             seed + 1000 * k,
         )
-        built.append(MixPart(workload, accesses))
+        workload = _with_streams(workload, *alike, where)
+        built.append(MixPart(workload, accesses, own_name))
         given = end
-    return build_mix(name, built, seed)
+    names = [part.name for part in built]
+    for part_name in names:
+        if names.count(part_name) > 1:
+            raise ConfigError(f"{path}: part: two are called {part_name!r}")
+    mixed = build_mix(name, built, seed)
+    if len(mixed.streams) > MAX_PARTS:
+        raise ConfigError(
+            f"{path}: part: expected at most {MAX_PARTS} streams of accesses in all,"
+            f" got {len(mixed.streams)}"
+        )
+    return mixed
+
+
+def _alike(fields: dict[str, Any], where: str) -> tuple[int | None, float | None]:
+    """Take out who makes the accesses, and how many misses are in flight."""
+    who, parallelism = fields.pop("initiator", None), fields.pop("parallelism", None)
+    if who is not None and (isinstance(who, bool) or not isinstance(who, int)):
+        raise ConfigError(f"{where}.initiator: expected a number >= 0, got {who!r}")
+    if who is not None and not 0 <= who <= MAX_INITIATOR:
+        raise ConfigError(
+            f"{where}.initiator: expected 0 to {MAX_INITIATOR}, got {who}"
+        )
+    if parallelism is None:
+        return who, None
+    known = isinstance(parallelism, int | float) and not isinstance(parallelism, bool)
+    if not (known and 1 <= parallelism < math.inf):
+        raise ConfigError(
+            f"{where}.parallelism: expected a number >= 1, got {parallelism!r}"
+        )
+    return who, float(parallelism)
+
+
+def _with_streams(
+    workload: Generated, who: int | None, parallelism: float | None, where: str
+) -> Generated:
+    """Return a workload whose accesses are made so; as it is where nothing is said."""
+    if who is None and parallelism is None:
+        return workload
+    if workload.streams and parallelism is not None:
+        raise ConfigError(
+            f"{where}.parallelism: its streams have their own",
+            hint=", ".join(
+                f"{s.name}: {s.parallelism:g}"
+                for s in workload.streams
+                if s.parallelism
+            ),
+        )
+    streams = workload.streams or (AccessStream(workload.name, parallelism),)
+    return replace(
+        workload,
+        streams=tuple(replace(stream, initiator=who) for stream in streams),
+        stream_starts=workload.stream_starts or (0,),
+    )
+
+
+def _background(rows: object, path: Path) -> tuple[Background, ...]:
+    """Return the traffic of others that a file states, checked."""
+    try:
+        found = msgspec.convert(rows, tuple[Background, ...])
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: background: {render_error(error)}") from None
+    for k, row in enumerate(found):
+        row.check(f"{path}: background[{k}]")
+    return found
 
 
 def _weight(part: dict[str, Any], field: str, path: Path, k: int) -> float:

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
 from isotherm.core.errors import UnsupportedError, UsageError
-from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.machine.sim import play
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.expander import Expander
-from isotherm.machine.sim.queueing import latency_factor
+from isotherm.machine.sim.load import Load
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.topology.model import Topology
-from isotherm.trace.stream import AccessChunk
+from isotherm.trace.stream import AccessChunk, AccessStream, Background
 
 EBUSY, ENOMEM, ENOENT, EFAULT, ENODEV = 16, 12, 2, 14, 19
 #: Of ``move_page_ns``: what a page costs that is busy, pinned or finds no room.
@@ -74,7 +74,7 @@ class EpochCosts:
 
     Attributes:
         accesses: int64[initiators, 2, 8]: [initiator, is write, node].
-        access_ns: Latency of all accesses over the parallelism.
+        access_ns: Stall: latency of all accesses over their parallelism.
         all_fast_ns: The same with everything on the fastest tier.
     """
 
@@ -106,6 +106,8 @@ class SimMachine:
         seed: For placement and injected faults.
         owner: Name of the space.
         faults: Injected trouble.
+        streams: The workload's, where it consists of several.
+        background: Traffic of others on the nodes, beyond the spec's own.
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class SimMachine:
         seed: int = 1,
         owner: str = "workload",
         faults: Faults | None = None,
+        streams: tuple[AccessStream, ...] = (),
+        background: tuple[Background, ...] = (),
     ) -> None:
         self.spec = spec
         self.pages = pages
@@ -131,32 +135,20 @@ class SimMachine:
         self._node = np.zeros(pages, np.uint8)
         self._node_fresh = False
         self.used = np.zeros(self._nodes, np.int64)
-        self.tier_rank = np.array([n.tier for n in spec.nodes], np.int64)
+        self.load = Load(spec, pages, streams, background)
+        self.tier_rank = self.load.tier_rank
         last = int(self.tier_rank.max())
         self._spill = int(np.flatnonzero(self.tier_rank == last)[0])
-        self.read_ns = np.array([n.read_latency_ns for n in spec.nodes], np.float64).T
-        self.write_ns = np.array(
-            [n.write_latency_ns or n.read_latency_ns for n in spec.nodes], np.float64
-        ).T
-        scale = pages * PAGE_BYTES / (spec.reference_gib * (1 << 30))
-        none = float("inf")
-        self._read_gb_s = np.array(
-            [(n.read_bandwidth_gb_s or none) * scale for n in spec.nodes]
-        )
-        self._write_gb_s = np.array(
-            [
-                (n.write_bandwidth_gb_s or n.read_bandwidth_gb_s or none) * scale
-                for n in spec.nodes
-            ]
-        )
+        self.read_ns, self.write_ns = self.load.read_ns, self.load.write_ns
         self._loaded = self.read_ns.copy()
         # Where a write costs what a read costs and there is one initiator, an
         # access needs no telling apart. (The lanes of play_plain hold four nodes.)
         self._plain = (
             self._nodes <= 4
             and len(spec.initiators) == 1
+            and not self.load.streams
             and np.array_equal(self.read_ns, self.write_ns)
-            and bool(np.isinf(self._write_gb_s).all())
+            and bool(np.isinf(self.load.write_gb_s).all())
         )
         self._migrated_bytes = np.zeros((2, self._nodes), np.float64)  # [read, written]
         self._actions: list[tuple[int, int, Callable[[int], None]]] = []
@@ -170,7 +162,9 @@ class SimMachine:
         self.demand_fill: DemandFillLru | None = None
         self.expander: Expander | None = None
         if spec.expander is not None:
-            self.expander = Expander(spec.expander, pages, scale, seed, self._nodes)
+            self.expander = Expander(
+                spec.expander, pages, self.load.scale, seed, self._nodes
+            )
         if self._faults.pinned or self._faults.vanished:
             draw = self._rng.random(pages)
             self._gone: NDArray[np.bool_] | None = draw < self._faults.vanished
@@ -240,8 +234,8 @@ class SimMachine:
 
     @property
     def parallelism(self) -> float:
-        """The spec's parallelism."""
-        return self.spec.parallelism
+        """The spec's; where streams or initiators differ, the last epoch's mean."""
+        return self.load.met_parallelism
 
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Move pages in order; see the protocol.
@@ -329,7 +323,7 @@ class SimMachine:
         start_ns = self._clock.now_ns()
         if self.expander is not None:
             self.expander.pass_time(start_ns)
-        counts = np.zeros((len(self.spec.initiators), 2, play.MAX_NODES), np.int64)
+        counts = np.zeros((self.load.rows, 2, play.MAX_NODES), np.int64)
         n = len(chunk)
         done = 0
         now_ns = start_ns
@@ -346,6 +340,13 @@ class SimMachine:
             observe(chunk)
         self._clock.advance(start_ns + dt_ns - now_ns)
         return self._account(counts, n, dt_ns)
+
+    @property
+    def mean_latency_ns(self) -> float:
+        """Mean latency of the accesses so far."""
+        if not self.load.alike:
+            return self.load.mean_latency_ns
+        return self.bill.access_ns * self.spec.parallelism / self.bill.accesses
 
     def charge(self, application_ns: float, background_ns: float) -> None:
         """Charge the cost of looking."""
@@ -395,7 +396,8 @@ class SimMachine:
         if self.expander is not None:
             write = None if chunk.write is None else chunk.write[start:stop]
             self.expander.access(self.flags, page, write)
-        untold = chunk.write is None and chunk.initiator is None
+        row = self._row(chunk)
+        untold = chunk.write is None and row is None
         if self._plain or (untold and self._nodes <= 4):
             play.play_plain(self.flags, page, self.bits_wanted, counts[0, 0])
             return
@@ -404,10 +406,14 @@ class SimMachine:
             self.flags,
             page,
             none if chunk.write is None else chunk.write[start:stop],
-            none if chunk.initiator is None else chunk.initiator[start:stop],
+            none if row is None else row[start:stop],
             self.bits_wanted,
             counts,
         )
+
+    def _row(self, chunk: AccessChunk) -> NDArray[np.uint8] | None:
+        """Return the column that accesses are counted by, beside write and node."""
+        return chunk.stream if self.load.streams else chunk.initiator
 
     def _play_demand_fill(
         self, chunk: AccessChunk, start: int, stop: int, counts: NDArray[np.int64]
@@ -417,7 +423,8 @@ class SimMachine:
             return
         page = chunk.page[start:stop]
         fast = int(np.flatnonzero(self.tier_rank == 0)[0])
-        if self._plain or (chunk.write is None and chunk.initiator is None):
+        told = self._row(chunk)
+        if self._plain or (chunk.write is None and told is None):
             hits, promoted, evicted = cache.access(page)
             counts[0, 0, fast] += hits
             counts[0, 0, self._spill] += len(page) - hits
@@ -427,8 +434,8 @@ class SimMachine:
             row = np.where(hit, fast, self._spill)
             if chunk.write is not None:
                 row += (chunk.write[start:stop] > 0) * play.MAX_NODES
-            if chunk.initiator is not None:
-                who = chunk.initiator[start:stop]
+            if told is not None:
+                who = told[start:stop]
                 who = np.where(who < len(counts), who, 0).astype(np.int64)
                 row += who * (2 * play.MAX_NODES)
             found = np.bincount(row, minlength=counts.size)
@@ -448,55 +455,24 @@ class SimMachine:
     def _account(
         self, counts: NDArray[np.int64], accesses: int, dt_ns: int
     ) -> EpochCosts:
-        per_node = counts[:, :, : self._nodes]
-        read_bytes = per_node[:, 0].sum(0) * float(CACHE_LINE_BYTES)
-        write_bytes = per_node[:, 1].sum(0) * float(CACHE_LINE_BYTES)
         moved = self._migrated_bytes
-        read_load, write_load = read_bytes + moved[0], write_bytes + moved[1]
-        if self.expander is not None:
-            read_load = self.expander.share_link(read_load)
-            write_load = self.expander.share_link(write_load)
-        factor = latency_factor(
-            read_load,
-            write_load,
-            self._read_gb_s * dt_ns,
-            self._write_gb_s * dt_ns,
+        now_ns = self._clock.now_ns()
+        others = self.load.background_bytes(now_ns - dt_ns, dt_ns)
+        extra_ns = 0.0 if self.expander is None else self.expander.epoch_ns(dt_ns)
+        settled = self.load.settle(
+            counts, moved, others, dt_ns, self.expander, extra_ns
         )
-        self._loaded = self.read_ns * factor
-        access_ns = float((per_node[:, 0] * self.read_ns * factor).sum())
-        access_ns += float((per_node[:, 1] * self.write_ns * factor).sum())
+        self._loaded = self.read_ns * settled.factor
+        per_node = settled.accesses[:, :, : self._nodes]
         if self.expander is not None:
-            access_ns += self._expand(per_node, dt_ns)
-        fast = self.tier_rank == 0
-        reads, writes = per_node[:, 0].sum(1), per_node[:, 1].sum(1)
-        load = latency_factor(
-            np.array([read_bytes.sum()]),
-            np.array([write_bytes.sum()]),
-            np.array([(self._read_gb_s[fast] * dt_ns).sum()]),
-            np.array([(self._write_gb_s[fast] * dt_ns).sum()]),
-        )[0]
-        all_fast_ns = float((reads * self.read_ns[:, fast].min(1)).sum())
-        all_fast_ns += float((writes * self.write_ns[:, fast].min(1)).sum())
-        all_fast_ns *= float(load)
+            node = self.expander.spec.compressed
+            if served := int(per_node[:, :, node].sum()):
+                self._loaded[:, node] += extra_ns / served
         self._migrated_bytes = np.zeros_like(moved)
         self._rate = accesses * NS_PER_S / (dt_ns * self.pages)
-        costs = EpochCosts(
-            counts,
-            access_ns / self.spec.parallelism,
-            all_fast_ns / self.spec.parallelism,
-        )
+        costs = EpochCosts(settled.accesses, settled.access_ns, settled.all_fast_ns)
         self.bill.access_ns += costs.access_ns
         self.bill.all_fast_ns += costs.all_fast_ns
         self.bill.accesses += accesses
-        self.bill.fast_accesses += int(per_node[:, :, fast].sum())
+        self.bill.fast_accesses += int(per_node[:, :, self.tier_rank == 0].sum())
         return costs
-
-    def _expand(self, per_node: NDArray[np.int64], dt_ns: int) -> float:
-        """Return what the expander adds; its node's latency is what was met."""
-        if self.expander is None:
-            return 0.0
-        extra_ns, node = self.expander.epoch_ns(dt_ns), self.expander.spec.compressed
-        served = int(per_node[:, :, node].sum())
-        if served:
-            self._loaded[:, node] += extra_ns / served
-        return extra_ns

@@ -17,6 +17,7 @@ def latency_factor(
     write_bytes: NDArray[np.float64],
     read_room_bytes: NDArray[np.float64],
     write_room_bytes: NDArray[np.float64],
+    queue_share: float = QUEUE_SHARE,
 ) -> NDArray[np.float64]:
     """Return loaded over unloaded latency per node, >= 1.
 
@@ -29,7 +30,8 @@ def latency_factor(
         write_bytes: Written in the epoch.
         read_room_bytes: What the node could read in the epoch; inf: no limit.
         write_room_bytes: What the node could write in the epoch.
+        queue_share: ``k``.
     """
     load = read_bytes / read_room_bytes + write_bytes / write_room_bytes
     load = np.minimum(load, LOAD_CAP)
-    return 1.0 + QUEUE_SHARE * load * load / (1.0 - load)
+    return 1.0 + queue_share * load * load / (1.0 - load)

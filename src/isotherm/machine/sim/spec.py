@@ -19,6 +19,7 @@ from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.sim.chmu_spec import HotnessUnitSpec
 from isotherm.machine.sim.expander_spec import ExpanderSpec
+from isotherm.machine.sim.queueing import QUEUE_SHARE
 from isotherm.topology.model import (
     AccessPerformance,
     Figure,
@@ -30,6 +31,7 @@ from isotherm.topology.model import (
     Tier,
     Topology,
 )
+from isotherm.trace.stream import Background
 
 BUILT_IN = {
     "dram-cxl": "DRAM 80 ns and CXL 250 ns, no queueing: the reference cost model",
@@ -79,7 +81,15 @@ class CostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A machine. ``parallelism`` divides latency: memory-level parallelism."""
+    """A machine. ``parallelism`` divides latency: memory-level parallelism.
+
+    ``initiator_parallelism`` is that of each initiator where they differ;
+    ``misses_in_flight`` is the most that an initiator has, whatever a stream of
+    accesses would like; with ``uniform_stall`` every access stalls alike, for its
+    latency over ``parallelism``, whatever its stream says. ``threads`` closes the
+    loop: so many, on a machine of reference size, make the next access when the one
+    before it is done.
+    """
 
     name: str
     description: str
@@ -88,7 +98,13 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default_factory=lambda: [InitiatorKind.CPU]
     )
     parallelism: float = 1.0
+    initiator_parallelism: list[float] | None = None
+    misses_in_flight: list[float] | None = None
+    uniform_stall: bool = False
     reference_gib: float = 256.0
+    queue_share: float = QUEUE_SHARE
+    threads: float | None = None
+    background: list[Background] = []
     costs: CostSpec = CostSpec()
     expander: ExpanderSpec | None = None
     hotness_unit: HotnessUnitSpec | None = None
@@ -140,10 +156,25 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(
                 f"{path}: parallelism: expected >= 1, got {self.parallelism}"
             )
-        if not 0 < self.reference_gib < math.inf:
+        for field in ("initiator_parallelism", "misses_in_flight"):
+            row = getattr(self, field)
+            if row is not None and (
+                len(row) != len(self.initiators)
+                or not all(1 <= figure < math.inf for figure in row)
+            ):
+                raise ConfigError(
+                    f"{path}: {field}: expected {len(self.initiators)} figures >= 1,"
+                    f" one per initiator, got {row}"
+                )
+        for field in ("reference_gib", "threads"):
+            value = getattr(self, field)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{path}: {field}: expected > 0, got {value}")
+        if not 0 <= self.queue_share < math.inf:
             raise ConfigError(
-                f"{path}: reference_gib: expected > 0, got {self.reference_gib}"
+                f"{path}: queue_share: expected >= 0, got {self.queue_share}"
             )
+        self._check_background(path)
         for field in self.costs.__struct_fields__:
             value = getattr(self.costs, field)
             if not 0 <= value < math.inf:
@@ -157,6 +188,36 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.hotness_unit is not None:
             self.hotness_unit.check(path, [n.tier for n in self.nodes])
+
+    def _check_background(self, path: str) -> None:
+        for i, traffic in enumerate(self.background):
+            where = f"{path}: background[{i}]"
+            traffic.check(where)
+            if traffic.node >= len(self.nodes):
+                raise ConfigError(
+                    f"{where}.node: expected 0 to {len(self.nodes) - 1}, "
+                    f"got {traffic.node}"
+                )
+            if self.nodes[traffic.node].read_bandwidth_gb_s is None:
+                raise ConfigError(
+                    f"{where}: nodes[{traffic.node}] has no read_bandwidth_gb_s, "
+                    "so that no traffic would load it"
+                )
+
+    def parallelism_of(self, initiator: int, stated: float | None) -> float:
+        """Return the misses that accesses of an initiator have in flight.
+
+        Args:
+            initiator: Who makes them.
+            stated: What their stream has, where it says so.
+        """
+        usual = self.parallelism
+        if self.initiator_parallelism is not None:
+            usual = self.initiator_parallelism[initiator]
+        own = usual if stated is None else stated
+        if self.misses_in_flight is None:
+            return own
+        return min(own, self.misses_in_flight[initiator])
 
     def capacities(self, pages: int, fast_ratio: float) -> list[int]:
         """Return pages per node; the last tier holds the whole footprint."""
