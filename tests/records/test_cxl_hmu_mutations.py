@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isotherm.core.errors import IsothermError
-from isotherm.hints.chmu_driver import TIMEOUT_NS, open_block
+from isotherm.hints.chmu_driver import MOST_ROUNDS, TIMEOUT_NS, open_block
 from isotherm.hints.chmu_ranges import Listed, to_ranges
 from isotherm.hints.chmu_settings import Settings
 from isotherm.hints.interleave import Window
@@ -178,3 +178,122 @@ def test_registers() -> None:
             refused += 1
     assert driven > 0
     assert refused > 0
+
+
+IMAGE_BASE = reg.COMMON_BYTES
+LIST_AT, LIST_SIZE = 0x78, 9
+
+
+def image() -> bytes:
+    """Return the registers of a block with one instance, whose list has entries."""
+    words = np.zeros((IMAGE_BASE + LIST_AT) // 8 + LIST_SIZE, np.uint64)
+
+    def put(base: int, *fields: tuple[reg.Bits, int]) -> None:
+        for field, value in fields:
+            at = (base + field.offset) // 8
+            words[at] = field.put(int(words[at]), value)
+
+    put(0, (reg.VERSION, 1), (reg.NUM_INSTANCES, 1), (reg.INSTANCE_LENGTH, 0x200))
+    put(
+        IMAGE_BASE,
+        (reg.CAP_TRACKED, 0x3F),
+        (reg.CAP_MIN_EPOCH_SCALE, 1),
+        (reg.CAP_MIN_EPOCH_MULTIPLE, 1),
+        (reg.CAP_MAX_EPOCH_SCALE, 5),
+        (reg.CAP_MAX_EPOCH_MULTIPLE, 100),
+        (reg.CAP_HOT_LIST_SIZE, LIST_SIZE),
+        (reg.CAP_UNIT_SIZES, 1 << 4),
+        (reg.CAP_EPOCH_BASED, 1),
+        (reg.CAP_BITMAP_OFFSET, reg.FIXED_BYTES),
+        (reg.CAP_HOT_LIST_OFFSET, LIST_AT),
+        (reg.COUNTER_WIDTH, WIDTH),
+        (reg.Bits(reg.HEAD & ~7, 8 * (reg.HEAD & 7), 16), 7),
+        (reg.Bits(reg.HEAD & ~7, 8 * (reg.TAIL & 7), 16), 4),
+    )
+    first = (IMAGE_BASE + LIST_AT) // 8
+    unit = np.arange(LIST_SIZE, dtype=np.uint64)
+    words[first:] = unit << np.uint64(WIDTH) | np.uint64(5)
+    return words.astype("<u8").tobytes()
+
+
+class Image:
+    """Registers as bytes; enabling works, all else stays as it is."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+        self.now = self.asked = 0
+        self.given: list[np.ndarray] = []
+
+    def read(self, offset: int, bits: int) -> int:
+        """Return a register; beyond the bytes there is no device."""
+        size = bits // 8
+        if offset + size > len(self.data):
+            return (1 << bits) - 1
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def write(self, offset: int, bits: int, value: int) -> None:
+        """Write a register that is there; what enables has its effect."""
+        size = bits // 8
+        if offset + size <= len(self.data):
+            self.data[offset : offset + size] = value.to_bytes(size, "little")
+        if offset == IMAGE_BASE + reg.CFG0:
+            at = IMAGE_BASE + reg.STATUS
+            status = self.read(at, 64)
+            self.write(at, 64, reg.ENABLED.put(status, reg.ENABLE.of(value)))
+
+    def read_words(self, offset: int, words: int) -> np.ndarray:
+        """Return words, never more than a list may have."""
+        self.asked += words
+        there = bytes(self.data[offset : offset + 8 * words])
+        there += b"\xff" * (8 * words - len(there))
+        self.given.append(np.frombuffer(there, "<u8"))
+        return self.given[-1]
+
+    def now_ns(self) -> int:
+        """Return the time."""
+        return self.now
+
+    def wait_ns(self, delay_ns: int) -> None:
+        """Let time pass, faster than the driver asks."""
+        self.now += delay_ns + TIMEOUT_NS // 4
+
+
+#: Of so many inputs one is set up and started, too.
+STARTED = 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_register_blocks(seed: int) -> None:
+    """Capabilities and list of a damaged block: refused, or drained within bounds."""
+    settings = Settings(12, 2, 500_000_000)
+    drained = refused = entries = 0
+    for batch in batches([image()], volume(16_000) // len(SEEDS), seed):
+        for row in range(len(batch)):
+            data = batch.one(row)
+            access = Image(data)
+            try:
+                instances = open_block(access)
+                if not instances:
+                    continue
+                instance = instances[0]
+                if row % STARTED == 0:
+                    instance.configure(settings)
+                else:
+                    instance.counter_width = WIDTH
+                units = instance.drain().units
+            except IsothermError:
+                refused += 1
+                continue
+            drained += 1
+            entries += len(units)
+            size = instance.capabilities.hot_list_size
+            assert len(units) == access.asked, batch.name(row)
+            assert access.asked < size * MOST_ROUNDS, batch.name(row)
+            if len(units) and row % 37 == 0:
+                given = np.concatenate(access.given)
+                entry = units.unit << np.uint64(units.counter_width) | units.count
+                assert (entry == given).all(), batch.name(row)
+    assert drained
+    assert refused
+    assert entries

@@ -5,33 +5,20 @@ out is held against the input: a sample's columns are words of the input at the
 places that a walk, written differently, finds; everything else is counted.
 """
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isotherm.core.errors import TraceFormatError
 from isotherm.core.kernels import BACKEND, compiled
 from isotherm.records import perf_sample as ps
 from isotherm.records import spe
 from isotherm.records.data_source import DataSource, where_of
 from isotherm.records.hca import decode_hca
-from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Field, Kind, SampleLayout
 from isotherm.records.perf_ring import decode_ring, walk
 from isotherm.records.perf_sample import gather, index
 from tests.records.mutation import SEEDS, batches, volume
-from tests.records.perf_files import (
-    FINISHED_ROUND,
-    attr,
-    aux_info,
-    auxtrace,
-    memory,
-    numa,
-    perf_data,
-)
 from tests.records.samples import SHAPE, between, sample
 from tests.records.spe_packets import access, aligned, op, timestamp
 
@@ -269,51 +256,6 @@ def test_words_without_structure_survive(seed: int) -> None:
         assert np.isfinite(table.score).all()
         assert table.score.min(initial=0) >= 0
         assert table.score.max(initial=0) <= 2.0**43
-
-
-def small_files() -> list[bytes]:
-    """Return perf.data files of every kind that is read."""
-    both = Field.IDENTIFIER | Field.TID | Field.TIME | Field.ADDR
-    events = [(attr(both), [1, 2]), (attr(both | Field.CALLCHAIN), [3])]
-
-    def one(n: int, which: int) -> bytes:
-        row = {Field.IDENTIFIER: which, Field.TIME: n, Field.ADDR: PAGES[n % 8]}
-        kind = both | (Field.CALLCHAIN if which == 3 else Field(0))
-        return sample(kind, row | {Field.CALLCHAIN: [n] * 2})
-
-    body = b"".join(one(n, 1 + n % 3) for n in range(6)) + FINISHED_ROUND
-    features = {14: numa({0: "0-1"}), 22: memory(1 << 27, {0: 5})}
-    plain_file = perf_data(events, body + between()[1] + body, features)
-    spe_file = perf_data(events, aux_info(4) + auxtrace(access(1)) + body, features)
-    return [plain_file, spe_file, perf_data(events[:1], one(1, 1) * 3)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_files_survive(seed: int) -> None:
-    """A file is read or refused in words; an address that comes out is among its bytes.
-
-    A file is a thousand times dearer than a record: so many times fewer are tried.
-    Their records go through the decoders above.
-    """
-    count = max(500, volume(2_000) // 250) // len(SEEDS)
-    read = refused = 0
-    for batch in batches(small_files(), count, seed, rows=512, room=16):
-        for row in range(len(batch)):
-            data = batch.one(row)
-            try:
-                file = PerfData(io.BytesIO(data), "x")
-                found = list(file.samples())
-            except TraceFormatError:
-                refused += 1
-                continue
-            read += 1
-            assert file.lost >= 0, batch.name(row)
-            for samples in found:
-                for address in samples.column(Field.ADDR).tolist():
-                    assert address.to_bytes(8, "little") in data, batch.name(row)
-    assert read
-    assert refused
 
 
 @given(st.binary(max_size=400), st.sampled_from([FIXED, MIXED, Field(0), ~Field(0)]))

@@ -30,6 +30,8 @@ TIMEOUT_NS: Final = 100_000_000
 POLL_NS: Final = 10_000
 #: Times that one drain goes round while the device refills the list.
 MOST_ROUNDS: Final = 256
+#: A bitmap for 1 PiB; what promises more is damage, and would be written for hours.
+MOST_BITMAP_WORDS: Final = 1 << 16
 _GONE: Final = (1 << 64) - 1
 
 
@@ -184,6 +186,12 @@ class Instance:
                     f"{self.name}: {what}: expected a multiple of 8 beyond "
                     f"{reg.FIXED_BYTES:#x}, got {offset:#x}"
                 )
+        bitmap = (found.hot_list_offset - found.bitmap_offset) // 8
+        if bitmap > MOST_BITMAP_WORDS:
+            raise DeviceError(
+                f"{self.name}: range bitmap: expected at most {MOST_BITMAP_WORDS} "
+                f"words before the hot list, got {bitmap}"
+            )
         return found
 
     # -- handshakes --------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.records.perf_attr import EventAttr
-from isotherm.records.perf_fields import Counts, Field, SampleLayout
+from isotherm.records.perf_fields import Counts, Field, SampleLayout, Shape
 from isotherm.records.perf_sample import Words, gather
 
 #: What is read of samples, one column each; an event that lacks one gives 0.
@@ -70,13 +71,18 @@ class FileSamples:
         return self.column(Field.WEIGHT).astype(np.uint32)
 
 
+@lru_cache(64)  # files have few kinds of event
+def _layout(sample_type: Field, shape: Shape) -> SampleLayout:
+    wanted = {*COLUMNS, Field.WEIGHT_STRUCT}
+    return SampleLayout.by_steps(sample_type, shape, wanted)
+
+
 class EventReader:
     """Reads samples of one event into `COLUMNS`."""
 
     def __init__(self, attr: EventAttr) -> None:
         self.id_word = attr.id_word
-        wanted = {*COLUMNS, Field.WEIGHT_STRUCT}
-        layout = SampleLayout.by_steps(attr.sample_type, attr.shape, wanted)
+        layout = _layout(attr.sample_type, attr.shape)
         self.least = max(layout.words, (self.id_word or 0) + 1)
         self._program = layout.program
         self._row = [
