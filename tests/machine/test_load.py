@@ -282,3 +282,27 @@ def test_a_closed_loop_never_asks_for_more_than_there_is() -> None:
     closed = load_of(threads=2).settle(counts, NOTHING, NOTHING, DT_NS)
     assert 12 < open_loop.factor[1]
     assert 1 < closed.factor[1] < 1.3
+
+
+@pytest.mark.parametrize("lines", [1.0, 20.0, 200.0])
+def test_neighbours_that_wait_move_their_lines_once_a_latency(lines: float) -> None:
+    """Little's law holds for what they meet, and the other node is not loaded."""
+    load = load_of(background=(Background(0, in_flight=lines, written_back=1),))
+    others = load.background_bytes(0, DT_NS)
+    settled = load.settle(counts_of((0, 0, 0, 0)), NOTHING, others, DT_NS)
+    met_ns = 80 * settled.factor[0]
+    moved = np.array([[lines * 64 * DT_NS / met_ns, 0.0]] * 2)
+    expected = load_of().settle(counts_of((0, 0, 0, 0)), NOTHING, moved, DT_NS)
+    assert expected.factor.tolist() == pytest.approx(settled.factor.tolist(), rel=1e-3)
+    assert 1.0 == settled.factor[1]
+
+
+def test_neighbours_that_wait_make_room_and_take_it_up() -> None:
+    """Loaded by others, too, a node gives them less than when they are alone."""
+    waiting = Background(0, in_flight=20, written_back=1)
+    alone = load_of(background=(waiting,))
+    none = counts_of((0, 0, 0, 0))
+    alone_ns = alone.settle(none, NOTHING, alone.background_bytes(0, DT_NS), DT_NS)
+    crowd = load_of(background=(waiting, Background(0, read_gb_s=0.3)))
+    both_ns = crowd.settle(none, NOTHING, crowd.background_bytes(0, DT_NS), DT_NS)
+    assert 1 < alone_ns.factor[0] < both_ns.factor[0]

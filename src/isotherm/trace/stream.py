@@ -45,6 +45,10 @@ class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         write_gb_s: Written to it.
         from_s: Seconds since the start when it begins.
         until_s: When it ends; None: never.
+        in_flight: Lines that it has under way at any time, on a machine of reference
+            size: traffic that waits for memory, so that there is less of it where
+            memory is slow. It comes on top of the other two.
+        written_back: Lines written for each of these read.
     """
 
     node: int
@@ -52,10 +56,15 @@ class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_gb_s: float = 0.0
     from_s: float = 0.0
     until_s: float | None = None
+    in_flight: float = 0.0
+    written_back: float = 0.0
 
     def check(self, where: str) -> None:
         """Raise ConfigError where a figure is out of range."""
-        for name in ("node", "read_gb_s", "write_gb_s", "from_s"):
+        for name in (
+            *("node", "read_gb_s", "write_gb_s", "from_s"),
+            *("in_flight", "written_back"),
+        ):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{where}.{name}: expected >= 0, got {value}")

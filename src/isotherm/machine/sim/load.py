@@ -26,6 +26,9 @@ Ints = NDArray[np.int64]
 HALVINGS = 24
 
 
+#: Halvings of the bracket of a factor under traffic that waits: 12 wide at first.
+WAIT_HALVINGS = 24
+
 #: Stall that an epoch's accesses need when it is stretched so much, nanoseconds.
 Needed = Callable[[float], float]
 
@@ -116,6 +119,7 @@ class Load:
         self.background = (*spec.background, *background)
         for row in self.background:
             self._check_background(row)
+        self._waiting = np.zeros((2, self.nodes))  # lines, as of the last epoch
 
     def _take_streams(self, streams: tuple[AccessStream, ...]) -> None:
         """Work out whose a row is, and what it stalls per nanosecond of latency."""
@@ -215,6 +219,7 @@ class Load:
     def background_bytes(self, start_ns: int, dt_ns: int) -> Floats:
         """Return what others read and write in an epoch, float64[2, nodes]."""
         out = np.zeros((2, self.nodes))
+        self._waiting = np.zeros((2, self.nodes))
         for row in self.background:
             begin = max(start_ns, row.from_s * NS_PER_S)
             end = float(start_ns + dt_ns)
@@ -223,7 +228,41 @@ class Load:
             span_ns = max(0.0, end - begin) * self.scale
             out[0, row.node] += row.read_gb_s * span_ns
             out[1, row.node] += row.write_gb_s * span_ns
+            lines = row.in_flight * span_ns / dt_ns
+            self._waiting[:, row.node] += lines, lines * row.written_back
         return out
+
+    def _wait(
+        self, asked: Floats, room: Floats, waiting: Floats, base_ns: Floats, dt_ns: int
+    ) -> Floats:
+        """Return the factors of nodes, with the traffic that waits for them.
+
+        So many lines in flight are so many a latency (Little's law): the slower a
+        node, the fewer bytes. The factor that they bring falls as the factor that
+        they meet grows, so that there is one where both are the same.
+
+        Args:
+            asked: Bytes of all else, float64[2, nodes].
+            room: What the nodes could read and write, likewise.
+            waiting: Lines in flight, likewise.
+            base_ns: Unloaded latency, float64[nodes].
+            dt_ns: Length of the epoch.
+        """
+
+        def factor(load: Floats) -> Floats:
+            share = self._spec.queue_share
+            return latency_factor(load[0], load[1], room[0], room[1], share)
+
+        low = factor(asked)
+        if not waiting.any():
+            return low
+        most = waiting * (CACHE_LINE_BYTES * dt_ns / base_ns)
+        high = np.maximum(factor(asked + most / low), low)
+        for _ in range(WAIT_HALVINGS):
+            middle = 0.5 * (low + high)
+            more = factor(asked + most / middle) > middle
+            low, high = np.where(more, middle, low), np.where(more, high, middle)
+        return 0.5 * (low + high)
 
     def settle(
         self,
@@ -313,26 +352,20 @@ class Load:
         read, write = asked
         if link is not None:
             read, write = link.share_link(read), link.share_link(write)
-        return latency_factor(
-            read,
-            write,
-            self.read_gb_s * dt_ns,
-            self.write_gb_s * dt_ns,
-            self._spec.queue_share,
-        )
+        room = np.stack([self.read_gb_s, self.write_gb_s]) * dt_ns
+        base_ns = self.read_ns.min(0)
+        asked = np.stack([read, write])
+        return self._wait(asked, room, self._waiting, base_ns, dt_ns)
 
     def _fast_factor(self, demand: Floats, others: Floats, dt_ns: int) -> float:
         """Return the factor of the fastest tier, were all demand to go there."""
         fast = self._fast
-        read, write = demand.sum(1) + others[:, fast].sum(1)
-        read_room = (self.read_gb_s[fast] * dt_ns).sum()
-        write_room = (self.write_gb_s[fast] * dt_ns).sum()
-        factor = latency_factor(
-            np.array([read]),
-            np.array([write]),
-            np.array([read_room]),
-            np.array([write_room]),
-            self._spec.queue_share,
+        asked = demand.sum(1) + others[:, fast].sum(1)
+        room = np.stack([self.read_gb_s[fast], self.write_gb_s[fast]]).sum(1) * dt_ns
+        waiting = self._waiting[:, fast].sum(1)
+        base_ns = np.array([self.read_ns[:, fast].min()])
+        factor = self._wait(
+            asked[:, None], room[:, None], waiting[:, None], base_ns, dt_ns
         )
         return float(factor[0])
 
