@@ -126,6 +126,15 @@ def test_looks_at_bits_before_it_reclaims(bench):
     assert [0, 1] == moves.page.tolist()
 
 
+def test_once_awake_it_works_up_to_its_mark(bench):
+    """A promotion that waits for the next window finds the room that it asked for."""
+    table = bench([0, 0, 0, 1], [3, 9])
+    kswapd = kswapd_of(table, sees_bits=True)
+    run(kswapd, table, promo=2, wanted=1)  # looks; nothing has room
+    moves, _, _ = run(kswapd, table, promo=2)  # the rate limit: no promotion
+    assert [0, 1] == moves.page.tolist()
+
+
 def test_promotions_wake_it_and_get_the_room(bench):
     """Three promotions into a full node: three victims, room for three."""
     table = bench([0, 0, 0, 0, 1, 1, 1], [4, 9])

@@ -173,7 +173,11 @@ class Kswapd:
         moves = [Moves.none()]
         awake = []
         for node in self._paths.upper_nodes:
-            if free[node] >= wake_below[node] and wanted[node] <= room[node]:
+            # Once awake it works up to its mark: a promotion that comes back only
+            # after the rate limit's window must not find it asleep again.
+            at_work = node in self._looked and free[node] < until[node]
+            needless = free[node] >= wake_below[node] and wanted[node] <= room[node]
+            if needless and not at_work:
                 continue
             awake.append(node)
             if self._sees_bits and node not in self._looked:
