@@ -128,7 +128,7 @@ class Host:
             if event.kind is EventKind.REFUSED:
                 self.refused.append(event.why)
                 log.warning("target", what=what, pid=event.pid, why=event.why)
-            elif event.kind in (EventKind.FOUND, EventKind.EXITED, EventKind.EXEC):
+            elif event.kind not in (EventKind.THREADS, EventKind.MAPPED):
                 log.info("target", what=what, pid=event.pid, comm=comm)
             else:
                 log.debug("target", what=what, pid=event.pid, detail=event.detail)

@@ -1,6 +1,7 @@
 """Processes are followed through forks, threads, execs, mappings and exits."""
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from isotherm.core.errors import NotPermittedError, TargetGoneError
 from isotherm.machine.linux.intervals import total
+from isotherm.machine.linux.targets import follow as following
 from isotherm.machine.linux.targets.discover import (
     derive_descendants,
     read_members,
@@ -280,6 +282,105 @@ def test_parents_lead_to_descendants(child: Any) -> None:
     assert child.pid == parents[first]
     assert {first: child.pid} == derive_descendants(parents, [child.pid])
     os.kill(first, 9)
+
+
+def test_a_members_child_in_another_cgroup_is_a_stranger(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """Of a cgroup its members are followed, not what they fork elsewhere."""
+    (tmp_path / "cgroup.procs").write_text(f"{child.pid}\n")
+    elsewhere = child.do("os.fork() or time.sleep(60)")
+    follower = follow(cgroups=[tmp_path])
+    scan(follower)
+    scan(follower)
+    assert {child.pid} == follower.targets.keys()
+    os.kill(elsewhere, 9)
+
+
+def test_who_leaves_the_cgroup_is_left_alone(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """When it is moved its pages are void, its claim and descriptors free."""
+    members = tmp_path / "cgroup.procs"
+    members.write_text(f"{child.pid}\n")
+    desk = Desk()
+    follower = follow(cgroups=[tmp_path], claims=desk)
+    now = time.monotonic_ns()
+    follower.scan(now)
+    process = follower.targets[child.pid].process
+    kinds(follower)
+    members.write_text("")
+    _, void = follower.scan(now + 11 * 10**9)
+    assert [child.pid] == void
+    assert not follower.targets
+    assert not process.alive()
+    assert [("claim", child.pid), ("release", child.pid)] == desk.told
+    assert [(EventKind.LEFT, child.pid)] == kinds(follower)
+    members.write_text(f"{child.pid}\n")
+    changed, void = follower.scan(now + 22 * 10**9)
+    assert ([child.pid], []) == ([target.pid for target in changed], void)
+
+
+def test_a_cgroup_that_goes_takes_its_members_with_it(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """It could only be removed after they had been moved out of it."""
+    (tmp_path / "cgroup.procs").write_text(f"{child.pid}\n")
+    follower = follow(cgroups=[tmp_path])
+    now = time.monotonic_ns()
+    follower.scan(now)
+    (tmp_path / "cgroup.procs").unlink()
+    assert [child.pid] == follower.scan(now + 11 * 10**9)[1]
+    assert ({}, []) == (follower.targets, follower.cgroups)
+
+
+def test_a_number_given_out_again_is_no_child(
+    child: Any, follow: Callable[..., Follower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is opened as a child must be one then; another is let go at once."""
+    desk = Desk()
+    follower = follow(child.pid, claims=desk)
+    with subprocess.Popen(["/bin/sleep", "60"]) as stranger:
+        seen = {child.pid: 1, stranger.pid: child.pid}  # as it was a moment ago
+        monkeypatch.setattr(following, "read_children", lambda _: None)
+        monkeypatch.setattr(following, "read_parents", lambda: seen)
+        scan(follower)
+        stranger.kill()
+    assert {child.pid} == follower.targets.keys()
+    assert [("claim", stranger.pid), ("release", stranger.pid)] == desk.told
+
+
+def test_a_number_given_out_again_is_no_member(
+    child: Any,
+    follow: Callable[..., Follower],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who is opened as a member must be one after it was opened."""
+    (tmp_path / "cgroup.procs").write_text("")
+    follower = follow(cgroups=[tmp_path])
+    answers = [{child.pid}]  # as it was a moment ago
+    monkeypatch.setattr(
+        following,
+        "read_members",
+        lambda path: answers.pop() if answers else read_members(path),
+    )
+    scan(follower)
+    assert not follower.targets
+
+
+def test_who_was_named_stays_whatever_its_cgroup(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """A process by name and its children are followed in any cgroup."""
+    (tmp_path / "cgroup.procs").write_text("")
+    forked = child.do("os.fork() or time.sleep(60)")
+    follower = follow(child.pid, cgroups=[tmp_path])
+    now = time.monotonic_ns()
+    for second in range(3):
+        follower.scan(now + second * 10**9)
+        assert {child.pid, forked} == follower.targets.keys()
+    os.kill(forked, 9)
 
 
 def test_rules_are_read(child: Any, follow: Callable[..., Follower]) -> None:

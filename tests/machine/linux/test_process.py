@@ -20,7 +20,7 @@ def test_a_name_may_hold_anything() -> None:
     """The name of a stat line ends at its last bracket."""
     rest = " ".join(str(n) for n in range(4, 53))
     stat = parse_stat(f"7 (a) b (c) S {rest}\n")
-    assert "a) b (c" == stat.comm
+    assert ("a) b (c", 4) == (stat.comm, stat.parent)
     assert (20, 22, 23, 24) == (
         stat.threads, stat.start_ticks, stat.vsize_bytes, stat.rss_pages,
     )  # fmt: skip

@@ -36,6 +36,7 @@ class Stat:
 
     Attributes:
         comm: Name, at most 15 bytes.
+        parent: Its parent; 0 where that is in another pid namespace.
         threads: Threads it has.
         start_ticks: When it started, in clock ticks since boot.
         image: What an exec changes: where code and stack begin. 0s if we may not
@@ -48,6 +49,7 @@ class Stat:
     """
 
     comm: str
+    parent: int
     threads: int
     start_ticks: int
     image: tuple[int, int]
@@ -72,6 +74,7 @@ def parse_stat(text: str) -> Stat:
         raise ValueError(f"stat: expected at least 28 fields, got {len(field) + 2}")
     return Stat(
         comm=text[text.index("(") + 1 : name_end],
+        parent=int(field[1]),
         threads=int(field[17]),
         start_ticks=int(field[19]),
         image=(int(field[23]), int(field[25])),

@@ -15,7 +15,7 @@ from isotherm.core.units import NS_PER_S
 from isotherm.machine.linux import syscalls
 from isotherm.machine.linux.intervals import total
 from isotherm.machine.linux.mappings import MappingPolicy
-from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.process import Process, gone
 from isotherm.machine.linux.targets.discover import (
     derive_descendants,
     read_children,
@@ -37,7 +37,10 @@ _RULES_REST: Final = 1000
 #: Processes are looked for again after this long even if nothing says that there
 #: are new ones.
 _SEARCH_NS: Final = 10 * NS_PER_S
-
+#: Moving between cgroups leaves no mark: their members are read again after this
+#: long, or 1000 times what reading them took.
+_MEMBERS_NS: Final = NS_PER_S
+_MEMBERS_REST: Final = 1000
 
 #: Up to so many threads their children files are read, beyond all of /proc.
 _FEW_THREADS: Final = 256
@@ -51,6 +54,7 @@ class EventKind(StrEnum):
     EXEC = "exec"
     MAPPED = "mapped"
     EXITED = "exited"
+    LEFT = "left"
     REFUSED = "refused"
 
 
@@ -91,8 +95,11 @@ class Follower:
     Args:
         pids: Processes by name; each must be there and open to us.
         cgroups: Directories of cgroups; members of those below them count.
-        descendants: Follow what the processes fork. A child whose parent ends
-            before it is seen is missed, unless a cgroup holds it.
+        descendants: Follow what the processes that were named fork. A child whose
+            parent ends before it is seen is missed. What members of a cgroup fork
+            is followed while it is a member, too; a member that is moved out of
+            the cgroup is left alone within a second, or 1000 times as long as
+            reading the members takes (at most 10 s).
         policy: Which mappings are managed.
         budget_ns: Time for reading mappings in one ``scan``; what does not fit
             waits for the next. At least one process is always read.
@@ -135,7 +142,7 @@ class Follower:
         self._task_mark = ""
         #: A child was seen that still shares its parent's memory.
         self._unripe = False
-        self._searched_ns = 0
+        self._searched_ns = self._members_ns = self._members_cost_ns = 0
         try:
             for pid in pids:
                 self._open(pid, 0)
@@ -162,7 +169,7 @@ class Follower:
         """
         began = time.perf_counter_ns()
         void = self._reap()
-        self._search(now_ns)
+        void += self._search(now_ns)
         due: list[Target] = []
         for target in list(self.targets.values()):
             try:
@@ -193,11 +200,16 @@ class Follower:
 
     # -- who --------------------------------------------------------------
 
-    def _open(self, pid: int, parent: int) -> None:
+    def _open(self, pid: int, parent: int, *, member: bool = False) -> None:
         """Follow a process."""
         process = Process(pid)
         try:
-            target = Target(process, process.stat(), parent)
+            target = Target(process, process.stat(), parent, member)
+            if parent and not self._is_child(target):
+                raise gone(pid)
+            if member and syscalls.shares_memory(pid, target.stat.parent):
+                self._unripe = True  # between vfork and exec
+                raise gone(pid)
             os.close(process.open("maps"))
             os.close(process.open("pagemap"))
         except IsothermError:
@@ -208,7 +220,17 @@ class Follower:
         self._epoll.register(process.pidfd, select.EPOLLIN)
         self._tell(EventKind.FOUND, target, parent)
 
-    def _try_open(self, pid: int, parent: int) -> None:
+    def _is_child(self, target: Target) -> bool:
+        """Return whether it is the child that was seen, not another of its number.
+
+        Both are held by now: where the parent lives its number is its own.
+        """
+        if target.stat.parent != target.parent:
+            return False
+        parent = self.targets.get(target.parent)
+        return parent is None or parent.process.alive()
+
+    def _try_open(self, pid: int, parent: int, *, member: bool = False) -> None:
         if pid in self.targets or pid in self._refused or pid == os.getpid():
             return
         if parent and syscalls.shares_memory(pid, parent):
@@ -219,7 +241,7 @@ class Follower:
             self._leave_alone(pid, why)
             return
         try:
-            self._open(pid, parent)
+            self._open(pid, parent, member=member)
         except TargetGoneError:
             self._release(pid)
         except IsothermError as error:
@@ -237,15 +259,15 @@ class Follower:
         if self._claims is not None:
             self._claims.release(pid)
 
-    def _drop(self, target: Target) -> int:
-        """Stop following a process that is gone; return its pid."""
+    def _drop(self, target: Target, why: EventKind = EventKind.EXITED) -> int:
+        """Stop following a process; return its pid."""
         pid = target.pid
         if self.targets.get(pid) is target:
             del self.targets[pid]
             self._by_fd.pop(target.process.pidfd, None)
             target.process.close()
             self._release(pid)
-            self._tell(EventKind.EXITED, target)
+            self._tell(why, target)
         return pid
 
     def _refuse(self, target: Target, error: IsothermError) -> int:
@@ -266,36 +288,70 @@ class Follower:
                 gone.append(self._drop(self.targets[pid]))
         return gone
 
-    def _search(self, now_ns: int) -> None:
-        """Look for new members of cgroups and new descendants."""
+    def _search(self, now_ns: int) -> list[int]:
+        """Look for new members and descendants; return members that have left."""
         mark = read_task_mark()
         overdue = now_ns - self._searched_ns >= _SEARCH_NS
-        known = mark and mark == self._task_mark and not self._unripe
-        if known and not overdue:
-            return
+        new = not mark or mark != self._task_mark or self._unripe or overdue
+        left: list[int] = []
+        if self.cgroups or any(target.member for target in self.targets.values()):
+            rest = max(_MEMBERS_NS, _MEMBERS_REST * self._members_cost_ns)
+            if new or now_ns - self._members_ns >= rest:
+                left = self._search_members(now_ns)
+        if not new:
+            return left
         self._task_mark, self._searched_ns = mark, now_ns
         self._unripe = False
         if overdue:
             self._why = {pid: self._why[pid] for pid in self._refused}
             self._refused.clear()
+        if self._descendants:
+            self._search_descendants()
+        return left
+
+    def _search_members(self, now_ns: int) -> list[int]:
+        """Follow new members of the cgroups; leave alone who is none any more."""
+        began = time.perf_counter_ns()
+        members = self._read_members()
+        before = self.targets.keys() - {os.getpid()}
+        for pid in sorted(members - before):
+            self._try_open(pid, 0, member=True)
+        doubtful = {
+            pid
+            for pid, target in self.targets.items()
+            if target.member and (pid not in members or pid not in before)
+        }
+        left: list[int] = []
+        if doubtful:
+            # Somebody else may have got the number before it was opened, and one
+            # that is moved to another group below while they are read is missed.
+            members = self._read_members()
+            left = [
+                self._drop(self.targets[pid], EventKind.LEFT)
+                for pid in sorted(doubtful - members)
+            ]
+        self._members_ns = now_ns
+        self._members_cost_ns = time.perf_counter_ns() - began
+        return left
+
+    def _read_members(self) -> set[int]:
+        """Return the members of all cgroups; forget cgroups that have gone."""
+        members: set[int] = set()
         for cgroup in list(self.cgroups):
             try:
-                members = read_members(cgroup)
+                members |= read_members(cgroup)
             except TargetGoneError:
                 self.cgroups.remove(cgroup)
-                continue
-            for pid in sorted(members):
-                self._try_open(pid, 0)
-        if self._descendants and self.targets:
-            self._search_descendants()
+        return members
 
     def _search_descendants(self) -> None:
-        """Follow what the processes have forked.
+        """Follow what the processes that were named have forked.
 
         By the children files of their threads, up to hundreds of threads cheaper
         than the parents of all processes there are.
         """
-        todo = list(self.targets.values())
+        todo = [target for target in self.targets.values() if not target.member]
+        named = {target.pid for target in todo}
         if sum(target.stat.threads for target in todo) <= _FEW_THREADS:
             while todo:
                 target = todo.pop()
@@ -311,7 +367,7 @@ class Follower:
                         todo.append(self.targets[pid])
             else:
                 return
-        for pid, parent in derive_descendants(read_parents(), self.targets).items():
+        for pid, parent in derive_descendants(read_parents(), named).items():
             self._try_open(pid, parent)
 
     # -- what -------------------------------------------------------------

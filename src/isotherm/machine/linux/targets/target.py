@@ -48,6 +48,7 @@ class Target:
         process: The process.
         stat: What its ``stat`` said last.
         parent: The followed process it was found under, 0 if it was named.
+        member: It is followed because it is in a cgroup, and as long as it is.
         mappings: As read last.
         managed: What of them is managed.
         allowed: Nodes its cpuset allows; None: all.
@@ -66,6 +67,7 @@ class Target:
     process: Process
     stat: Stat
     parent: int = 0
+    member: bool = False
     mappings: Mappings = field(default_factory=lambda: parse_maps(b""))
     managed: Managed = field(default_factory=lambda: Managed(EMPTY))
     allowed: frozenset[int] | None = None
