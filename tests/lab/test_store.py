@@ -5,8 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from isotherm.core.errors import UsageError
-from isotherm.lab.store import ResultStore
+from isotherm.core.errors import IsothermError, UsageError
+from isotherm.lab.store import ResultStore, append_row
 
 pytest.importorskip("pyarrow")
 
@@ -89,3 +89,37 @@ def test_missing_directory_is_refused(tmp_path: Path) -> None:
     """A file in a directory that does not exist is a usage error."""
     with pytest.raises(UsageError, match="no such directory"):
         ResultStore(tmp_path / "no" / "grid.parquet")
+
+
+def test_one_comparison_at_a_time(tmp_path: Path, samples: ModuleType) -> None:
+    """A second one on the same file is refused, and may have it afterwards."""
+    path = tmp_path / "grid.parquet"
+    with ResultStore(path) as store:
+        store.add("a", samples.result("isotherm"))
+        with pytest.raises(UsageError, match="another comparison is writing"):
+            ResultStore(path)
+    with ResultStore(path) as store:
+        assert list(store.done) == ["a"]
+
+
+def test_what_workers_write_is_kept(tmp_path: Path, samples: ModuleType) -> None:
+    """A row that a worker has written is found, now and after the next start."""
+    path = tmp_path / "grid.parquet"
+    row = samples.result("isotherm")
+    with ResultStore(path) as store:
+        journal = store.worker_journal()
+        assert journal is not None
+        append_row(journal, "w", row)
+        assert store.written_since() == {"w": row}
+        store.add("a", row)
+    with ResultStore(path) as store:
+        assert {"w": row, "a": row} == store.done
+
+
+def test_journal_without_a_directory_is_named(
+    tmp_path: Path, samples: ModuleType
+) -> None:
+    """A worker whose journal is gone says so, and does not make a new one."""
+    with pytest.raises(IsothermError, match="cannot write"):
+        append_row(tmp_path / "gone", "a", samples.result("isotherm"))
+    assert [] == list(tmp_path.iterdir())

@@ -9,10 +9,13 @@ has left is removed by the next one.
 
 import fcntl
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
 import tempfile
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -57,12 +60,12 @@ class MappedTrace:
 
     def __init__(self, folder: Path) -> None:
         self.info = msgspec.json.decode((folder / "info").read_bytes(), type=TraceInfo)
-        self._files = {
-            name: (folder / name).open("rb")
-            for name in _DTYPES
-            if name == "page" or (folder / name).exists()
-        }
-        self._rows = os.fstat(self._files["page"].fileno()).st_size // 4
+        self._files = {}
+        for name in _DTYPES:
+            if name in ("page", *self.info.columns):
+                self._files[name] = os.open(folder / name, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._files[name])
+        self._rows = os.fstat(self._files["page"]).st_size // 4
 
     def chunks(self, rows: int = MAPPED_ROWS) -> Iterator[AccessChunk]:
         """Yield the accesses in order, columns mapped copy-on-write.
@@ -78,10 +81,12 @@ class MappedTrace:
 
     def _map(self, name: str, start: int, count: int) -> NDArray[Any]:
         dtype = np.dtype(_DTYPES[name])
-        mapped = np.memmap(
-            self._files[name], dtype, "c", offset=start * dtype.itemsize, shape=(count,)
+        begin, end = start * dtype.itemsize, (start + count) * dtype.itemsize
+        aligned = begin - begin % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(
+            self._files[name], end - aligned, offset=aligned, access=mmap.ACCESS_COPY
         )
-        return mapped.view(np.ndarray)
+        return np.frombuffer(mapped, dtype, count, begin - aligned)
 
 
 class TraceCache:
@@ -186,7 +191,8 @@ def _write_columns(
 def _touched(entry: Path) -> MappedTrace:
     trace = MappedTrace(entry)
     with suppress(FileNotFoundError):
-        os.utime(entry)
+        now_ns = time.time_ns()  # the kernel's own idea of now is coarser
+        os.utime(entry, ns=(now_ns, now_ns))
     return trace
 
 
