@@ -13,9 +13,7 @@ Every run leaves one JSON file; those that exist are not run again. Movers:
 
 none      nothing moves
 kernel    numa_balancing=2 and demotion, everything else as the kernel has it
-tuned     the same, with knobs that suit so small and slow a machine (TUNED): only pages
-          hit soon after their hint fault was armed promote, a rate limit, a faster
-          scan, more memory kept free
+steered   ``isotherm run --mover kernel``: the same, within isotherm's limit
 damo      DAMON's migrate_hot and migrate_cold by damo's own tiering preset
           (scripts/mem_tier.sh of damo; needs Linux 6.16): node_mem_used_bp goals
 isotherm  ``isotherm run --cgroup``, its own memory on the slow node
@@ -36,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-POLICIES = ("isotherm", "kernel", "tuned", "damo", "none")
+POLICIES = ("isotherm", "kernel", "steered", "damo", "none")
 DAMO = "damo==3.4.3"
 WINDOW_S = 2.0
 #: A placement is reached when it serves this share of the best one's accesses.
@@ -61,15 +59,6 @@ DAMO_MIN_FREE_KIB = "1024"
 #: So damo begins while the node is half empty, this long before the rest is taken.
 DAMO_SETTLES_S = 40.0
 WARM_UP_S = 60.0
-#: The kernel's own mover at its best of what was tried here: by default any page
-#: touched within a second of being armed is hot, which here is every page, and the
-#: rate limit that would adapt this is out of reach.
-TUNED = {
-    "/sys/kernel/debug/sched/numa_balancing/hot_threshold_ms": "100",
-    "/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms": "250",
-    "/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps": "16",
-    "/proc/sys/vm/watermark_scale_factor": "100",
-}
 WORKLOAD = {
     "pages": 40_000,
     "rate": 10.0,
@@ -191,15 +180,13 @@ def _start(
     policy: str, out: Path, damo: Path, kernels: str
 ) -> "subprocess.Popen[bytes] | None":
     """Start a mover and return when it is at work, before there is a workload."""
-    if policy in {"kernel", "tuned"}:
-        for name, value in TUNED.items() if policy == "tuned" else ():
-            Path(name).write_text(value)
+    if policy == "kernel":
         Path("/proc/sys/kernel/numa_balancing").write_text("2")
         Path("/sys/kernel/mm/numa/demotion_enabled").write_text("true")
     elif policy == "damo":
         _damo(damo, *DAMO_START.split())
         time.sleep(DAMO_SETTLES_S)
-    elif policy == "isotherm":
+    elif policy in {"isotherm", "steered"}:
         config = SHM / "isotherm.toml"
         config.write_text(ISOTHERM_CONFIG)
         log = (out / "isotherm.log").open("ab")
@@ -208,6 +195,7 @@ def _start(
                 sys.executable,
                 *("-m", "isotherm", "run", "--cgroup", str(CGROUP), "--json"),
                 *("--config", str(config)),
+                *(("--mover", "kernel") if policy == "steered" else ()),
             ],
             stdout=log,
             stderr=log,
@@ -219,10 +207,13 @@ def _start(
             preexec_fn=_prefer_slow,  # noqa: PLW1509  # one thread
         )
 
+        # The kernel's movers answer nothing, so there is no socket.
+        pattern = "run-*.sock" if policy == "isotherm" else "run-*.json"
+
         def ready() -> bool:
             if mover.poll() is not None:
                 sys.exit(f"isotherm run ended: {(out / 'isotherm.log').read_text()}")
-            return any(Path("/run/isotherm").glob("run-*.sock"))
+            return any(Path("/run/isotherm").glob(pattern))
 
         _await(ready, "isotherm run is at work")
         return mover
