@@ -1,5 +1,7 @@
 """--mover kernel on a tree like sysfs: what is set, read and put back."""
 
+import dataclasses
+
 import pytest
 
 from isotherm.core.changes import HostChanges
@@ -74,12 +76,14 @@ def damon(root):
     return root
 
 
-def mover(root, *, use="auto", cgroup=None, pids=(42,)):
+def mover(root, *, use="auto", cgroup=None, pids=(42,), host_wide=False, dry_run=False):
     """Return a mover over a tree, and its changes."""
     topology = load_machine("dram-cxl").topology([100, 400])
     changes = HostChanges(None)
     steered = Steered(lambda: pids, cgroup, 150.0)
-    return KernelMover(topology, steered, KernelConfig(use=use), changes, root), changes
+    config = KernelConfig(use=use, host_wide=host_wide)
+    kernel = KernelMover(topology, steered, config, changes, root, dry_run=dry_run)
+    return kernel, changes
 
 
 def read(root, name):
@@ -150,15 +154,82 @@ def test_schemes_are_written_as_asked(damon):
     assert "0" == read(damon, f"{DAMON}/nr_kdamonds")
 
 
-def test_schemes_that_apply_nothing_go_to_physical_memory(damon):
-    """Tried and never applied for ten seconds: the next way is tried, and told."""
-    kernel, _ = mover(damon, use="damon")
-    kernel.start(0)
+def applies_nothing(root, kernel):
+    """Have the schemes try and never apply."""
     for scheme in (0, 1):
-        (damon / f"{CONTEXT}/schemes/{scheme}/stats/nr_tried").write_text("500\n")
-    (damon / f"{DAMON}/0/state").write_text("on\n")
+        (root / f"{CONTEXT}/schemes/{scheme}/stats/nr_tried").write_text("500\n")
+    (root / f"{DAMON}/0/state").write_text("on\n")
     # The tree does not answer commands: keep it on whatever is written.
     kernel._schemes.is_on = lambda: True
+
+
+def test_schemes_that_apply_nothing_end_the_run(damon):
+    """What would move strangers' memory is not tried without a word."""
+    kernel, changes = mover(damon, use="damon")
+    kernel.start(0)
+    applies_nothing(damon, kernel)
+    with pytest.raises(UnsupportedError, match="1000 regions tried") as error:
+        kernel.epoch(11 * 10**9)
+    assert "kernel.host_wide = true" in str(error.value.hint)
+    assert "vaddr" == read(damon, f"{CONTEXT}/operations")
+    changes.restore()
+    assert "0" == read(damon, f"{DAMON}/nr_kdamonds")
+
+
+def test_one_tier_is_refused(root):
+    """With nothing below the first tier there is nothing for the kernel to move."""
+    topology = load_machine("dram-cxl").topology([100, 400])
+    topology = dataclasses.replace(topology, tiers=topology.tiers[:1])
+    steered = Steered(lambda: (42,), None, 150.0)
+    with pytest.raises(UnsupportedError, match="one memory tier"):
+        KernelMover(topology, steered, KernelConfig(), HostChanges(None), root)
+
+
+def test_a_dry_run_says_what_it_would_write(damon):
+    """Every file with what it says now and would say; none is written."""
+    (damon / next(iter(FILES))).write_text("0\n")
+    before = {path: path.read_text() for path in damon.rglob("*") if path.is_file()}
+    kernel, changes = mover(damon, dry_run=True)
+    kernel.start(0)
+    kernel.epoch(20 * 10**9)
+    assert [
+        ("/sys/kernel/mm/numa/demotion_enabled", "false", "true"),
+        ("/proc/sys/kernel/numa_balancing_promote_rate_limit_MBps", "65536", "150"),
+        ("/proc/sys/kernel/numa_balancing", "0", "2"),
+    ] == [tuple(what.values()) for what in kernel.result(1.0)["would_write"]]
+    kernel, _ = mover(damon, use="damon", dry_run=True)
+    kernel.start(0)
+    assert (
+        "migrate_hot to node 0, migrate_cold to node 1, of pid 42 by vaddr"
+        == kernel.result(1.0)["would_write"][-1]["new"]
+    )
+    after = {path: path.read_text() for path in damon.rglob("*") if path.is_file()}
+    assert before == after
+    assert 0 == changes.pending
+
+
+def test_a_kdamond_killed_before_its_mark_is_removed(damon):
+    """Off, alone and with nothing in it: it is the one that the journal tells of."""
+    changes = HostChanges(None)
+    changes.made(KIND, top=str(damon / DAMON))
+    (damon / f"{DAMON}/nr_kdamonds").write_text("1\n")
+    (damon / f"{DAMON}/0/state").write_text("off\n")
+    mark = damon / f"{CONTEXT}/monitoring_attrs/nr_regions/max"
+    mark.write_text("1000\n")
+    (damon / f"{CONTEXT}/schemes/nr_schemes").write_text("1\n")
+    said = f"{damon}/{DAMON}/0: is somebody else's now, left alone"
+    assert [said] == changes.restore(KIND)
+    changes.made(KIND, top=str(damon / DAMON))
+    (damon / f"{CONTEXT}/schemes/nr_schemes").write_text("0\n")
+    assert [f"{damon}/{DAMON}/0: turned off and removed"] == changes.restore(KIND)
+    assert "0" == read(damon, f"{DAMON}/nr_kdamonds")
+
+
+def test_schemes_go_to_physical_memory_where_that_is_allowed(damon):
+    """Tried and never applied for ten seconds: the next way is tried, and told."""
+    kernel, _ = mover(damon, use="damon", host_wide=True)
+    kernel.start(0)
+    applies_nothing(damon, kernel)
     kernel.epoch(9 * 10**9)
     assert "vaddr" == kernel.result(9.0)["operations"]
     kernel.epoch(11 * 10**9)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,10 @@ from isotherm.core.errors import (
     UnsupportedError,
     UsageError,
 )
+from isotherm.daemon.config import Config, SourcesConfig
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.preflight import Request
-from isotherm.daemon.session import run_session
+from isotherm.daemon.session import _wait_out, run_session
 from isotherm.daemon.summary import describe
 from isotherm.machine.linux.nodes import HostNodes
 
@@ -154,7 +156,7 @@ def test_without_a_journal_nothing_is_done(tree, sleeper, tmp_path):
     (tmp_path / "run").write_text("a file is in the way")
     with pytest.raises(NotPermittedError) as error:
         run_session(request(tmp_path, tree, pids=(sleeper.pid,)))
-    assert "ISOTHERM_RUN_DIRECTORY names another place" == error.value.hint
+    assert "ISOTHERM_RUN_DIRECTORY names another place" in str(error.value.hint)
 
 
 def test_another_isotherm_is_refused_by_name(tree, sleeper, tmp_path):
@@ -175,8 +177,14 @@ def test_another_isotherm_is_refused_by_name(tree, sleeper, tmp_path):
     holder.communicate(b"\n")
 
 
+@pytest.fixture
+def two_tiers(monkeypatch):
+    """Have the check of tiers pass on any host."""
+    monkeypatch.setattr("isotherm.daemon.session.check_tiers", lambda _: None)
+
+
 @needs_root
-def test_a_command_that_is_not_there(tree, tmp_path):
+def test_a_command_that_is_not_there(tree, tmp_path, two_tiers):
     """Exit code 2, and nothing is left."""
     with pytest.raises(UsageError, match="cannot be started: No such file"):
         run_session(request(tmp_path, tree, command=("/no/such/program",)))
@@ -204,8 +212,77 @@ def test_a_dry_run_on_this_host(tree, sleeper, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def _marking(tmp_path):
+    """Return a command that leaves a file behind, and the file."""
+    mark = tmp_path / "mark"
+    return ("sh", "-c", f"touch {mark}"), mark
+
+
+def test_a_command_is_not_started_where_there_is_one_tier(tree, tmp_path, monkeypatch):
+    """What would be refused a moment later is refused before anything runs."""
+
+    def one_tier(_):
+        raise UnsupportedError("this host has one memory tier")
+
+    monkeypatch.setattr("isotherm.daemon.session.check_tiers", one_tier)
+    command, mark = _marking(tmp_path)
+    with pytest.raises(UnsupportedError, match="one memory tier"):
+        run_session(request(tmp_path, tree, command=command))
+    assert not mark.exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_command_is_not_started_with_sources_that_are_none(tree, tmp_path, two_tiers):
+    """A misspelt source ends with 2 before the command runs."""
+    command, mark = _marking(tmp_path)
+    config = Config(sources=SourcesConfig(use=("damn",)))
+    with pytest.raises(UsageError, match="got 'damn'; did you mean 'damon'"):
+        run_session(request(tmp_path, tree, command=command, config=config))
+    assert not mark.exists()
+
+
+def test_a_command_is_not_started_without_a_place_to_record(tree, tmp_path, two_tiers):
+    """A directory with other things in it is refused before the command runs."""
+    command, mark = _marking(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds other files \(thesis.tex\)"):
+        run_session(request(tmp_path, tree, command=command, record=other))
+    assert not mark.exists()
+    assert "years of work" == (other / "thesis.tex").read_text()
+
+
+def test_a_command_that_does_not_end_is_killed(tmp_path, tree, two_tiers, monkeypatch):
+    """Where the run fails, a command that ignores SIGTERM holds nothing up."""
+    pids = []
+
+    def fail(found, *_, **__):
+        pids.extend(found)
+        # It has got so far that it ignores the signal.
+        while not (tmp_path / "deaf").exists():
+            os.sched_yield()
+        raise UnsupportedError("not here")
+
+    monkeypatch.setattr("isotherm.daemon.session.open_host", fail)
+    monkeypatch.setattr("isotherm.daemon.session.PATIENCE_S", 0.2)
+    deaf = f"trap '' TERM; touch {tmp_path}/deaf; while :; do sleep 1; done"
+    with pytest.raises(UnsupportedError, match="not here"):
+        run_session(request(tmp_path, tree, command=("sh", "-c", deaf)))
+    assert not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_the_kernel_mover_looks_before_it_says_that_all_are_gone():
+    """A fork that outlives its parent is found by the look, and goes on."""
+    found = []
+    reason = _wait_out(
+        lambda _: len(found) == 3, None, lambda: bool(found), lambda: found.append(1)
+    )
+    assert ("asked", 3) == (reason, len(found))
+
+
 def test_a_command_that_ends_at_once_has_its_status_passed_on(
-    tmp_path, tree, monkeypatch
+    tmp_path, tree, two_tiers, monkeypatch
 ):
     """It is not there any more when its memory is looked at: that is no error."""
 

@@ -69,10 +69,12 @@ def test_the_kernels_work_in_words():
         "promoted_pages": 1,
         "demoted_pages": 2,
         "schemes": [scheme],
+        "would_write": [{"path": "/proc/x", "now": "0", "new": "2"}],
         "restored": [],
     }
     assert [
         "9.0 s, the kernel moves: damon",
+        "would write /proc/x: 0 -> 2",
         "promoted 1 pages, demoted 2, on the whole host",
         "migrate_hot: 1.00 MiB applied of 4.00 MiB tried",
     ] == describe(result)

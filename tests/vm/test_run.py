@@ -218,7 +218,7 @@ def test_damon_schemes_move_and_are_removed(
 ) -> None:
     """DAMON's schemes promote; where virtual ones apply nothing, physical ones do."""
     with settings.open("a") as file:
-        file.write('[kernel]\nuse = "damon"\n')
+        file.write('[kernel]\nuse = "damon"\nhost_wide = true\n')
     run = isotherm("run", "--mover", "kernel", "--pid", str(target.pid), "--json")
     await_true(
         lambda: (

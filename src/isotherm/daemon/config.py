@@ -123,6 +123,13 @@ class KernelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         float,
         Meta(gt=0, lt=100, description="fast memory in use that the schemes aim at"),
     ] = 99.0
+    host_wide: Annotated[
+        bool,
+        Meta(
+            description="where schemes do not apply to the processes' own memory, have"
+            " them move that of all processes"
+        ),
+    ] = False
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

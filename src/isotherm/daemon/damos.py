@@ -64,9 +64,8 @@ class SchemesSpec:
 def remove_kdamond(facts: Facts) -> str:
     """Turn our kdamond off and remove it, if it is still ours."""
     top = Path(str(facts["top"]))
-    ours = top / "0/contexts/0/monitoring_attrs/nr_regions/max"
     try:
-        if ours.read_text().strip() != str(MOST_REGIONS):
+        if not _is_ours(top):
             return f"{top}/0: is somebody else's now, left alone"
     except OSError:
         return f"{top}/0: gone meanwhile"
@@ -78,6 +77,26 @@ def remove_kdamond(facts: Facts) -> str:
         if error.errno not in GONE:
             raise
     return f"{top}/0: turned off and removed"
+
+
+def _is_ours(top: Path) -> bool:
+    """Return whether a kdamond is ours: it has our mark, or was killed before it.
+
+    Before the mark it is alone and off, and nothing is set up in it.
+
+    Raises:
+        OSError: There is none.
+    """
+    context = top / "0/contexts/0"
+    if context.is_dir():
+        most = (context / "monitoring_attrs/nr_regions/max").read_text().strip()
+        if most == str(MOST_REGIONS):
+            return True
+        for name in ("schemes/nr_schemes", "targets/nr_targets"):
+            if (context / name).read_text().strip() != "0":
+                return False
+    alone = (top / "nr_kdamonds").read_text().strip() == "1"
+    return alone and (top / "0/state").read_text().strip() == "off"
 
 
 class Schemes:

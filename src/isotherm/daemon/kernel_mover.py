@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import structlog
 
-from isotherm.core.changes import HostChanges
+from isotherm.core.changes import HostChanges, read_value
 from isotherm.core.errors import NotPermittedError, UnsupportedError, UsageError
 from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import KernelConfig
-from isotherm.daemon.damos import Schemes, SchemesSpec, render_stats
+from isotherm.daemon.damos import ADMIN, Schemes, SchemesSpec, render_stats
 from isotherm.topology.model import Topology
 
 NUMA_BALANCING: Final = "proc/sys/kernel/numa_balancing"
@@ -58,9 +58,11 @@ class KernelMover:
         config: What to use.
         changes: Where what is changed is written down.
         root: Where /proc and /sys are.
+        dry_run: Note what would be written instead of writing it.
 
     Raises:
         UsageError: The configuration names something else than there is.
+        UnsupportedError: There is one tier only.
     """
 
     def __init__(
@@ -70,13 +72,21 @@ class KernelMover:
         config: KernelConfig,
         changes: HostChanges,
         root: Path = Path("/"),
+        *,
+        dry_run: bool = False,
     ) -> None:
         if config.use not in WAYS:
             raise UsageError(
                 f"kernel.use: expected {', '.join(WAYS)}, got {config.use!r}"
             )
+        if len(topology.tiers) < 2:
+            raise UnsupportedError(
+                "this host has one memory tier: the kernel has nothing to move between",
+                hint="--mover isotherm waits for a node that comes later",
+            )
         self._steered, self._config, self._changes = steered, config, changes
         self._root = root
+        self._dry_run = dry_run
         self._fast = topology.tiers[0].nodes[0]
         self._slow = topology.tiers[1].nodes[0]
         self._schemes = Schemes(changes, root)
@@ -86,6 +96,8 @@ class KernelMover:
         self._pids: tuple[int, ...] = ()
         self.way = ""
         self.events: list[dict[str, Any]] = []
+        #: What a dry run would write, in its order.
+        self.would_write: list[dict[str, str]] = []
 
     def start(self, now_ns: int) -> None:
         """Set it going.
@@ -113,8 +125,12 @@ class KernelMover:
         log.info("kernel-mover", way=self.way, operations=self._schemes.operations)
 
     def epoch(self, now_ns: int) -> None:
-        """Look after the schemes: new processes, and whether they apply at all."""
-        if self.way != "damon":
+        """Look after the schemes: new processes, and whether they apply at all.
+
+        Raises:
+            UnsupportedError: They apply nothing to the processes' own memory.
+        """
+        if self.way != "damon" or self._dry_run:
             return
         stats = self._schemes.stats()
         if stats:
@@ -123,6 +139,13 @@ class KernelMover:
         applied = sum(one.nr_applied for one in stats)
         vaddr = self._schemes.operations == "vaddr"
         if vaddr and tried and not applied and now_ns - self._began_ns > PATIENCE_NS:
+            if not self._config.host_wide:
+                raise UnsupportedError(
+                    "DAMON's schemes apply nothing to the memory of these processes:"
+                    f" {tried} regions tried, none moved",
+                    hint="--cgroup keeps them to a group; kernel.host_wide = true"
+                    " lets them move the memory of all processes",
+                )
             self._note(
                 "schemes-apply-nothing", operations="vaddr", tried=tried, then="paddr"
             )
@@ -153,6 +176,7 @@ class KernelMover:
             "without_goals": self._schemes.without_goals,
             "counters": counters,
             "events": self.events,
+            "would_write": self.would_write,
         }
 
     def _start_schemes(self, now_ns: int) -> None:
@@ -177,6 +201,17 @@ class KernelMover:
             quota,
             round(self._config.fast_used_percent * 100),
         )
+        if self._dry_run:
+            target = self._steered.cgroup or f"pid {', '.join(map(str, self._pids))}"
+            self.would_write.append(
+                {
+                    "path": f"/{ADMIN}",
+                    "now": "",
+                    "new": f"migrate_hot to node {spec.fast}, migrate_cold to node"
+                    f" {spec.slow}, of {target} by {operations}",
+                }
+            )
+            return
         self._schemes.start(operations, self._pids, spec, self._steered.cgroup or "")
         if operations == "paddr" and not self._steered.cgroup:
             self._note(
@@ -187,6 +222,12 @@ class KernelMover:
         """Write a file if it is there; return whether it changed."""
         path = self._root / name
         try:
+            if self._dry_run:
+                now = read_value(path)
+                if now != value:
+                    what = {"path": f"/{name}", "now": now, "new": value}
+                    self.would_write.append(what)
+                return now != value
             return self._changes.write(path, value)
         except PermissionError as error:
             raise NotPermittedError(

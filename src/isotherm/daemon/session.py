@@ -21,7 +21,7 @@ from isotherm.core.errors import (
     UsageError,
 )
 from isotherm.daemon.answers import Answers
-from isotherm.daemon.host import Host, open_host
+from isotherm.daemon.host import Host, check_tiers, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.movers import Mover, refuse
 from isotherm.daemon.preflight import Checked, Request, preflight
@@ -29,14 +29,19 @@ from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.rundir import HOST, RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.service import Service
+from isotherm.daemon.sources import check_names
 from isotherm.daemon.targets import Claims, find_cgroup
 from isotherm.daemon.waiting import Waiter
+from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.targets.discover import read_members
+from isotherm.observability.recording import check_directory
 
 EXIT_GONE: Final = 5
 EXIT_INTERRUPTED: Final = 130
 #: Seconds between looks at what the kernel's movers do.
 KERNEL_EPOCH_S: Final = 1.0
+#: A command that is to end and does not is killed after this long.
+PATIENCE_S: Final = 10.0
 
 log = structlog.get_logger()
 
@@ -68,6 +73,8 @@ def run_session(request: Request, checked: Checked | None = None) -> Ended:
         UsageError: The target is no target.
     """
     runs, others = preflight(request) if checked is None else checked
+    if request.command:
+        _check_host(request)
     cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
     with ExitStack() as stack:
         waiter = stack.enter_context(Waiter())
@@ -75,6 +82,20 @@ def run_session(request: Request, checked: Checked | None = None) -> Ended:
         session = _Session(request, runs, changes, waiter, others, cgroup)
         stack.callback(session.put_back)
         return session.run()
+
+
+def _check_host(request: Request) -> None:
+    """Check what opening the host would find wrong, before a command is started.
+
+    Raises:
+        UnsupportedError: One tier only, or a named source is not there.
+        UsageError: A source or the directory to record in is no such thing.
+    """
+    check_tiers(HostNodes().topology)
+    if request.mover == "isotherm":
+        check_names(request.config.sources.use, intrusive=request.intrusive)
+    if request.record is not None:
+        check_directory(request.record)
 
 
 def _open_journal(runs: RunDirectory) -> HostChanges:
@@ -174,8 +195,8 @@ class _Session:
             os.close(pidfd)
             if child.poll() is None:
                 # Something failed here: the command must not run on unseen.
-                child.terminate()
-                child.wait()
+                self.put_back()
+                _end(child)
 
     def _await_child(self, child: "subprocess.Popen[bytes]") -> None:
         """Wait for the command; SIGINT and SIGTERM are passed on to it."""
@@ -288,16 +309,18 @@ class _Session:
             request.config.kernel,
             self.changes,
             request.root,
+            dry_run=request.dry_run,
         )
         began = time.monotonic()
-        if not request.dry_run:
-            mover.start(time.monotonic_ns())
-        reason = _wait_out(
-            self.waiter.wait,
-            request.duration_s,
-            host.alive,
-            lambda: mover.epoch(time.monotonic_ns()),
-        )
+        mover.start(time.monotonic_ns())
+
+        def look() -> None:
+            # Forks are claimed, the dead are let go.
+            host.machine.refresh()
+            host.tell(host.machine.take_events())
+            mover.epoch(time.monotonic_ns())
+
+        reason = _wait_out(self.waiter.wait, request.duration_s, host.alive, look)
         return reason, mover.result(time.monotonic() - began) | host.result()
 
     # -- the end -----------------------------------------------------------
@@ -329,9 +352,9 @@ def _wait_out(
             left = min(left, max(0.0, end - time.monotonic()))
         if wait(left):
             return "asked" if alive() else "gone"
+        each()
         if not alive():
             return "gone"
-        each()
         if end is not None and time.monotonic() >= end:
             return "duration"
 
@@ -346,3 +369,13 @@ def _start(command: tuple[str, ...]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command)
     except OSError as error:
         raise UsageError(f"{command[0]}: cannot be started: {error.strerror}") from None
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """End a command, the hard way where it does not listen."""
+    child.terminate()
+    try:
+        child.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

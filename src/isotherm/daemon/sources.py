@@ -19,7 +19,15 @@ from isotherm.daemon.source_kind import Chosen, Kind, LiveSource, Tiered, Wants
 from isotherm.daemon.sources_hardware import HARDWARE
 from isotherm.machine.linux.machine import LinuxMachine
 
-__all__ = ["KINDS", "Chosen", "Kind", "LiveSource", "Tiered", "choose_sources"]
+__all__ = [
+    "KINDS",
+    "Chosen",
+    "Kind",
+    "LiveSource",
+    "Tiered",
+    "check_names",
+    "choose_sources",
+]
 
 #: Blocks of eight pages put out in an epoch; for the policy reclaim in a second, as
 #: many as it asks for.
@@ -232,9 +240,23 @@ def choose_sources(
     return tuple(chosen)
 
 
-def _named(
-    name: str, wants: Wants, kinds: tuple[Kind, ...], *, intrusive: bool
-) -> Chosen:
+def check_names(
+    names: tuple[str, ...], *, intrusive: bool, kinds: tuple[Kind, ...] = KINDS
+) -> None:
+    """Check named sources before there is a machine to look at.
+
+    Raises:
+        UsageError: A name is not known, or needs ``--intrusive``.
+        UnsupportedError: One is not there.
+    """
+    if names != ("auto",):
+        for name in names:
+            _find(name, kinds, intrusive=intrusive)
+
+
+def _find(
+    name: str, kinds: tuple[Kind, ...], *, intrusive: bool
+) -> tuple[Kind, Availability]:
     by_name = {kind.name: kind for kind in kinds}
     kind = by_name.get(name)
     if kind is None:
@@ -251,6 +273,13 @@ def _named(
     found = kind.probe()
     if not found.present:
         raise UnsupportedError(f"{name}: {found.why}", hint=found.command)
+    return kind, found
+
+
+def _named(
+    name: str, wants: Wants, kinds: tuple[Kind, ...], *, intrusive: bool
+) -> Chosen:
+    kind, found = _find(name, kinds, intrusive=intrusive)
     return Chosen(name, found.why, kind.make(wants))
 
 

@@ -46,8 +46,10 @@ def describe(result: Mapping[str, Any]) -> list[str]:
 
 def _kernel(result: Mapping[str, Any]) -> list[str]:
     """Return what the kernel's movers did."""
-    lines = [
-        f"{result['duration_s']:.1f} s, the kernel moves: {result['way'] or 'nothing'}",
+    lines = [f"{result['duration_s']:.1f} s, the kernel moves: {result['way']}"]
+    lines += [
+        f"would write {what['path']}: {what['now']} -> {what['new']}"
+        for what in result["would_write"]
     ]
     up, down = result["promoted_pages"], result["demoted_pages"]
     lines.append(f"promoted {up} pages, demoted {down}, on the whole host")

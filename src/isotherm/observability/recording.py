@@ -95,6 +95,31 @@ class _Table:
         self._writer.close()
 
 
+def check_directory(directory: Path) -> set[str]:
+    """Return the files of a directory that a recording may replace; make it.
+
+    Raises:
+        UsageError: It cannot be written, or holds other things.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory}: expected a directory for the recording")
+    known = {"run.json", *(f"{name}.parquet" for name in FILES)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = {entry.name for entry in directory.iterdir()}
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot write here: {error.strerror}") from error
+    if found:
+        if found - known or "run.json" not in found:
+            raise UsageError(
+                f"{directory}: holds other files ({min(found)}), expected an empty"
+                " directory or a recording",
+                hint="give a new directory to --record",
+            )
+        read_run(directory)
+    return found
+
+
 class RecordingWriter:
     """Writes a recording; ``finish`` makes it one, ``abandon`` removes it.
 
@@ -106,24 +131,7 @@ class RecordingWriter:
     """
 
     def __init__(self, directory: Path) -> None:
-        if directory.exists() and not directory.is_dir():
-            raise UsageError(f"{directory}: expected a directory for the recording")
-        known = {"run.json", *(f"{name}.parquet" for name in FILES)}
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            found = {entry.name for entry in directory.iterdir()}
-        except OSError as error:
-            raise UsageError(
-                f"{directory}: cannot write here: {error.strerror}"
-            ) from error
-        if found:
-            if found - known or "run.json" not in found:
-                raise UsageError(
-                    f"{directory}: holds other files ({min(found)}), expected an empty"
-                    " directory or a recording",
-                    hint="give a new directory to --record",
-                )
-            read_run(directory)
+        found = check_directory(directory)
         for name in found:
             (directory / name).unlink()
         self._directory = directory
