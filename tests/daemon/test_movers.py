@@ -51,6 +51,15 @@ def test_numa_balancing(tmp_path, value, found):
     assert found == names(tmp_path)
 
 
+def test_hint_faults_without_promotion_are_told(tmp_path):
+    """Tiering with a rate limit of 0 is what doctor names for hint faults."""
+    sysctl = "proc/sys/kernel/numa_balancing"
+    write(tmp_path, {sysctl: 2, f"{sysctl}_promote_rate_limit_MBps": 0})
+    assert ["numa-balancing-hints"] == names(tmp_path)
+    write(tmp_path, {f"{sysctl}_promote_rate_limit_MBps": 1})
+    assert ["numa-balancing-tiering!"] == names(tmp_path)
+
+
 def test_demotion_is_told(tmp_path):
     """Demotion at reclaim may go on beside us."""
     write(tmp_path, {"sys/kernel/mm/numa/demotion_enabled": "true"})

@@ -97,6 +97,19 @@ def _numa_balancing(root: Path) -> list[Mover]:
     path = root / "proc/sys/kernel/numa_balancing"
     value = _number(path)
     command = "sysctl kernel.numa_balancing=0"
+    limit = _number(path.with_name("numa_balancing_promote_rate_limit_MBps"))
+    if value is not None and value & 2 and limit == 0:
+        # should_numa_migrate_memory(), kernel/sched/fair.c: no limit is looked at
+        # while the node has room.
+        return [
+            Mover(
+                "numa-balancing-hints",
+                f"/proc/sys/kernel/numa_balancing is {value} with a rate limit of 0:"
+                " hint faults; the kernel promotes only while fast memory is free",
+                command,
+                refuses=False,
+            )
+        ]
     if value is not None and value & 2:
         return [
             Mover(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -10,6 +11,14 @@ from isotherm.daemon.movers import Mover, find_movers, refuse
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.rundir import RunDirectory, run_directory
 from isotherm.daemon.targets import check_processes, find_cgroup
+
+#: What ``--mover kernel`` sets going itself.
+KERNELS_OWN: Final = (
+    "numa-balancing",
+    "numa-balancing-hints",
+    "numa-balancing-tiering",
+    "demotion",
+)
 
 log = structlog.get_logger()
 
@@ -77,8 +86,7 @@ def look_at_others(request: Request) -> list[Mover]:
     """
     found = find_movers(request.root, request.pids or None)
     if request.mover == "kernel":
-        wanted = ("numa-balancing", "numa-balancing-tiering", "demotion")
-        found = [mover for mover in found if mover.name not in wanted]
+        found = [mover for mover in found if mover.name not in KERNELS_OWN]
     if not request.with_other_movers and not request.dry_run:
         refuse(found)
     for mover in found:

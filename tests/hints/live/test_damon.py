@@ -1,5 +1,7 @@
 """DAMON's regions as a source, on a tree of files that behaves like the kernel's."""
 
+import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,3 +200,29 @@ def test_no_ram_shown_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "iomem").write_text("00000000-00000000 : System RAM\n")
     with pytest.raises(UnsupportedError, match="no System RAM is shown"):
         read_ram(tmp_path / "iomem")
+
+
+def test_what_the_kernel_refuses_for_a_moment_is_tried_again(
+    damon: FakeDamon, spaces: SpaceMap, clock: VirtualClock, open_trace, monkeypatch
+) -> None:
+    """A bare OSError in the thread is kept, and does not end it."""
+    tried = threading.Event()
+
+    def step(source: DamonRegions) -> None:
+        tried.set()
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(DamonRegions, "step", step)
+    source = DamonRegions(
+        spaces, admin_of(damon, HostChanges(None), 1), now_ns=clock.now_ns
+    )
+    source.open()
+    assert tried.wait(30)
+    thread = source._thread
+    assert thread is not None
+    while source.error is None:
+        thread.join(0.01)
+        assert thread.is_alive()
+    assert "busy" in str(source.error)
+    assert thread.is_alive()
+    source.close()

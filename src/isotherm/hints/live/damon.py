@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from isotherm.core.availability import Availability
@@ -36,6 +37,8 @@ from isotherm.hints.live.damon_trace import Regions, RegionTrace
 from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.regions import coarsened, to_flat
 from isotherm.machine.linux.spaces import SpaceMap
+
+log = structlog.get_logger()
 
 #: Ranges of one process that are told to DAMON; smaller gaps count as memory.
 RANGES_A_TARGET: Final = 64
@@ -109,7 +112,7 @@ class DamonRegions:
         self._measured = (0, 0, 0)  # pid, its CPU time, when
         self._charged = (0, 0)  # pid, its CPU time as far as it was charged
         self._lost = 0
-        self.error: IsothermError | None = None
+        self.error: Exception | None = None
 
     @staticmethod
     def probe() -> Availability:
@@ -173,10 +176,16 @@ class DamonRegions:
         while not self._stop.wait(0.1):
             try:
                 self.step()
-            except IsothermError as error:
-                self.error = error
+            except (IsothermError, OSError) as error:
+                self._tell(error)
                 if self._stop.wait(5.0):
                     return
+
+    def _tell(self, error: Exception) -> None:
+        """Keep what went wrong, and say it once; the next step tries again."""
+        if str(error) != str(self.error):
+            log.warning("source", name=self.name, why=str(error))
+        self.error = error
 
     def step(self) -> None:
         """Follow the spaces, keep to the budget, and restart what has ended.

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from isotherm.core.availability import Availability
@@ -38,6 +39,8 @@ from isotherm.hints.live.damon_admin import (
 )
 from isotherm.hints.live.damon_trace import Regions, RegionTrace
 from isotherm.machine.linux.spaces import SpaceMap
+
+log = structlog.get_logger()
 
 #: Checks at one place before the window goes on.
 CHECKS: Final = 4
@@ -122,7 +125,7 @@ class DamonPages:
         self._spent_ns = 0.0  # charged at this place
         self._measured = (0, 0)  # kernel thread and its CPU time
         self._done: list[HintBatch] = []
-        self.error: IsothermError | None = None
+        self.error: Exception | None = None
 
     @staticmethod
     def probe() -> Availability:
@@ -190,8 +193,8 @@ class DamonPages:
         while not self._stop.wait(self._pause_s()):
             try:
                 self.step()
-            except IsothermError as error:
-                self.error = error
+            except (IsothermError, OSError) as error:
+                self._tell(error)
                 self._flat = self._flat[:0]
                 if self._stop.wait(5.0):
                     return
@@ -202,6 +205,12 @@ class DamonPages:
             rest_s = (self._rest_until_ns - self._now_ns()) / 1e9
             return min(max(rest_s, 0.05), 1.0)
         return max(0.02, (CHECKS - self._seen) * self._window_us / 1e6)
+
+    def _tell(self, error: Exception) -> None:
+        """Keep what went wrong, and say it once; the next step tries again."""
+        if str(error) != str(self.error):
+            log.warning("source", name=self.name, why=str(error))
+        self.error = error
 
     def step(self) -> None:
         """Read what was reported, and move the window when it has seen enough.
