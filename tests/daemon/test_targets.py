@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from isotherm.core.errors import TargetGoneError, UsageError
+from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
 from isotherm.daemon.rundir import RunDirectory
-from isotherm.daemon.targets import Claims, check_processes, find_cgroup
+from isotherm.daemon.targets import Claims, check_processes, find_cgroup, memcg_path
 
 
 def test_a_process_that_is_there_is_fine():
@@ -52,6 +53,24 @@ def test_a_cgroup_by_directory_or_below_the_mount(tmp_path):
     assert group == find_cgroup(str(group))
     assert group == find_cgroup("a/b", tmp_path)
     assert group == find_cgroup("/a/b", tmp_path)
+
+
+def test_a_cgroups_path_is_below_its_mount(tmp_path):
+    """Wherever the hierarchy is mounted, and in a container below its root."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
+        "34 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+        "35 31 0:32 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
+        "36 31 0:33 /pod /sys/fs/cgroup/unified rw shared:4 - cgroup2 none rw\n"
+        "37 23 0:34 / /mnt/groups rw - cgroup2 none rw\n"
+    )
+    base = Path("/sys/fs/cgroup")
+    assert "/db" == memcg_path(base / "memory/db", tmp_path)
+    assert "/pod/db/one" == memcg_path(base / "unified/db/one", tmp_path)
+    assert "/db" == memcg_path(Path("/mnt/groups/db"), tmp_path)
+    with pytest.raises(UnsupportedError, match="pids/db: in no cgroup hierarchy"):
+        memcg_path(base / "pids/db", tmp_path)
 
 
 def test_a_cgroup_that_is_not_there(tmp_path):

@@ -30,7 +30,7 @@ from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.rundir import HOST, RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.service import Service
 from isotherm.daemon.sources import check_names
-from isotherm.daemon.targets import Claims, find_cgroup
+from isotherm.daemon.targets import Claims, find_cgroup, memcg_path
 from isotherm.daemon.waiting import Waiter
 from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.targets.discover import read_members
@@ -302,7 +302,7 @@ class _Session:
         request = self.request
         below = None
         if self.cgroup is not None:
-            below = "/" + str(self.cgroup).partition("/cgroup/")[2]
+            below = memcg_path(self.cgroup)
         mover = KernelMover(
             host.machine.topology,
             Steered(host.pids, below, request.config.migration.limit_mib_s),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from isotherm.core.errors import TargetGoneError, UsageError
+from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
 from isotherm.daemon.rundir import RunDirectory
 
 #: Where cgroup v2 is mounted, and where hybrid systems have it.
@@ -54,6 +54,36 @@ def find_cgroup(name: str, root: Path = Path("/")) -> Path:
         + ", ".join(str(path) for path in tried),
         hint="name it as /proc/PID/cgroup does",
     )
+
+
+def memcg_path(cgroup: Path, root: Path = Path("/")) -> str:
+    """Return a cgroup's path in the memory hierarchy, as DAMON's filters compare it.
+
+    Args:
+        cgroup: Its directory.
+        root: Where /proc is.
+
+    Raises:
+        UnsupportedError: It is in no mounted hierarchy that has the memory controller.
+    """
+    best: tuple[int, str] | None = None
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        # man proc(5): fields up to " - ", then type, source, super options.
+        fields, _, after = line.partition(" - ")
+        inside, mount = fields.split()[3:5]
+        kind, _, options = after.split()[:3]
+        has_memory = kind == "cgroup2" or "memory" in options.split(",")
+        if kind not in ("cgroup", "cgroup2") or not has_memory:
+            continue
+        if cgroup.is_relative_to(mount) and (best is None or len(mount) > best[0]):
+            below = cgroup.relative_to(mount)
+            best = len(mount), str(Path(inside) / below)
+    if best is None:
+        raise UnsupportedError(
+            f"{cgroup}: in no cgroup hierarchy with the memory controller",
+            hint="name a cgroup of version 2",
+        )
+    return best[1]
 
 
 class Claims:
