@@ -12,6 +12,7 @@ import pytest
 
 from isotherm.core import changes as module
 from isotherm.core.changes import HostChanges, JournalBusyError, undoes
+from isotherm.core.errors import IsothermError, NotPermittedError
 
 UNDONE: list[dict[str, object]] = []
 
@@ -289,3 +290,110 @@ def test_every_line_is_json(tree, tmp_path):
     changes.restore()
     changes.close()
     assert ["format", "change", "wrote"] == [next(iter(line)) for line in lines]
+
+
+def journal_of(tmp_path, *lines, **head):
+    """Return a journal of a dead process of this boot, as another wrote it."""
+    boot = module.BOOT_ID.read_text().strip()
+    first = {"format": "isotherm-journal", "version": 1, "boot": boot} | head
+    path = tmp_path / "journal"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "expected"),
+    [
+        ({"version": 2}, {}, "is of version 2, expected 1"),
+        ({"version": None}, {}, "is of version None, expected 1"),
+        ({"format": "other"}, {}, "is no journal of isotherm"),
+        ({}, {"change": 1, "path": "A", "old": "7", "mode": 3}, "holds what is no"),
+        ({}, {"change": 1, "path": "A", "old": 7}, "holds what is no change"),
+        ({}, {"change": 1, "kind": "x", "module": "", "facts": []}, "holds what is no"),
+        ({}, {"wrote": 1, "change": "x", "path": "A", "old": "7"}, "holds what is no"),
+    ],
+)
+def test_a_journal_that_is_not_ours_is_told(tree, tmp_path, head, line, expected):
+    """Its file is named, with what to do; nothing of it is done, nothing is lost."""
+    if "path" in line:
+        line = line | {"path": str(tree / "a")}
+    journal = journal_of(tmp_path, line, **head)
+    before = journal.read_bytes()
+    for begin in (HostChanges.recover, HostChanges):
+        with pytest.raises(IsothermError) as error:
+            begin(journal)
+        assert error.value.message.startswith(f"{journal}: {expected}")
+        assert "remove the file" in str(error.value.hint)
+    assert before == journal.read_bytes()
+    assert "0\n" == (tree / "a").read_text()
+
+
+def test_no_journal_at_all_is_told(tmp_path):
+    """A file of something else is left as it is."""
+    (tmp_path / "journal").write_text("shopping\nlist\n")
+    (tmp_path / "journal").chmod(0o600)
+    with pytest.raises(IsothermError, match="is no journal of isotherm"):
+        HostChanges(tmp_path / "journal")
+    assert "shopping\nlist\n" == (tmp_path / "journal").read_text()
+
+
+def test_facts_of_another_version_are_told(tree, tmp_path):
+    """A change whose facts its undo does not know stays; the others are undone."""
+    path = str(tree / "a")
+    journal = journal_of(
+        tmp_path,
+        {"change": 1, "path": path, "old": "9"},
+        {"change": 2, "kind": "test-thing", "module": "", "facts": {"title": "x"}},
+        {"change": 3, "kind": "y", "module": "isotherm.core.no_such", "facts": {}},
+    )
+    said = HostChanges.recover(journal)
+    assert [
+        "y: not restored: nobody knows how to undo y",
+        f"test-thing: not restored: {module._why(KeyError('name'))}",
+        f"{path}: '0' -> '9'",
+    ] == said
+    assert journal.exists()
+
+
+def test_the_folder_is_ours_alone_whatever_the_umask(tmp_path):
+    """With a umask of 0 nobody else may write it or the journal."""
+    before = os.umask(0)
+    try:
+        changes = HostChanges(tmp_path / "run" / "journal")
+    finally:
+        os.umask(before)
+    paths = (tmp_path / "run", tmp_path / "run" / "journal")
+    assert [0o700, 0o600] == [path.stat().st_mode & 0o777 for path in paths]
+    changes.close()
+
+
+@pytest.mark.parametrize("planted", ["writable", "link", "file", "owner", "journal"])
+def test_a_journal_that_others_could_have_written_is_refused(tree, tmp_path, planted):
+    """Not one line of it is undone, and what is wrong is said."""
+    directory = tmp_path / "run"
+    directory.mkdir(mode=0o700)
+    path = str(tree / "a")
+    journal = journal_of(directory, {"change": 1, "path": path, "old": "owned"})
+    expected = "a directory of user"
+    if planted == "writable":
+        directory.chmod(0o770)
+    elif planted == "link":
+        directory = directory.rename(tmp_path / "theirs")
+        (tmp_path / "run").symlink_to(directory)
+    elif planted == "file":
+        journal.rename(tmp_path / "elsewhere")
+        journal.symlink_to(tmp_path / "elsewhere")
+        expected = "a file of user"
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    elif planted == "owner":
+        os.chown(directory, 65534, 65534)
+    else:
+        os.chown(journal, 65534, 65534)
+        expected = "a file of user"
+    for begin in (HostChanges.recover, HostChanges):
+        with pytest.raises(NotPermittedError, match=expected) as error:
+            begin(tmp_path / "run" / "journal")
+        assert "ISOTHERM_RUN_DIRECTORY" in str(error.value.hint)
+    assert "0\n" == (tree / "a").read_text()

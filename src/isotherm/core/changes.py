@@ -9,6 +9,7 @@ The journal is one JSON document a line. The first line says which boot it
 belongs to: what was changed before a reboot is gone with it.
 """
 
+import contextlib
 import errno
 import fcntl
 import importlib
@@ -21,10 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from isotherm.core.errors import IsothermError, UnsupportedError
+from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedError
+from isotherm.core.private import check_private_file, make_private, not_private
 
 FORMAT: Final = "isotherm-journal"
 VERSION: Final = 1
+#: To open a journal that others remove, or its folder, at the same time.
+_TRIES: Final = 100
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 #: The thing that was changed is no longer there: nothing is left to undo.
@@ -33,6 +37,9 @@ GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESRCH})
 #: A file that shows all its choices with the present one in brackets, as
 #: /sys/kernel/mm/transparent_hugepage/enabled and zram's comp_algorithm do.
 _CHOICE = re.compile(r"(?:^|\s)\[([^\]\s]+)\](?:\s|$)")
+
+#: What an undo raises on facts that are not those it knows.
+_BAD_FACTS: Final = (LookupError, TypeError, ValueError)
 
 Facts = Mapping[str, Any]
 Undo = Callable[[Facts], str]
@@ -85,12 +92,15 @@ class HostChanges:
     the same journal are taken over and undone with the own ones.
 
     Args:
-        journal: Where changes are written down, folders made if missing; None
+        journal: Where changes are written down, its folder made if missing; None
             keeps them in memory only, which a kill does not survive.
         boot_id: What names this boot of the kernel.
 
     Raises:
         JournalBusyError: Another live process holds the journal.
+        NotPermittedError: The journal or its folder is another user's, or others
+            may write it: what it says is not believed.
+        IsothermError: It is no journal, or one of another version of isotherm.
     """
 
     def __init__(self, journal: Path | None, *, boot_id: Path = BOOT_ID) -> None:
@@ -102,7 +112,11 @@ class HostChanges:
         self._file: int | None = None
         if journal is not None:
             self._file = _open_locked(journal)
-            self._read()
+            try:
+                self._read()
+            except IsothermError:
+                os.close(self._file)
+                raise
 
     # -- making changes ----------------------------------------------------
 
@@ -172,7 +186,7 @@ class HostChanges:
                     continue
                 try:
                     said.append(_undo(entry))
-                except (OSError, IsothermError) as error:
+                except (OSError, IsothermError, *_BAD_FACTS) as error:
                     said.append(f"{entry.subject}: not restored: {_why(error)}")
                     continue
                 self._forget(entry)
@@ -205,8 +219,10 @@ class HostChanges:
 
         Raises:
             JournalBusyError: The process is not dead: it holds the journal.
+            NotPermittedError: The journal may be another user's work.
+            IsothermError: It is no journal, or one of another version.
         """
-        if not journal.exists():
+        if not os.path.lexists(journal):
             return []
         changes = cls(journal, boot_id=boot_id)
         try:
@@ -248,25 +264,65 @@ class HostChanges:
         lines = os.pread(self._file, size, 0).split(b"\n")
         # A line without its end was never waited for: its change was not made.
         documents = [_parse(line) for line in lines[:-1]]
-        head = documents[0] if documents else None
-        if head is None or head.get("format") != FORMAT or head["boot"] != self._boot:
+        if not documents or not self._is_of_this_boot(documents[0]):
             os.ftruncate(self._file, 0)
             self._log({"format": FORMAT, "version": VERSION, "boot": self._boot})
             return
+        try:
+            entries = _entries(documents[1:])
+        except (LookupError, TypeError) as error:
+            raise self._foreign(f"holds what is no change: {error}") from None
         os.ftruncate(self._file, size - len(lines[-1]))
-        entries: dict[int, _Entry] = {}
-        for line in documents[1:]:
-            if line is None:
-                continue
-            if "change" in line:
-                number = line.pop("change")
-                entries[number] = _Entry(number, **line)
-            elif "wrote" in line and line["wrote"] in entries:
-                entries[line["wrote"]].wrote = line["value"]
-            elif "undone" in line:
-                entries.pop(line["undone"], None)
         self._entries = list(entries.values())
         self._number = max(entries, default=0)
+
+    def _is_of_this_boot(self, head: dict[str, Any] | None) -> bool:
+        """Return whether a journal is of this boot, by its first line.
+
+        Raises:
+            IsothermError: It is no journal, or of another version and this boot.
+        """
+        if head is None or head.get("format") != FORMAT or "boot" not in head:
+            raise self._foreign("is no journal of isotherm")
+        if head["boot"] != self._boot:
+            return False  # whatever it says went with that boot
+        if head.get("version") != VERSION:
+            said = head.get("version")
+            raise self._foreign(f"is of version {said!r}, expected {VERSION}")
+        return True
+
+    def _foreign(self, what: str) -> IsothermError:
+        return IsothermError(
+            f"{self._journal}: {what}",
+            hint="isotherm stop of the version that wrote it undoes what is in it;"
+            " without one remove the file: a reboot undoes it, too",
+        )
+
+
+def _entries(documents: list[dict[str, Any] | None]) -> dict[int, _Entry]:
+    """Return the changes of a journal that are not undone, by number.
+
+    Raises:
+        KeyError: A field is missing.
+        TypeError: There is one that is not known, or not of its type.
+    """
+    entries: dict[int, _Entry] = {}
+    for line in documents:
+        if line is None:
+            continue
+        if "change" in line:
+            number = line.pop("change")
+            entry = entries[number] = _Entry(number, **line)
+            words = (entry.old, entry.kind, entry.module, entry.path or "")
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError(f"change {number}: expected texts")
+            if not isinstance(entry.facts, dict) or not isinstance(number, int):
+                raise TypeError(f"change {number}: expected a number and facts")
+        elif "wrote" in line and line["wrote"] in entries:
+            entries[line["wrote"]].wrote = line["value"]
+        elif "undone" in line:
+            entries.pop(line["undone"], None)
+    return entries
 
 
 def read_value(path: Path) -> str:
@@ -298,7 +354,8 @@ def write_value(path: Path, value: str) -> None:
 def _undo(entry: _Entry) -> str:
     if entry.path is None:
         if entry.kind not in _undos and entry.module.startswith("isotherm."):
-            importlib.import_module(entry.module)
+            with contextlib.suppress(ImportError):  # another version has it
+                importlib.import_module(entry.module)
         if entry.kind not in _undos:
             raise UnsupportedError(f"nobody knows how to undo {entry.kind}")
         return _undos[entry.kind](entry.facts)
@@ -320,6 +377,8 @@ def _undo(entry: _Entry) -> str:
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return errno.errorcode.get(error.errno, str(error.errno))
+    if isinstance(error, _BAD_FACTS):
+        return f"its facts are not those of this version: {error!r}"
     return str(error)
 
 
@@ -340,10 +399,22 @@ def _boot(path: Path) -> str:
 
 def _open_locked(journal: Path) -> int:
     """Return a descriptor of the journal that holds its lock."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    while True:
-        file = os.open(journal, flags, 0o600)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    for _ in range(_TRIES):
+        make_private(journal.parent)
+        try:
+            file = os.open(journal, flags, 0o600)
+        except FileNotFoundError:
+            continue  # who ended last has removed the folder meanwhile
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise not_private(journal, "is a symbolic link", "a file") from None
+            raise
+        try:
+            check_private_file(journal, file)
+        except NotPermittedError:
+            os.close(file)
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -361,6 +432,7 @@ def _open_locked(journal: Path) -> int:
             _sync_directory(journal.parent)
             return file
         os.close(file)
+    raise IsothermError(f"{journal}: was removed {_TRIES} times while it was opened")
 
 
 def _sync_directory(directory: Path) -> None:

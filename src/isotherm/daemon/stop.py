@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
-from isotherm.daemon.rundir import RunDirectory, RunRecord, start_ticks
+from isotherm.daemon.rundir import RunDirectory, RunRecord
 from isotherm.daemon.waiting import STOP_SIGNAL
 
 
@@ -70,7 +70,7 @@ def stop(
 
     Raises:
         UsageError: It is not clear who is meant.
-        NotPermittedError: A daemon is another user's.
+        NotPermittedError: A daemon is another user's, or the directory may be.
         IsothermError: A daemon did not answer in time.
     """
     done = Stopped(recovered=directory.recover())
@@ -87,7 +87,7 @@ def _stop_one(directory: RunDirectory, run: RunRecord, wait_s: float) -> None:
     except ProcessLookupError:
         return
     try:
-        if start_ticks(run.pid) != run.start_ticks:
+        if not directory.is_alive(run):
             return  # it has ended, and its number is somebody else's
         signal.pidfd_send_signal(pidfd, STOP_SIGNAL)
         poll = select.poll()

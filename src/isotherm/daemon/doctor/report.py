@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from isotherm.core.availability import Availability
+from isotherm.core.errors import IsothermError
 from isotherm.daemon.doctor.actuators import find_actuators, memory_nodes
 from isotherm.daemon.doctor.devices import find_devices
 from isotherm.daemon.doctor.files import entries, read
@@ -122,6 +123,10 @@ def _others() -> list[Availability]:
     """Return the other isotherms of this user that run."""
     from isotherm.daemon.rundir import RunDirectory, run_directory  # noqa: PLC0415
 
+    try:
+        runs = RunDirectory(run_directory()).runs()
+    except IsothermError as error:
+        return [Availability("isotherm", "mover", False, error.message, error.hint)]
     return [
         Availability(
             "isotherm",
@@ -130,5 +135,5 @@ def _others() -> list[Availability]:
             f"pid {run.pid} manages {run.targets}",
             f"isotherm stop {run.pid}",
         )
-        for run in RunDirectory(run_directory()).runs()
+        for run in runs
     ]
