@@ -77,6 +77,7 @@ def test_a_dry_run_moves_nothing(
     result = json.loads(out)
     assert result["dry_run"]
     assert result["promoted_pages"] > 0
+    assert any("promote" == what["direction"] for what in result["planned"])
     assert 0 == pages_on(target.pid, target.hot, 0)
 
 

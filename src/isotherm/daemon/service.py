@@ -158,7 +158,7 @@ class Service:
         self.observers = list(observers)
         self._alive, self._pressure, self._cpu_ns = alive, pressure, cpu_ns
         self._coarser, self._make_engine = coarser, make_engine
-        self._rank = rank_column(machine.topology, 256).astype(np.int64)
+        self.rank = rank_column(machine.topology, 256).astype(np.int64)
         self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
         self._seen_by = sorted({source.mechanism.value for source in sources})
         self.pacer = Pacer(
@@ -258,7 +258,7 @@ class Service:
 
     def _take_tiers(self, topology: Topology) -> None:
         """Go on with nodes that have come, or without those that have gone."""
-        self._rank = rank_column(topology, 256).astype(np.int64)
+        self.rank = rank_column(topology, 256).astype(np.int64)
         tiers = [list(tier.nodes) for tier in topology.tiers]
         log.info("tiers", nodes=tiers)
         self.tiers.append({"epoch": self.epochs, "tiers": tiers})
@@ -291,7 +291,7 @@ class Service:
         if step.hotness is not None:
             self._estimate_fast_share(step.hotness, node)
         wished = self.gate.wished
-        down = self._rank[wished.node] > self._rank[node[wished.page]]
+        down = self.rank[wished.node] > self.rank[node[wished.page]]
         unit = self.unit_pages
         self.wished_pages[0] += int(np.count_nonzero(~down)) * unit
         self.wished_pages[1] += int(np.count_nonzero(down)) * unit
@@ -307,7 +307,7 @@ class Service:
         total = float(rate.sum())
         if total <= 0:
             return
-        share = float(rate[self._rank[node[page]] == 0].sum()) / total
+        share = float(rate[self.rank[node[page]] == 0].sum()) / total
         if self.fast_share is None:
             self.fast_share = self.fast_share_at_start = share
         self.fast_share += SMOOTH * (share - self.fast_share)

@@ -24,6 +24,7 @@ from isotherm.daemon.answers import Answers
 from isotherm.daemon.host import Host, check_tiers, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.movers import Mover, refuse
+from isotherm.daemon.planned import Planned
 from isotherm.daemon.preflight import Checked, Request, preflight
 from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
@@ -278,6 +279,9 @@ class _Session:
                 round(request.config.loop.epoch_s * 1e9),
                 service.engine.move_cost_ns(),
             )
+        planned = Planned()
+        if request.dry_run:
+            service.observers.append(planned)
         try:
             with host.serving(service), self._answering(service):
                 log.info(
@@ -288,7 +292,7 @@ class _Session:
                     dry_run=request.dry_run,
                 )
                 reason = service.run(self.waiter.wait, request.duration_s)
-            result = service.result() | host.result()
+            result = service.result() | host.result() | {"planned": planned.ranges}
         except BaseException:
             if recorder is not None:
                 recorder.abandon()

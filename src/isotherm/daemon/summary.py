@@ -72,6 +72,7 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         f"{word} {render_bytes(result['moved_bytes'])}:"
         f" {result['promoted_pages']} pages up, {result['demoted_pages']} down"
     )
+    lines += [_planned(what) for what in result.get("planned", ())]
     lines += [
         f"failed: {failed['pages']} tries {failed['name']}, {failed['class']}"
         for failed in result["failed"]
@@ -94,3 +95,13 @@ def _own(result: Mapping[str, Any]) -> list[str]:
     if result["brake"]:
         lines.append(f"the brake acted {len(result['brake'])} times")
     return lines
+
+
+def _planned(what: Mapping[str, Any]) -> str:
+    """Return one range that a dry run would move, within 80 columns."""
+    rate = "" if what["rate"] is None else f"  hot {what['rate']:.1f}/page/s"
+    return (
+        f"{what['direction']:<7}  {what['start']:x}  {render_bytes(what['bytes'])}"
+        f"  node{what['from_node']} -> node{what['to_node']}{rate}"
+        f"  saves {what['gain_ns'] / 1e6:.1f} ms"
+    )
