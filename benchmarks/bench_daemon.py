@@ -31,7 +31,7 @@ from isotherm.core.clock import VirtualClock
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.budget import choose_unit
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
-from isotherm.daemon.config import Config
+from isotherm.daemon.config import BudgetConfig, Config
 from isotherm.daemon.service import Service
 from isotherm.hints.batch import AccessedBits, HintBatch, Look, Mechanism
 from isotherm.hints.capability import Capability
@@ -142,11 +142,11 @@ class Bits:
         return (HintBatch("bits", start_ns, now_ns, seen),)
 
 
-def measure(gib: int) -> dict[str, float]:
+def measure(gib: int, floor_mib: float) -> dict[str, float]:
     """Run some epochs at one size; return what they took."""
     pages = gib << 18
     before = resident()
-    config = Config()
+    config = Config(budget=BudgetConfig(memory_floor_mib=floor_mib))
     budget = config.budget
     unit = choose_unit(pages, budget.memory_permille, budget.memory_floor_mib * 2**20)
     table = Table(pages)
@@ -172,6 +172,7 @@ def measure(gib: int) -> dict[str, float]:
     length_s = service.pacer.epoch_s
     return {
         "gib": gib,
+        "floor_mib": floor_mib,
         "unit": unit,
         "epoch_ms": float(np.median(late)) * 1e3,
         "least_ms": float(late.min()) * 1e3,
@@ -188,14 +189,14 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
-def measure_apart(gib: int) -> dict[str, float]:
+def measure_apart(gib: int, floor_mib: float) -> dict[str, float]:
     """Measure in a process of its own: memory is not given back."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        measure(1)  # import and compile
-        os.write(theirs, json.dumps(measure(gib)).encode())
+        measure(1, floor_mib)  # import and compile
+        os.write(theirs, json.dumps(measure(gib, floor_mib)).encode())
         os._exit(0)
     os.close(theirs)
     with os.fdopen(ours) as pipe:
@@ -206,12 +207,13 @@ def measure_apart(gib: int) -> dict[str, float]:
 
 def render_sizes(rows: list[dict[str, float]]) -> str:
     """Return the table of sizes."""
-    head = ["managed", "unit", "epoch", "range", "every", "share of a core"]
+    head = ["managed", "floor", "unit", "epoch", "range", "every", "share of a core"]
     return markdown(
         [*head, "state", "of managed"],
         [
             [
                 f"{row['gib']:.0f} GiB",
+                f"{row['floor_mib']:.0f} MiB",
                 f"{row['unit']:.0f} pages",
                 f"{row['epoch_ms']:.1f} ms",
                 f"{row['least_ms']:.1f} to {row['most_ms']:.1f}",
@@ -269,7 +271,15 @@ def main() -> None:
                 publish("daemon-live", live)
         if not given.gib:
             return
-    sizes = render_sizes([measure_apart(gib) for gib in given.gib or [4, 64, 1024]])
+    usual = BudgetConfig().memory_floor_mib
+    # Where the floor keeps single pages, also what the budget alone would give.
+    rows = [
+        measure_apart(gib, floor_mib)
+        for gib in given.gib or [4, 64, 1024]
+        for floor_mib in (usual, 0.0)
+        if floor_mib == usual or gib << 10 < 1000 * usual
+    ]
+    sizes = render_sizes(rows)
     print(sizes)
     if given.publish:
         publish("daemon", sizes)
