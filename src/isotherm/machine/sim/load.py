@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isotherm.core.errors import UsageError
 from isotherm.core.units import CACHE_LINE_BYTES, NS_PER_S, PAGE_BYTES
-from isotherm.machine.sim.queueing import latency_factor
+from isotherm.machine.sim.queueing import factor_of_waiting, latency_factor
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.trace.stream import AccessStream, Background
 
@@ -25,9 +25,6 @@ Ints = NDArray[np.int64]
 #: that it ends below a millionth of itself.
 HALVINGS = 24
 
-
-#: Halvings of the bracket of a factor under traffic that waits: 12 wide at first.
-WAIT_HALVINGS = 24
 
 #: Stall that an epoch's accesses need when it is stretched so much, nanoseconds.
 Needed = Callable[[float], float]
@@ -238,8 +235,7 @@ class Load:
         """Return the factors of nodes, with the traffic that waits for them.
 
         So many lines in flight are so many a latency (Little's law): the slower a
-        node, the fewer bytes. The factor that they bring falls as the factor that
-        they meet grows, so that there is one where both are the same.
+        node, the fewer bytes.
 
         Args:
             asked: Bytes of all else, float64[2, nodes].
@@ -248,21 +244,16 @@ class Load:
             base_ns: Unloaded latency, float64[nodes].
             dt_ns: Length of the epoch.
         """
-
-        def factor(load: Floats) -> Floats:
-            share = self._spec.queue_share
-            return latency_factor(load[0], load[1], room[0], room[1], share)
-
-        low = factor(asked)
-        if not waiting.any():
-            return low
-        most = waiting * (CACHE_LINE_BYTES * dt_ns / base_ns)
-        high = np.maximum(factor(asked + most / low), low)
-        for _ in range(WAIT_HALVINGS):
-            middle = 0.5 * (low + high)
-            more = factor(asked + most / middle) > middle
-            low, high = np.where(more, middle, low), np.where(more, high, middle)
-        return 0.5 * (low + high)
+        share = self._spec.queue_share
+        factor = latency_factor(asked[0], asked[1], room[0], room[1], share)
+        if waiting.any():
+            load = (asked / room).sum(0)
+            most = (waiting * CACHE_LINE_BYTES * dt_ns / room).sum(0) / base_ns
+            for node in np.flatnonzero(most):
+                factor[node] = factor_of_waiting(
+                    float(load[node]), float(most[node]), share
+                )
+        return factor
 
     def settle(
         self,

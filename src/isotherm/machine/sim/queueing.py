@@ -35,3 +35,32 @@ def latency_factor(
     load = read_bytes / read_room_bytes + write_bytes / write_room_bytes
     load = np.minimum(load, LOAD_CAP)
     return 1.0 + queue_share * load * load / (1.0 - load)
+
+
+#: Halvings of the load's bracket, less than 1 wide.
+HALVINGS = 40
+
+
+def factor_of_waiting(load: float, most: float, queue_share: float) -> float:
+    """Return a node's factor with traffic that waits for it.
+
+    The traffic loads the node with ``most`` over the factor, and the factor follows
+    from the load; the more load, the more of it is asked for, so that there is one.
+
+    Args:
+        load: Of all else, >= 0.
+        most: Of the traffic that waits, were the node unloaded.
+        queue_share: ``k``.
+
+    >>> round(factor_of_waiting(0.0, 1.0, 0.25), 3)
+    1.363
+    """
+    low, high = min(load, LOAD_CAP), LOAD_CAP
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        factor = 1.0 + queue_share * middle * middle / (1.0 - middle)
+        if (middle - load) * factor < most:
+            low = middle
+        else:
+            high = middle
+    return 1.0 + queue_share * high * high / (1.0 - high)
