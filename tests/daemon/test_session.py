@@ -17,6 +17,7 @@ from isotherm.core.errors import (
 from isotherm.daemon.config import Config, SourcesConfig
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.preflight import Request
+from isotherm.daemon.rundir import RunDirectory
 from isotherm.daemon.session import _wait_out, run_session
 from isotherm.daemon.summary import describe
 from isotherm.machine.linux.nodes import HostNodes
@@ -296,4 +297,22 @@ def test_a_command_that_ends_at_once_has_its_status_passed_on(
     assert ["the command had ended before its memory was looked at"] == describe(
         ended.result
     )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_be_stopped_while_its_sources_open(
+    tree, sleeper, tmp_path, two_tiers, monkeypatch
+):
+    """It is there for isotherm stop before anything is opened, and gone after."""
+    seen = []
+
+    def open_slowly(*_, **__):
+        runs = RunDirectory(tmp_path / "run").runs()
+        seen.extend((record.pid, record.pids) for record in runs)
+        raise UnsupportedError("nothing to look with")
+
+    monkeypatch.setattr("isotherm.daemon.session.open_host", open_slowly)
+    with pytest.raises(UnsupportedError, match="nothing to look with"):
+        run_session(request(tmp_path, tree, pids=(sleeper.pid,)))
+    assert [(os.getpid(), (sleeper.pid,))] == seen
     assert not (tmp_path / "run").exists()

@@ -9,9 +9,12 @@ from isotherm.daemon.socket import Question, ask
 
 
 def running(directory: Path | None = None) -> list[RunRecord]:
-    """Return the daemons that live and answer questions, by pid."""
+    """Return the daemons that live and answer questions, by pid.
+
+    One that still opens its sources does not answer yet.
+    """
     found = RunDirectory(directory or run_directory()).runs()
-    return [run for run in found if run.socket is not None]
+    return [run for run in found if run.socket and Path(run.socket).exists()]
 
 
 def list_managed(directory: Path | None = None) -> list[dict[str, Any]]:

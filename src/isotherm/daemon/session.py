@@ -154,6 +154,7 @@ class _Session:
     def _look_after(self, pids: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
         """Manage or steer until it is over; return why it is, and what was done."""
         request = self.request
+        self._announce(pids)  # sources take their time to open: it can be stopped
         with open_host(
             pids,
             self.cgroup,
@@ -166,7 +167,6 @@ class _Session:
             if request.dry_run
             else Claims(self.runs, insist=not request.with_other_movers),
         ) as host:
-            self._announce(pids)
             if request.mover == "kernel":
                 return self._steer(host)
             return self._manage(host)
