@@ -47,7 +47,7 @@ def until(condition):
 class View:
     """Ten accesses a second on every page."""
 
-    def rate(self, page):
+    def stall_rate(self, page):
         """Return rates."""
         return np.full(len(page), 10.0, np.float32)
 

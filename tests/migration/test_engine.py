@@ -99,7 +99,7 @@ def test_promises_are_followed(fake_machine):
     """A promoted page with 10 accesses/s earns 1700 ns a second, less 2500."""
 
     class View:
-        def rate(self, page):
+        def stall_rate(self, page):
             return np.full(len(page), 10.0, np.float32)
 
     machine = fake_machine([4, 4], column(1, 1))

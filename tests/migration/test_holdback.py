@@ -222,7 +222,7 @@ def test_an_engine_makes_moves_dearer_where_it_is_told_to(fake_machine, dear):
     """What the policy reads is the cost times the dearness, or the plain cost."""
 
     class View:
-        def rate(self, page):
+        def stall_rate(self, page):
             return np.full(len(page), 1e-6, np.float32)
 
     machine = fake_machine([4000, 4000], np.ones(4000, np.uint8))

@@ -13,6 +13,7 @@ from isotherm.machine.protocol import NOT_PRESENT
 from isotherm.policy import cells as cm
 
 NOWHERE = np.empty((0, 2), np.int64)
+UNSHIFTED = np.empty(0, np.int8)
 SEEDS = st.integers(0, 2**32 - 1)
 numba_only = pytest.mark.skipif(
     BACKEND != "numba", reason="ISOTHERM_KERNELS=numpy: there is only the twin"
@@ -83,6 +84,7 @@ def test_assign_equals_its_twin(pages, weight, seed):
     stride = int(rng.integers(1, 4))
     edges = np.unique(rng.integers(0, blocks + 1, 4))
     ahead = edges[: len(edges) // 2 * 2].reshape(-1, 2)
+    shift = rng.integers(-96, 97, blocks if seed % 2 else 0).astype(np.int8)
     found = []
     for run in both("assign"):
         state = (
@@ -91,7 +93,7 @@ def test_assign_equals_its_twin(pages, weight, seed):
             full_count(cell, counted, 3),
             np.zeros((cm.CELLS, cm.CELLS), np.float32),
         )
-        run(*columns, *tables, first, last, *state, weight, stride, ahead)
+        run(*columns, *tables, first, last, *state, weight, stride, ahead, shift)
         found.append(state)
     for compiled, plain in zip(*found, strict=True):
         assert np.array_equal(plain, compiled)
@@ -158,6 +160,7 @@ def test_every_page_is_in_one_cell_of_its_tier():
         0.0,
         1,
         NOWHERE,
+        UNSHIFTED,
     )
     tier = columns[4][columns[3]]
     assert tier.tolist() == counted.tolist()
@@ -208,6 +211,7 @@ def test_population_stays_a_full_count(pages, epochs, seed):
             float(epoch > 0),
             1,
             NOWHERE,
+            UNSHIFTED,
         )
         inside = slice(min(pages, 8 * first), min(pages, 8 * last))
         stayed = (was[inside] < 3) & (tier[node[inside]] < 3)
@@ -244,6 +248,7 @@ def test_transitions_count_where_pages_went(stride):
         2.0,
         stride,
         NOWHERE,
+        UNSHIFTED,
     )
     expected = np.zeros((cm.CELLS, cm.CELLS), np.float32)
     for p in range(80, 320):
@@ -263,7 +268,7 @@ def test_where_a_page_goes_counts_only_between_tiers(was):
     tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
     cm.assign(
         code, history, region, node, tier, *tables, 0, 8, cell, counted,
-        full_count(cell, counted, 2), transitions, 1.0, 1, NOWHERE,
+        full_count(cell, counted, 2), transitions, 1.0, 1, NOWHERE, UNSHIFTED,
     )  # fmt: skip
     assert 0 == transitions.sum()
     assert (tier[node] == counted).all()
@@ -277,12 +282,37 @@ def test_pages_ahead_of_a_sweep_have_cells_of_their_own():
     tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
     cm.assign(
         *columns, *tables, 0, 8, cell, counted, np.zeros((cm.CELLS, 3), np.int32),
-        np.zeros((1, 1), np.float32), 0.0, 1, np.array([[1, 2], [4, 6]]),
+        np.zeros((1, 1), np.float32), 0.0, 1, np.array([[1, 2], [4, 6]]), UNSHIFTED,
     )  # fmt: skip
     in_way = np.isin(np.arange(64) // 8, [1, 4, 5])
     own = tables[1][columns[0] >> ar.EXPOSURE_BITS] // cm.REGION_LEVELS
     assert (cm.AHEAD + own[in_way]).tolist() == cell[in_way].tolist()
     assert (cell[~in_way] < cm.AHEAD).all()
+
+
+def test_a_shift_moves_pages_as_a_higher_rate_would():
+    """A block that stalls twice the mean has the cells of pages twice as hot."""
+    rng = np.random.default_rng(5)
+    code, history, region, node, tier = random_pages(rng, 64, 2)
+    code = ((400 + np.arange(64)) << ar.EXPOSURE_BITS).astype(np.uint16)
+    region = np.full(8, 100, np.uint8)
+    tables = cm.history_table(), cm.own_table(1.0), cm.region_table(1.0)
+
+    def cells(code, region, shift):
+        cell = np.zeros(64, np.uint16)
+        counted = np.full(64, cm.NOT_COUNTED, np.uint8)
+        cm.assign(
+            code, history, region, node, tier, *tables, 0, 8, cell, counted,
+            np.zeros((cm.CELLS, 3), np.int32), np.zeros((1, 1), np.float32), 0.0, 1,
+            NOWHERE, shift,
+        )  # fmt: skip
+        return cell.tolist()
+
+    octave = code + np.uint16(32 << ar.EXPOSURE_BITS)  # 32 codes of a page's rate
+    hotter = cells(octave, region + np.uint8(8), UNSHIFTED)
+    assert hotter == cells(code, region, np.full(8, 8, np.int8))
+    assert hotter != cells(code, region, np.zeros(8, np.int8))
+    assert cells(code, region, UNSHIFTED) == cells(code, region, np.zeros(8, np.int8))
 
 
 def test_pages_without_memory_are_not_taken():

@@ -47,6 +47,9 @@ class Samples:
         period: Accesses per sample, after correction for losses.
         latency_ns: How long the access took, float32[n], 0 unknown; None if the
             source cannot tell.
+        stall_ns: For how much of that its processor waited for it and for nothing
+            else, float32[n], NaN unknown; None if the source cannot tell. (Intel's
+            retire latency is one; misses in flight at a time share theirs.)
     """
 
     page: NDArray[np.uint32]
@@ -54,6 +57,7 @@ class Samples:
     initiator: NDArray[np.uint8] | None
     period: float
     latency_ns: NDArray[np.float32] | None = None
+    stall_ns: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

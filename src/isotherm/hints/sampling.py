@@ -37,6 +37,16 @@ class SampleColumns(Protocol):
         """Samples dropped."""
         ...
 
+    @property
+    def latency_ns(self) -> NDArray[np.float32] | None:
+        """How long each took; None if untold."""
+        ...
+
+    @property
+    def stall_ns(self) -> NDArray[np.float32] | None:
+        """For how much of that its processor waited for it; None if untold."""
+        ...
+
 
 class SamplingMachine(Protocol):
     """What a sampling driver needs of a machine."""
@@ -64,7 +74,7 @@ class SamplingSource:
     """
 
     mechanism = Mechanism.SAMPLING
-    capability = Capability(knows_initiator=True)
+    capability = Capability(knows_initiator=True, knows_latency=True)
 
     def __init__(self, machine: SamplingMachine, sample_ns: float) -> None:
         self._machine = machine
@@ -80,7 +90,14 @@ class SamplingSource:
     def drain(self) -> tuple[HintBatch, ...]:
         """Return one batch."""
         got = self._machine.drain_samples()
-        seen = Samples(got.page, got.write, got.initiator, got.period)
+        seen = Samples(
+            got.page,
+            got.write,
+            got.initiator,
+            got.period,
+            got.latency_ns,
+            got.stall_ns,
+        )
         start_ns, self._start_ns = self._start_ns, self._machine.now_ns()
         cost_ns = (len(got.page) + got.lost) * self._sample_ns
         return (

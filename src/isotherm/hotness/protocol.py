@@ -1,12 +1,15 @@
 """The seam of the hot-memory abstraction: batches in, a view out."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch
 from isotherm.machine.protocol import SpacesChanged
+
+if TYPE_CHECKING:
+    from isotherm.hotness.stall import StallView  # brings numba
 
 
 class HotnessView(Protocol):
@@ -28,6 +31,13 @@ class HotnessView(Protocol):
 
     def rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Return the posterior mean rate of pages."""
+        ...
+
+    def stall_rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Return the rate of pages in accesses that stall like the mean one.
+
+        The rate itself where no source tells what accesses stall.
+        """
         ...
 
     def deviation(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
@@ -141,6 +151,11 @@ class EvidenceView(HotnessView, Protocol):
     @property
     def counted_share(self) -> float:
         """Accesses that devices count over those that rates are of; 1: unknown."""
+        ...
+
+    @property
+    def stall(self) -> "StallView | None":
+        """What accesses stall, by block; None where no source tells."""
         ...
 
     @property

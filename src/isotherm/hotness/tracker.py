@@ -33,6 +33,7 @@ from isotherm.hotness.single_pages import (
     spread_checks,
     unlike_whole,
 )
+from isotherm.hotness.stall import StallWeights
 from isotherm.hotness.view import TrackerView
 from isotherm.machine.protocol import SpacesChanged
 
@@ -79,6 +80,7 @@ class GammaTracker:
         half_life_s: Of a page's evidence.
         region_half_life_s: Of a region's, at least.
         region_blocks: Blocks of eight pages in a region.
+        weigh_stall: Keep what accesses stall, where a source tells.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class GammaTracker:
         half_life_s: float = HALF_LIFE_S,
         region_half_life_s: float = REGION_HALF_LIFE_S,
         region_blocks: int = REGION_BLOCKS,
+        weigh_stall: bool = True,
     ) -> None:
         self.pages = pages
         self.blocks = -(-pages // BLOCK_PAGES)
@@ -112,6 +115,7 @@ class GammaTracker:
         self.edge = np.zeros(self.blocks, np.uint8)
         self._unlike = np.zeros((2, regions.CLASSES))
         self.initiators = InitiatorShares(self.blocks)
+        self.stall = StallWeights(self.blocks) if weigh_stall else None
         self._bursts = BurstGuard()
         self._readers = BitReaders()
         self._counts = CountEvidence()
@@ -156,7 +160,8 @@ class GammaTracker:
         """State kept for a page, all of it."""
         columns = (self.code, self.history, self.looked, self.samples, self.region)
         total = sum(c.nbytes for c in columns) + self.stamp.nbytes + self.edge.nbytes
-        return (total + self.initiators.nbytes) / max(1, self.pages)
+        total += self.initiators.nbytes + (self.stall.nbytes if self.stall else 0)
+        return total / max(1, self.pages)
 
     def renew(self, change: SpacesChanged) -> None:
         """Put renewed pages back to the prior; make room for new ones.
@@ -185,6 +190,8 @@ class GammaTracker:
             whole = end // BLOCK_PAGES if end < pages else self.blocks
             self.stamp[-(-start // BLOCK_PAGES) : whole] = self._epoch & 0xFFFF
         self.initiators.renew(self.blocks, change)
+        if self.stall is not None:
+            self.stall.renew(self.blocks, change)
         self._fronts.renew(pages)
 
     def update(
@@ -198,7 +205,10 @@ class GammaTracker:
         for batch in batches:
             check(batch, self.pages)
         self._epoch += 1
-        self.initiators.fade(0.5 ** (self.epoch_s / self._half_life_s))
+        keep = 0.5 ** (self.epoch_s / self._half_life_s)
+        self.initiators.fade(keep)
+        if self.stall is not None:
+            self.stall.fade(keep)
         if self.reference is None:
             self._begin(batches, access_rate)
         self._follow_mean(access_rate)
@@ -226,6 +236,8 @@ class GammaTracker:
         if not self._has_looks(bits):
             self._look_in_turn(b0)
         self._region_rates()
+        if self.stall is not None:
+            self.stall.refresh(*self._fresh)
         if access_rate is None:
             self._estimate_mean()
         self._counted = None
@@ -475,6 +487,8 @@ class GammaTracker:
         regions.add_to_blocks(self.samples, seen.page, grown, salt)
         if seen.initiator is not None:
             self.initiators.add(seen.page, seen.initiator)
+        if self.stall is not None:
+            self.stall.add(seen)
 
     def _follow_fronts(self, batches: tuple[HintBatch, ...]) -> None:
         if self._sampling_period is not None:  # samples have come, now or before

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from isotherm.core.units import PAGES_PER_HUGE_PAGE
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
+from isotherm.hotness.stall import StallView
 
 if TYPE_CHECKING:
     from isotherm.hotness.tracker import GammaTracker
@@ -77,6 +78,11 @@ class TrackerView:
         return self._tracker.counted_share
 
     @property
+    def stall(self) -> StallView | None:
+        """What accesses stall, by block; None where no source tells."""
+        return None if self._tracker.stall is None else self._tracker.stall.view
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks whose region was worked out in the last update, [first, last)."""
         return self._tracker.fresh_blocks
@@ -85,6 +91,13 @@ class TrackerView:
         """Return the posterior mean rate of pages."""
         mean, _ = evidence.unpack_array(self._tracker.code[page])
         return (mean * self.reference).astype(np.float32)
+
+    def stall_rate(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Return the rate of pages in accesses that stall like the mean one."""
+        rate, stall = self.rate(page), self.stall
+        if stall is None:
+            return rate
+        return (rate * stall.relative(page)).astype(np.float32)
 
     def deviation(self, page: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Return the posterior deviation: sqrt(a) / b of the Gamma."""

@@ -16,6 +16,7 @@ from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.hints.batch import Mechanism
 from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
+from isotherm.lab.future import serves, workload_future
 from isotherm.lab.hint_sources import build_sources
 from isotherm.lab.placement import (
     check_placement,
@@ -30,7 +31,7 @@ from isotherm.machine.sim.spec import MachineSpec, load_machine
 from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
 from isotherm.observability.recorder import Recorder
-from isotherm.policy.bounds import Future, KnownFuture, count_future
+from isotherm.policy.bounds import Future
 from isotherm.policy.isotherm import Isotherm
 from isotherm.policy.plan import Outcome, Policy, Setup
 from isotherm.policy.registry import NEEDS_FUTURE, make_policy
@@ -176,11 +177,6 @@ def simulate(
     return run.result(time.perf_counter() - began)
 
 
-def workload_future(workload: Workload, pace: Pace) -> KnownFuture:
-    """Return the accesses per page and epoch of a whole workload, for bounds."""
-    return count_future((c.page for c in workload.epochs(pace)), workload.pages)
-
-
 def _accepted(policy: Policy) -> frozenset[Mechanism]:
     """Return the mechanisms that a policy can use, wanted or not: its ``accepts``."""
     accepted: frozenset[Mechanism] = getattr(policy, "accepts", policy.wants)
@@ -241,14 +237,18 @@ class _Run:
             parallelism=machine.parallelism,
             options=spec.options,
         )
-        if spec.policy in NEEDS_FUTURE and future is None:
-            future = workload_future(workload, self.pace)
+        if spec.policy in NEEDS_FUTURE and not serves(future, machine.load):
+            future = workload_future(workload, self.pace, machine.load)
         self.policy, self.hints = self._make_policy(setup, future)
         machine.place(self.policy.start(self._placement()))
         self.tracker = None
         if self.policy.uses_tracker:
             self.tracker = GammaTracker(
-                pages, self.pace.epoch_ns, self.hints, spec.seed
+                pages,
+                self.pace.epoch_ns,
+                self.hints,
+                spec.seed,
+                weigh_stall=getattr(self.policy, "weighs_stall", False),
             )
         if fill := _demand_fill(self.policy):
             if fill != "lru":

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from isotherm.lab.simulate import DEFAULT_PAGES, SimulationSpec, workload_future
+from isotherm.lab.future import workload_future
+from isotherm.lab.simulate import DEFAULT_PAGES, SimulationSpec
 from isotherm.lab.trace_cache import SweepFolder, TraceCache, remove_folder
 from isotherm.policy.bounds import KnownFuture
 from isotherm.policy.registry import NEEDS_FUTURE

@@ -170,7 +170,7 @@ class Books:
                 follower.account_epoch(
                     machine.clock.now_ns(),
                     dt_ns,
-                    view.rate,
+                    view.stall_rate,
                     machine.placement(),
                     machine.latency_ns(),
                     machine.parallelism,

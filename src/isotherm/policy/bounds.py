@@ -36,9 +36,16 @@ class Future(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownFuture:
-    """A future that was counted beforehand."""
+    """A future that was counted beforehand.
+
+    Attributes:
+        counts: Accesses per epoch and page; or stall, in units.
+        unit: Stall of one count over the latency of an access; None: counts are
+            accesses.
+    """
 
     counts: Counts
+    unit: float | None = None
 
 
 def count_epoch_twin(page: NDArray[np.uint32], out: Counts, limit: int) -> None:
@@ -82,6 +89,70 @@ def count_future(
         rows.append(row)
     none: Counts = np.zeros((0, pages), dtype)
     return KnownFuture(np.stack(rows) if rows else none)
+
+
+#: Units of the access that stalls most, in a count of stall.
+STALL_UNITS = 1024
+
+
+def count_stall_twin(
+    page: NDArray[np.uint32],
+    stream: NDArray[np.uint8],
+    units: NDArray[np.int64],
+    out: NDArray[np.uint32],
+    limit: int,
+) -> None:
+    """Twin of `count_stall`."""
+    total = out.astype(np.int64)
+    np.add.at(total, page, units[stream])
+    out[:] = np.minimum(total, limit)
+
+
+@kernel(twin=count_stall_twin)
+def count_stall(
+    page: NDArray[np.uint32],
+    stream: NDArray[np.uint8],
+    units: NDArray[np.int64],
+    out: NDArray[np.uint32],
+    limit: int,
+) -> None:
+    """Count stall per page; a count stops at ``limit``.
+
+    Args:
+        page: Flat pages accessed, uint32[n].
+        stream: Stream of each access, uint8[n].
+        units: Stall of an access of each stream, int64[streams], >= 0.
+        out: uint32[pages], added to.
+        limit: Largest count.
+    """
+    for i in range(page.size):
+        p = page[i]
+        out[p] = min(np.int64(out[p]) + units[stream[i]], np.int64(limit))
+
+
+def count_stall_future(
+    epochs: Iterable[tuple[NDArray[np.uint32], NDArray[np.uint8]]],
+    pages: int,
+    weight: NDArray[np.float64],
+) -> KnownFuture:
+    """Return the future of a stream of accesses that do not all stall alike.
+
+    Args:
+        epochs: Flat pages accessed and the stream of each, per epoch.
+        pages: Length of the flat page index.
+        weight: Stall of an access of each stream over its latency, float64[streams],
+            the largest > 0.
+    """
+    unit = float(weight.max()) / STALL_UNITS
+    units = np.rint(weight / unit).astype(np.int64)
+    limit = int(np.iinfo(np.uint32).max)
+    rows = []
+    for page, stream in epochs:
+        row = np.zeros(pages, np.uint32)
+        count_stall(page, stream, units, row, limit)
+        rows.append(row)
+    none = np.zeros((0, pages), np.uint32)
+    return KnownFuture(np.stack(rows) if rows else none, unit)
 
 
 class AllFast:

@@ -20,6 +20,7 @@ HISTORY_LEVELS = 4
 OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
 REGION_LEVELS = 11
 NOT_COUNTED = 255
+OWN_CODES = 4  # of a page's own rate in one of a region's: 32 and 8 an octave
 AHEAD = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS  # first cell ahead of a front
 CELLS = AHEAD + OWN_LEVELS  # there only the own rate counts
 
@@ -94,18 +95,25 @@ def assign_twin(
     weight: float,
     stride: int,
     ahead: NDArray[np.int64],
+    shift: NDArray[np.int8],
 ) -> None:
     """Numpy twin of `assign`."""
     page = np.arange(8 * first, min(8 * last, len(code)))
     if not len(page):
         return
-    part = by_region[region[page // 8]]
+    rate = (code[page] >> ar.EXPOSURE_BITS).astype(np.int64)
+    around = region[page // 8].astype(np.int64)
+    if len(shift):
+        step = shift[page // 8].astype(np.int64)
+        rate = np.clip(rate + OWN_CODES * step, 0, ar.RATE_CODES - 1)
+        around = np.clip(around + step, 0, REGION_CODES - 1)
+    part = by_region[around]
     new = part + by_history[history[page] & HISTORY_MASK]
-    new = new + by_own[code[page] >> ar.EXPOSURE_BITS]
+    new = new + by_own[rate]
     in_way = np.zeros(len(page), np.bool_)
     for low, high in ahead.tolist():
         in_way |= (page // 8 >= low) & (page // 8 < high)
-    own = by_own[code[page[in_way]] >> ar.EXPOSURE_BITS] // REGION_LEVELS
+    own = by_own[rate[in_way]] // REGION_LEVELS
     new[in_way] = AHEAD + own
     was = counted[page]
     before = was != NOT_COUNTED
@@ -141,6 +149,7 @@ def assign(
     weight: float,
     stride: int,
     ahead: NDArray[np.int64],
+    shift: NDArray[np.int8],
 ) -> None:
     """Put the pages of blocks ``[first, last)`` into their cells; keep the counts.
 
@@ -166,6 +175,8 @@ def assign(
         weight: Weight of one page; 0: do not count.
         stride: Count one block in so many.
         ahead: Blocks ahead of sweeps, ranges, ascending, int64[n, 2].
+        shift: What is added to the rates of a block's pages, and around it, in
+            codes of a region's rate, int8[blocks]; int8[0]: nothing.
     """
     pages = code.size
     none = population.shape[1] - 1
@@ -174,16 +185,20 @@ def assign(
         while at < len(ahead) and j >= ahead[at, 1]:
             at += 1
         in_way = at < len(ahead) and j >= ahead[at, 0]
-        part = by_region[region[j]]
+        step = np.int64(shift[j]) if shift.size > 0 else np.int64(0)
+        around = np.int64(region[j]) + step
+        part = by_region[min(max(around, np.int64(0)), np.int64(REGION_CODES - 1))]
         follow = weight > 0 and j % stride == 0
         for p in range(8 * j, min(8 * j + 8, pages)):
-            new = (
-                part
-                + by_history[history[p] & HISTORY_MASK]
-                + by_own[code[p] >> ar.EXPOSURE_BITS]
-            )
+            own = np.int64(code[p] >> ar.EXPOSURE_BITS)
+            if step != 0:
+                own = min(
+                    max(own + OWN_CODES * step, np.int64(0)),
+                    np.int64(ar.RATE_CODES - 1),
+                )
+            new = part + by_history[history[p] & HISTORY_MASK] + by_own[own]
             if in_way:
-                new = AHEAD + by_own[code[p] >> ar.EXPOSURE_BITS] // REGION_LEVELS
+                new = AHEAD + by_own[own] // REGION_LEVELS
             old = cell[p]
             now = tier[node[p]]
             was = counted[p]

@@ -216,6 +216,7 @@ class Clairvoyant:
         options = read_options(self.name, setup, {"parallelism": setup.parallelism})
         check_future(self.name, setup, future)
         self._parallelism = max(options["parallelism"], 1.0)
+        self._unit: float | None = getattr(future, "unit", None)
         self._paths = TierPaths(setup.topology)
         self._counts = _within_range(future.counts)
         self._trader = Trader(setup.pages)
@@ -281,7 +282,10 @@ class Clairvoyant:
         """
         tiers = self._paths.tiers
         by_node = unloaded_latency_ns(epoch.topology, epoch.latency_ns.mean(0))
-        by_node /= self._parallelism
+        if self._unit is None:
+            by_node /= self._parallelism
+        else:
+            by_node *= self._unit
         latency_ns = np.array([by_node[nodes].mean() for nodes in tiers])
         move_ns = np.array(
             [[epoch.move_cost_ns[np.ix_(a, b)].mean() for b in tiers] for a in tiers]

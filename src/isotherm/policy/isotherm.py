@@ -26,6 +26,7 @@ from isotherm.hints.batch import (
     Samples,
 )
 from isotherm.hotness.protocol import EvidenceView
+from isotherm.hotness.stall import StallView, sample_weights
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure
@@ -53,6 +54,7 @@ DEAR = 1.5  # times the known cost of an entry: once may be chance
 DEAR_WALKS = 8  # in a row are not
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
+NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
 LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
@@ -66,11 +68,14 @@ Floats = NDArray[np.float64]
 class Isotherm:
     """The policy; see the module. Options: none that need tuning.
 
+    ``stall`` 1 (default) values a page by what its accesses stall, where a source
+    tells; 0 by their number alone.
+
     Args:
         setup: Pages, topology, capacities, hints.
 
     Raises:
-        UsageError: The setup names an option; there are none.
+        UsageError: The setup names another option.
     """
 
     name = "isotherm"
@@ -79,7 +84,9 @@ class Isotherm:
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
-        read_options(self.name, setup, {})
+        options = read_options(self.name, setup, {"stall": 1.0})
+        self.weighs_stall = options["stall"] != 0
+        self._stall: StallView | None = None  # of the last decision
         self._setup = setup
         self._epoch_s = setup.epoch_ns / NS_PER_S
         self._cell: Cells = np.zeros(setup.pages, np.uint16)
@@ -242,9 +249,7 @@ class Isotherm:
         found: tuple[float, float] | None = None
         for batch in batches:
             if isinstance(batch.seen, Samples):
-                page = self._in_a_tier(batch.seen.page)
-                exposure_s = self._epoch_s / batch.seen.period
-                rates.add_samples(self._cell[page], before, exposure_s)
+                self._learn_samples(batch.seen, before)
             elif isinstance(batch.seen, FaultDelays):
                 late = batch.seen
                 since_s = late.delay_s if late.exposure_s is None else late.exposure_s
@@ -255,29 +260,48 @@ class Isotherm:
                     since_s[fault],
                     self._cell[late.silent[silent]],
                     late.silent_s[silent],
+                    self._counts_for(late.page[fault]),
                 )
             elif isinstance(batch.seen, RangeCounts):
                 known = self._counted < self._tiers
-                rates.add_counts(
-                    *of_cells(
-                        batch,
-                        batch.seen,
-                        self._cell,
-                        known,
-                        rates.regressed,
-                        counted_share,
-                    )
+                count, exposure = of_cells(
+                    batch,
+                    batch.seen,
+                    self._cell,
+                    known,
+                    rates.regressed,
+                    counted_share,
                 )
+                if self._stall is not None:
+                    each = self._stall.relative(np.flatnonzero(known))
+                    each = np.bincount(self._cell[known], each, CELLS).astype(float)
+                    count = count * each / np.maximum(before, 1.0)
+                rates.add_counts(count, exposure)
             elif isinstance(batch.seen, RegionCounts):
                 self._learn_regions(batch.seen)
             elif isinstance(batch.seen, AccessedBits) and not batch.seen.opening:
                 found = self._learn_bits(batch, batch.seen) or found
         return found
 
-    def _in_a_tier(self, page: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Return the pages that were in a tier when they were last counted."""
-        known: NDArray[np.bool_] = self._counted[page] < self._tiers
-        return page if known.all() else page[known]
+    def _learn_samples(self, seen: Samples, before: Floats) -> None:
+        """Learn from samples of pages that were in a tier when last counted."""
+        page, exposure_s = seen.page, self._epoch_s / seen.period
+        count: Floats | None = None
+        if self._stall is not None:
+            weight = sample_weights(seen)
+            if weight is None:
+                weight = np.full(len(page), np.nan)
+            untold = np.isnan(weight)
+            weight[untold] = self._stall.relative(page[untold]) * self._stall.mean
+            count, exposure_s = self._stall.evidence(weight, exposure_s)
+        known = self._counted[page] < self._tiers
+        if not known.all():
+            page, count = page[known], None if count is None else count[known]
+        self._rates.add_samples(self._cell[page], before, exposure_s, count)
+
+    def _counts_for(self, page: NDArray[np.integer]) -> Floats | None:
+        """Return what an access of each page counts for; None: 1."""
+        return None if self._stall is None else self._stall.relative(page)
 
     def _learn_regions(self, seen: RegionCounts) -> None:
         """Spread a region's checks over its blocks, a page of each standing for it."""
@@ -290,7 +314,11 @@ class Isotherm:
         share = 1.0 / np.repeat(size, size)[inside]
         found = np.repeat(seen.nr_accesses, size)[inside] * share
         self._rates.add_regions(
-            self._cell[page[inside]], seen.checks * share, found, seen.interval_s
+            self._cell[page[inside]],
+            seen.checks * share,
+            found,
+            seen.interval_s,
+            self._counts_for(page[inside]),
         )
 
     def _learn_bits(
@@ -311,7 +339,7 @@ class Isotherm:
         page, bit = page[inside], bit[inside]
         if interval_s <= 0 or not len(page):
             return None
-        self._rates.add_bits(self._cell[page], bit, interval_s)
+        self._rates.add_bits(self._cell[page], bit, interval_s, self._counts_for(page))
         return None if drawn else (float(bit.mean()), interval_s)
 
     def _learn_entry(self, entry_ns: float) -> None:
@@ -333,6 +361,7 @@ class Isotherm:
         if self._population is None:
             first, last, weight = 0, len(view.region), 0.0
         self._follow_moves(epoch)
+        self._stall = view.stall if self.weighs_stall else None
         cell_module.assign(
             view.code,
             view.history,
@@ -351,6 +380,7 @@ class Isotherm:
             weight,
             self._stride,
             view.ahead,
+            NO_SHIFT if self._stall is None else self._stall.shift,
         )
         self._population = self._count[:, : self._tiers].astype(np.int64)
         return self._population

@@ -65,7 +65,11 @@ class CellRates:
         self._bit_exposure *= BIT_DECAY
 
     def add_samples(
-        self, cell: NDArray[np.uint16], population: Floats, exposure_s: float
+        self,
+        cell: NDArray[np.uint16],
+        population: Floats,
+        exposure_s: float,
+        count: Floats | None = None,
     ) -> None:
         """Add samples by the cell that their page was in before.
 
@@ -73,8 +77,10 @@ class CellRates:
             cell: Cell of every sample.
             population: Pages per cell in that epoch.
             exposure_s: Seconds of exposure per page: epoch over period.
+            count: What each sample counts for, float64[n]; None: 1.
         """
-        self._add(np.bincount(cell, minlength=CELLS), population * exposure_s)
+        found = np.bincount(cell, count, minlength=CELLS)
+        self._add(found, population * exposure_s)
 
     def add_faults(
         self,
@@ -82,6 +88,7 @@ class CellRates:
         seconds: NDArray[np.float32],
         silent: NDArray[np.uint16],
         silent_s: NDArray[np.float32],
+        count: Floats | None = None,
     ) -> None:
         """Add hint faults: one access each, after so long; silence is exposure.
 
@@ -90,10 +97,11 @@ class CellRates:
             seconds: How long it had been silent before.
             silent: Cell of every page that stayed silent.
             silent_s: For how long.
+            count: What the access of each fault counts for; None: 1.
         """
         exposure: Floats = np.bincount(cell, seconds, CELLS).astype(np.float64)
         exposure += np.bincount(silent, silent_s, CELLS)
-        self._add(np.bincount(cell, minlength=CELLS), exposure)
+        self._add(np.bincount(cell, count, minlength=CELLS), exposure)
 
     def add_counts(self, count: Floats, exposure: Floats) -> None:
         """Add accesses that a device has counted, and over how long, by cell."""
@@ -112,16 +120,29 @@ class CellRates:
         self._given += total * float(share @ apart**2)
 
     def add_bits(
-        self, cell: NDArray[np.uint16], bit: NDArray[np.bool_], interval_s: float
+        self,
+        cell: NDArray[np.uint16],
+        bit: NDArray[np.bool_],
+        interval_s: float,
+        count: Floats | None = None,
     ) -> None:
         """Add accessed bits as a Poisson stream seen through them would give.
 
         The share q of set bits means ``x = -ln(1 - q)`` accesses per page; its
         information about x is that of ``x e^-x / (1 - e^-x)`` counted ones.
+
+        Args:
+            cell: Cell of every page.
+            bit: Whether it was accessed.
+            interval_s: What the bits cover.
+            count: What an access of each page counts for; None: 1.
         """
         looked = np.bincount(cell, minlength=CELLS).astype(np.float64)
         found: Floats = np.bincount(cell, bit, CELLS).astype(np.float64)
-        self._add_shares(looked, found, interval_s)
+        each = None
+        if count is not None:
+            each = np.bincount(cell, count, CELLS) / np.maximum(looked, 1.0)
+        self._add_shares(looked, found, interval_s, each)
 
     def add_regions(
         self,
@@ -129,6 +150,7 @@ class CellRates:
         checks: NDArray[np.float64],
         nr_accesses: NDArray[np.float64],
         interval_s: float,
+        count: Floats | None = None,
     ) -> None:
         """Add checks of regions, by the cell of a page of each region's blocks.
 
@@ -137,15 +159,27 @@ class CellRates:
             checks: Checks that fall on the block.
             nr_accesses: Those of them that found a bit.
             interval_s: What one check covers.
+            count: What an access of each page counts for; None: 1.
         """
         looked: Floats = np.bincount(cell, checks, CELLS).astype(np.float64)
         found: Floats = np.bincount(cell, nr_accesses, CELLS).astype(np.float64)
-        self._add_shares(looked, found, interval_s)
+        each = None
+        if count is not None:
+            each = np.bincount(cell, count * checks, CELLS) / np.maximum(looked, 1e-9)
+        self._add_shares(looked, found, interval_s, each)
 
-    def _add_shares(self, looked: Floats, found: Floats, interval_s: float) -> None:
+    def _add_shares(
+        self,
+        looked: Floats,
+        found: Floats,
+        interval_s: float,
+        each: Floats | None = None,
+    ) -> None:
         q = np.minimum(found / np.maximum(looked, 1e-9), 0.98)
         x = -np.log1p(-q)
         seen = np.where(x > 1e-3, x * np.exp(-x) / np.maximum(q, 1e-9), 1.0)
+        if each is not None:
+            x = x * each
         self._bit_accesses += x * looked * seen
         self._bit_exposure += looked * interval_s * seen
 

@@ -153,7 +153,7 @@ class Load:
             np.zeros(self.rows, np.int64),
         )
         self._latency_ns = 0.0
-        #: Accesses in flight that shared a latency in the last epoch, on average.
+        #: Accesses that shared a latency in the last epoch, on average.
         self.met_parallelism = spec.parallelism
 
     def _check_background(self, row: Background) -> None:
@@ -303,6 +303,9 @@ class Load:
             if self.streams:
                 self._tell_rows(asked, factor, load)
         else:
+            accesses_by_row = per_row.sum((1, 2))
+            if waited := float(accesses_by_row @ self.weight):
+                self.met_parallelism = float(accesses_by_row.sum()) / waited
             rows_ns, fast_ns = self._tell_rows(asked, factor, load)
             stall_ns = float(rows_ns.sum()) + extra_ns / self.met_parallelism
             settled = Settled(factor, stall_ns, float(fast_ns.sum()), accesses)
@@ -332,9 +335,6 @@ class Load:
         self.tally.access_ns += rows_ns
         self.tally.all_fast_ns += fast_ns
         self._latency_ns += float(latency.sum())
-        stall = float(rows_ns.sum())
-        if stall > 0 and not self.alike:
-            self.met_parallelism = float(latency.sum()) / stall
         return rows_ns, fast_ns
 
     # ---- bandwidth

@@ -141,6 +141,7 @@ class SimMachine:
         self._spill = int(np.flatnonzero(self.tier_rank == last)[0])
         self.read_ns, self.write_ns = self.load.read_ns, self.load.write_ns
         self._loaded = self.read_ns.copy()
+        self._factor = np.ones(self._nodes)  # of the last epoch's load
         # Where a write costs what a read costs and there is one initiator, an
         # access needs no telling apart. (The lanes of play_plain hold four nodes.)
         self._plain = (
@@ -341,6 +342,27 @@ class SimMachine:
         self._clock.advance(start_ns + dt_ns - now_ns)
         return self._account(counts, n, dt_ns)
 
+    def miss_ns(
+        self,
+        page: NDArray[np.uint32],
+        write: NDArray[np.uint8],
+        initiator: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        """Return what misses of the last epoch took, float64[n].
+
+        Args:
+            page: Flat pages, where they are now.
+            write: 1 for a write.
+            initiator: Who made them; one that is not there is initiator 0.
+        """
+        node = self.flags[page] & play.NODE_MASK
+        who = np.where(initiator < len(self.read_ns), initiator, 0).astype(np.int64)
+        unloaded = np.where(
+            write > 0, self.write_ns[who, node], self.read_ns[who, node]
+        )
+        took: NDArray[np.float64] = unloaded * self._factor[node]
+        return took
+
     @property
     def mean_latency_ns(self) -> float:
         """Mean latency of the accesses so far."""
@@ -462,6 +484,7 @@ class SimMachine:
         settled = self.load.settle(
             counts, moved, others, dt_ns, self.expander, extra_ns
         )
+        self._factor = settled.factor
         self._loaded = self.read_ns * settled.factor
         per_node = settled.accesses[:, :, : self._nodes]
         if self.expander is not None:

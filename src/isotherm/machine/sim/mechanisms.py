@@ -30,14 +30,24 @@ def _seconds_since(
     return gap_s
 
 
+#: What an access takes that hits a cache: one of the first two levels.
+HIT_NS = 4.0
+
+
 class SimSampling:
-    """A PMU that samples every period-th access."""
+    """A PMU that samples every period-th access.
+
+    Where the workload's streams stall each in its own way, samples tell latency and
+    stall as well: whether the access missed is drawn, a miss takes what its node
+    takes, and holds its processor up for that over the misses in flight.
+    """
 
     def __init__(
         self, machine: SimMachine, period: int, seed: int, loss: float
     ) -> None:
         self._machine = machine
         self._sampler = Sampler(period, seed, loss)
+        self._rng = np.random.default_rng([seed, 0x57])
         machine.observers.append(self._sampler.observe)
 
     def now_ns(self) -> int:
@@ -46,7 +56,18 @@ class SimSampling:
 
     def drain_samples(self) -> Sampled:
         """Return the samples since the last call."""
-        return self._sampler.drain()
+        seen, load = self._sampler.drain(), self._machine.load
+        if load.alike or seen.stream is None:
+            return seen
+        row = seen.stream
+        missed = self._rng.random(len(row)) < load.miss_share[row]
+        took = self._machine.miss_ns(seen.page, seen.write, load.initiator[row])
+        return seen._replace(
+            latency_ns=np.where(missed, took, HIT_NS).astype(np.float32),
+            stall_ns=np.where(missed, took / load.parallelism[row], 0.0).astype(
+                np.float32
+            ),
+        )
 
     def set_period(self, period: int) -> None:
         """Take one sample in ``period`` accesses from now on."""

@@ -18,6 +18,10 @@ class Sampled(NamedTuple):
     initiator: NDArray[np.uint8]
     period: float  #: accesses per sample kept
     lost: int  #: samples that the ring or the hardware dropped
+    #: Stream of each, uint8[n]; None where the workload has none.
+    stream: NDArray[np.uint8] | None = None
+    latency_ns: NDArray[np.float32] | None = None  #: as in ``Samples``
+    stall_ns: NDArray[np.float32] | None = None  #: likewise
 
 
 class Sampler:
@@ -43,6 +47,7 @@ class Sampler:
         self._page: list[NDArray[np.uint32]] = []
         self._write: list[NDArray[np.uint8]] = []
         self._initiator: list[NDArray[np.uint8]] = []
+        self._stream: list[NDArray[np.uint8]] = []
         self._held = 0
         self._lost = 0
 
@@ -72,6 +77,8 @@ class Sampler:
         none = np.zeros(len(at), np.uint8)
         self._write.append(none if chunk.write is None else chunk.write[at])
         self._initiator.append(none if chunk.initiator is None else chunk.initiator[at])
+        if chunk.stream is not None:
+            self._stream.append(chunk.stream[at])
 
     def drain(self) -> Sampled:
         """Return the samples since the last drain."""
@@ -84,7 +91,9 @@ class Sampler:
             np.concatenate([none, *self._initiator]),
             period,
             lost,
+            np.concatenate(self._stream) if self._stream else None,
         )
         self._page, self._write, self._initiator = [], [], []
+        self._stream = []
         self._held = self._lost = 0
         return seen
