@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import structlog
 
 from isotherm.core.changes import HostChanges
+from isotherm.core.descriptors import as_many_as_allowed
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.budget import choose_unit, state_bytes
@@ -173,6 +174,7 @@ def open_host(
         UnsupportedError: One tier only, or nothing to look with.
     """
     with ExitStack() as stack:
+        stack.enter_context(as_many_as_allowed())
         follower = Follower(pids, () if cgroup is None else (cgroup,), claims=claims)
         stack.callback(follower.close)
         machine = LinuxMachine(follower, placement_budget_ns=placement_ns(config))

@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 
 from isotherm.core.changes import HostChanges
+from isotherm.core.descriptors import as_many_as_allowed
 from isotherm.core.errors import NotPermittedError, TargetGoneError, UsageError
 from isotherm.core.units import NS_PER_S
 from isotherm.daemon.config import BudgetConfig, Config, LoopConfig, SourcesConfig
@@ -210,6 +211,7 @@ def record_processes(wanted: Wanted, progress: Progress | None = None) -> TraceI
         stack.callback(changes.close)
         stack.callback(changes.restore)
         waiter = stack.enter_context(Waiter())
+        stack.enter_context(as_many_as_allowed())
         machine = LinuxMachine(
             Follower(wanted.pids), placement_budget_ns=_placement_ns(wanted)
         )

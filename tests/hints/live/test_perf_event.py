@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,30 @@ def test_a_thread_started_later_is_watched(new_target) -> None:
         page, tid, lost = faults(events, target)
     assert (list(range(23)), 1, 0) == (page, len(tid), lost)
     assert target.pid not in tid
+
+
+def test_threads_without_descriptors_are_left_out(new_target) -> None:
+    """Where there is room for some of the threads those are watched."""
+    target = new_target(PAGES)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ThreadEvents(SPEC) as events:
+        lowest = os.open("/", os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * lowest, before[1]))
+        try:
+            events.follow([target.pid])
+            assert 1 == events.unwatched
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        opened = os.open("/", os.O_RDONLY)
+        os.close(opened)
+        assert lowest == opened
+        events.follow([])
+        assert 0 == events.unwatched
+        events.follow([target.pid])
+        assert 0 == events.unwatched
+        target.write(0, 7)
+        assert list(range(7)) == faults(events, target)[0]
 
 
 def test_times_are_of_the_monotonic_clock(new_target) -> None:

@@ -1,6 +1,7 @@
 """Processes are followed through forks, threads, execs, mappings and exits."""
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from isotherm.core.errors import NotPermittedError, TargetGoneError
 from isotherm.machine.linux.intervals import total
+from isotherm.machine.linux.process import NoDescriptorError
 from isotherm.machine.linux.targets import follow as following
 from isotherm.machine.linux.targets.discover import (
     derive_descendants,
@@ -160,6 +162,83 @@ def test_what_is_found_is_claimed_first(
         follower.scan(now)
     assert ("release", found) == desk.told[-1]
     assert {child.pid} == follower.targets.keys()
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int], None]]:
+    """Return a function that limits this process's open files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def set_to(most: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+
+    yield set_to
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_who_finds_no_descriptor_is_left_out(
+    child: Any, follow: Callable[..., Follower], limit: Callable[[int], None]
+) -> None:
+    """The rest is followed, each that is not is told once, and tried again."""
+    forks = {child.do("os.fork() or time.sleep(60)") for _ in range(12)}
+    follower = follow(child.pid)
+    fits = follower.targets[child.pid].process.pagemap_fd() + 3 * 5
+    limit(int(fits / 0.75))
+    now = time.monotonic_ns()
+    for _ in range(3):
+        follower.scan(now)
+        now += 10**9
+    assert 3 <= len(follower.targets) <= 7
+    told = [e for e in follower.events if e.kind is EventKind.REFUSED]
+    assert forks - follower.targets.keys() == {event.pid for event in told}
+    assert len(told) == 13 - len(follower.targets)
+    assert "left out" in told[0].why
+    limit(256)
+    follower.scan(now + 11 * 10**9)
+    assert {child.pid, *forks} == follower.targets.keys()
+    for pid in forks:
+        os.kill(pid, 9)
+
+
+def test_even_named_ones_are_left_out(
+    child: Any, follow: Callable[..., Follower], limit: Callable[[int], None]
+) -> None:
+    """More processes by name than descriptors do not end the run."""
+    forks = [child.do("os.fork() or time.sleep(60)") for _ in range(5)]
+    lowest = os.open("/", os.O_RDONLY)
+    os.close(lowest)
+    limit(int((lowest + 2 * 3 + 4) / 0.75))
+    follower = follow(child.pid, *forks)
+    assert 1 <= len(follower.targets) <= 4
+    assert 6 - len(follower.targets) == len(
+        [event for event in follower.events if event.kind is EventKind.REFUSED]
+    )
+    for pid in forks:
+        os.kill(pid, 9)
+
+
+def test_without_a_descriptor_everybody_stays(
+    child: Any,
+    follow: Callable[..., Follower],
+    tmp_path: Path,
+    limit: Callable[[int], None],
+) -> None:
+    """A scan that can open nothing drops nobody, and the next one goes on."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "below/cgroup.procs").write_text(f"{child.pid}\n")
+    follower = follow(cgroups=[tmp_path])
+    now = time.monotonic_ns()
+    follower.scan(now)
+    limit(3)
+    with pytest.raises(NoDescriptorError):
+        read_members(tmp_path)
+    assert {} == read_parents()
+    assert ([], []) == follower.scan(now + 11 * 10**9)
+    limit(256)
+    assert {child.pid} == follower.targets.keys()
+    child.do("take(512)")
+    assert {child.pid} == {t.pid for t in follower.scan(now + 22 * 10**9)[0]}
 
 
 def test_an_exec_voids_everything(

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
+
+from isotherm.core import descriptors
 from isotherm.hints.live.perf_event_ring import Ring
 from isotherm.records.perf_ring import Field, RingRecords, SampleLayout, decode_ring
 
@@ -52,6 +55,8 @@ _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 5, 1 << 6
 _PRECISE_SHIFT = 15
 _USE_CLOCKID = 1 << 25
 _INHERIT_THREAD = 1 << 35  # v5.13; older kernels answer EINVAL
+
+log = structlog.get_logger()
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -194,7 +199,8 @@ class ThreadEvents:
         spec: The event.
         data_pages: Pages of each ring; None: as `ring_pages` says.
         most_events: Events (threads times CPUs) opened at most; threads that find
-            no room are counted in ``unwatched``.
+            no room, or for which no descriptor is left, are counted in
+            ``unwatched``, and the log says so.
     """
 
     def __init__(
@@ -202,11 +208,12 @@ class ThreadEvents:
     ) -> None:
         self.spec = spec
         self.layout = SampleLayout.of(spec.fields)
-        self.unwatched = 0
         self._data_pages = data_pages
         self._most = most_events
         self._rings: dict[int, Ring] = {}
         self._events: dict[int, list[int]] = {}  # by process
+        self._left_out: dict[int, int] = {}  # threads, by process
+        self._said = 0
 
     def open(self) -> None:
         """Map the rings.
@@ -223,6 +230,11 @@ class ThreadEvents:
         except OSError:
             self.close()
             raise
+
+    @property
+    def unwatched(self) -> int:
+        """Threads that are not watched for want of room."""
+        return sum(self._left_out.values())
 
     @property
     def pids(self) -> frozenset[int]:
@@ -242,13 +254,18 @@ class ThreadEvents:
             return True
         fds: list[int] = []
         done: set[int] = set()
+        left_out = 0
         try:
             for _ in range(8):
                 new = set(_threads(pid)) - done
                 if not new:
                     break
                 for tid in sorted(new):
-                    fds += self._watch_thread(tid)
+                    opened = self._watch_thread(tid, len(fds))
+                    if opened is None:
+                        left_out += 1
+                    else:
+                        fds += opened
                 done |= new
         except OSError:
             for fd in fds:
@@ -258,13 +275,13 @@ class ThreadEvents:
             fcntl.ioctl(fd, _IOC_ENABLE, 0)
         if not done:
             return False
-        self._events[pid] = fds
+        self._events[pid], self._left_out[pid] = fds, left_out
         return True
 
-    def _watch_thread(self, tid: int) -> list[int]:
-        if self._count() + len(self._rings) > self._most:
-            self.unwatched += 1
-            return []
+    def _watch_thread(self, tid: int, begun: int) -> list[int] | None:
+        """Return the events of a thread; None where there is no room for them."""
+        if self._count() + begun + len(self._rings) > self._most:
+            return None
         fds: list[int] = []
         try:
             for cpu, ring in self._rings.items():
@@ -277,7 +294,13 @@ class ThreadEvents:
                 os.close(fd)
             if error.errno == errno.ESRCH:  # the thread has ended
                 return []
+            if error.errno in descriptors.NONE_LEFT:
+                return None
             raise
+        if fds and not descriptors.fits(max(fds), descriptors.FOR_EVENTS):
+            for fd in fds:
+                os.close(fd)
+            return None
         return fds
 
     def _count(self) -> int:
@@ -285,6 +308,7 @@ class ThreadEvents:
 
     def forget(self, pid: int) -> None:
         """Stop watching a process."""
+        self._left_out.pop(pid, None)
         for fd in self._events.pop(pid, ()):
             os.close(fd)
 
@@ -299,6 +323,9 @@ class ThreadEvents:
             self.forget(pid)
         for pid in sorted(wanted - self.pids):
             self.watch(pid)
+        if self.unwatched > self._said:
+            log.warning("unwatched", threads=self.unwatched, limit=descriptors.HINT)
+        self._said = self.unwatched
 
     def drain(self) -> list[RingRecords]:
         """Return what every ring holds, decoded."""

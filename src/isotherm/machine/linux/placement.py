@@ -12,7 +12,7 @@ from isotherm.core.errors import NotPermittedError, TargetGoneError
 from isotherm.machine.linux import moving
 from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
 from isotherm.machine.linux.pagemap import FrameNodes, nodes_of_entries
-from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.process import NoDescriptorError, Process
 from isotherm.machine.linux.spaces import GRANULE, SpaceMap
 from isotherm.machine.protocol import NOT_PRESENT
 
@@ -180,7 +180,7 @@ class PlacementTable:
         began = time.perf_counter_ns()
         try:
             new = self._nodes_of(process, vpage, vpage + high - low)
-        except (TargetGoneError, NotPermittedError):
+        except (TargetGoneError, NotPermittedError, NoDescriptorError):
             return
         old = self._node[low:high]
         both = (old != new) & (old != NOT_PRESENT) & (new != NOT_PRESENT)

@@ -14,6 +14,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core import descriptors
 from isotherm.core.errors import (
     IsothermError,
     NotPermittedError,
@@ -28,6 +29,10 @@ from isotherm.machine.linux.mappings import Mappings, parse_maps
 #: One entry of /proc/PID/pagemap is 8 bytes.
 _ENTRY_BYTES: Final = 8
 _READ_BYTES: Final = 1 << 20
+
+
+class NoDescriptorError(IsothermError):
+    """There is no file descriptor left to look at a process with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class Process:
         UsageError: It is a thread.
         UnsupportedError: The kernel has no pidfd (Linux 5.3 added it).
         NotPermittedError: ``/proc/PID`` is hidden from us.
+        NoDescriptorError: None is left.
     """
 
     def __init__(self, pid: int) -> None:
@@ -134,6 +140,11 @@ class Process:
 
     def __repr__(self) -> str:
         return f"Process({self.pid})"
+
+    def fits(self) -> bool:
+        """Return whether its descriptors leave room for what else must be opened."""
+        newest = max(self.pidfd, self._proc, self._pagemap)
+        return descriptors.fits(newest, descriptors.FOR_PROCESSES)
 
     def close(self) -> None:
         """Give the descriptors back; waits for a call that uses them."""
@@ -348,11 +359,14 @@ def _as_error(pid: int, error: OSError) -> IsothermError:
         )
     if code in (errno.ESRCH, errno.ENOENT, errno.EBADF, errno.EINVAL):
         return gone(pid)
-    more = code in (errno.EMFILE, errno.ENFILE)
-    return IsothermError(
-        f"pid {pid}: cannot be looked at: {name}",
-        hint="ulimit -n, and fs.file-max, bound the processes" if more else None,
-    )
+    if code in descriptors.NONE_LEFT:
+        return no_descriptor(pid, name)
+    return IsothermError(f"pid {pid}: cannot be looked at: {name}")
+
+
+def no_descriptor(pid: int, why: str) -> NoDescriptorError:
+    """Return the error for a process that there are no descriptors for."""
+    return NoDescriptorError(f"pid {pid}: left out: {why}", hint=descriptors.HINT)
 
 
 def _leader(pid: int) -> int:

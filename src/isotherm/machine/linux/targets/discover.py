@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from isotherm.core.descriptors import HINT, NONE_LEFT
 from isotherm.core.errors import IsothermError, TargetGoneError
-from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.process import NoDescriptorError, Process
 
 
 def read_task_mark(root: Path = Path("/")) -> str:
@@ -27,23 +28,33 @@ def read_members(cgroup: Path) -> set[int]:
 
     Raises:
         TargetGoneError: There is no such cgroup (any more).
+        NoDescriptorError: It cannot be opened now: nobody knows who is in it.
     """
     pids: set[int] = set()
     try:
         pids.update(_read_procs(cgroup))
     except OSError as error:
+        _check_not_full(error)
         raise TargetGoneError(
             f"{cgroup}: expected a cgroup: {error.strerror}",
             hint="cgroups are directories under /sys/fs/cgroup",
         ) from error
-    for at, below, _ in os.walk(cgroup):
+    for at, below, _ in os.walk(cgroup, onerror=_check_not_full):
         for name in below:
             try:
                 pids.update(_read_procs(Path(at, name)))
-            except OSError:
+            except OSError as error:
+                _check_not_full(error)
                 continue  # it has just gone
     pids.discard(0)  # a process of another pid namespace
     return pids
+
+
+def _check_not_full(error: OSError) -> None:
+    """Raise NoDescriptorError where that is why something could not be opened."""
+    if error.errno in NONE_LEFT:
+        name = os.strerror(error.errno)
+        raise NoDescriptorError(f"{error.filename}: {name}", hint=HINT) from error
 
 
 def _read_procs(cgroup: Path) -> Iterable[int]:
@@ -71,7 +82,11 @@ def read_children(process: Process) -> set[int] | None:
 def read_parents(root: Path = Path("/")) -> dict[int, int]:
     """Return the parent of every process that can be seen: ``{pid: parent}``."""
     parents: dict[int, int] = {}
-    for name in os.listdir(root / "proc"):  # noqa: PTH208  # names
+    try:
+        names = os.listdir(root / "proc")  # noqa: PTH208  # names
+    except OSError:
+        return parents
+    for name in names:
         if not name.isdigit():
             continue
         try:

@@ -1,5 +1,6 @@
 """Following processes: forks, threads, execs, mappings and exits, once an epoch."""
 
+import contextlib
 import os
 import select
 import time
@@ -15,7 +16,12 @@ from isotherm.core.units import NS_PER_S
 from isotherm.machine.linux import syscalls
 from isotherm.machine.linux.intervals import total
 from isotherm.machine.linux.mappings import MappingPolicy
-from isotherm.machine.linux.process import Process, gone
+from isotherm.machine.linux.process import (
+    NoDescriptorError,
+    Process,
+    gone,
+    no_descriptor,
+)
 from isotherm.machine.linux.targets.discover import (
     derive_descendants,
     read_children,
@@ -105,7 +111,8 @@ class Follower:
             waits for the next. At least one process is always read.
         claims: Asked for every process that is found; those that are named are
             their namer's to claim. One that is another's is left alone, and asked
-            for again every ten seconds.
+            for again every ten seconds, and so is one for which there is no file
+            descriptor: three are open for each.
 
     Raises:
         TargetGoneError: A process or cgroup that was named is not there.
@@ -145,7 +152,10 @@ class Follower:
         self._searched_ns = self._members_ns = self._members_cost_ns = 0
         try:
             for pid in pids:
-                self._open(pid, 0)
+                try:
+                    self._open(pid, 0)
+                except NoDescriptorError as error:
+                    self._leave_alone(pid, error.message)
             for cgroup in self.cgroups:
                 read_members(cgroup)
         except IsothermError:
@@ -177,6 +187,8 @@ class Follower:
                     due.append(target)
             except TargetGoneError:
                 void.append(self._drop(target))
+            except NoDescriptorError as error:
+                self._say_why(target.pid, error.message, target.stat.comm)
         due.sort(key=lambda target: target.read_ns)
         changed: list[Target] = []
         for target in due:
@@ -190,6 +202,8 @@ class Follower:
             except NotPermittedError as error:
                 # An exec of a set-user-id program.
                 void.append(self._refuse(target, error))
+            except NoDescriptorError as error:
+                self._say_why(target.pid, error.message, target.stat.comm)
         self.cost_ns += time.perf_counter_ns() - began
         return changed, void
 
@@ -211,7 +225,9 @@ class Follower:
                 self._unripe = True  # between vfork and exec
                 raise gone(pid)
             os.close(process.open("maps"))
-            os.close(process.open("pagemap"))
+            process.pagemap_fd()
+            if not process.fits():
+                raise no_descriptor(pid, f"{len(self.targets)} are followed already")
         except IsothermError:
             process.close()
             raise
@@ -251,6 +267,9 @@ class Follower:
     def _leave_alone(self, pid: int, why: str, comm: str = "") -> None:
         """Do not try a process again for a while; say why, if that is new."""
         self._refused.add(pid)
+        self._say_why(pid, why, comm)
+
+    def _say_why(self, pid: int, why: str, comm: str) -> None:
         if self._why.get(pid) != why:
             self._why[pid] = why
             self.events.append(TargetEvent(EventKind.REFUSED, pid, comm, why=why))
@@ -297,13 +316,15 @@ class Follower:
         if self.cgroups or any(target.member for target in self.targets.values()):
             rest = max(_MEMBERS_NS, _MEMBERS_REST * self._members_cost_ns)
             if new or now_ns - self._members_ns >= rest:
-                left = self._search_members(now_ns)
+                with contextlib.suppress(NoDescriptorError):  # at the next scan
+                    left = self._search_members(now_ns)
         if not new:
             return left
         self._task_mark, self._searched_ns = mark, now_ns
         self._unripe = False
         if overdue:
-            self._why = {pid: self._why[pid] for pid in self._refused}
+            known = self._refused & self._why.keys()
+            self._why = {pid: self._why[pid] for pid in known}
             self._refused.clear()
         if self._descendants:
             self._search_descendants()
