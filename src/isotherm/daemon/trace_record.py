@@ -194,23 +194,28 @@ class _Facts:
 def record_processes(wanted: Wanted, progress: Progress | None = None) -> TraceInfo:
     """Record the hotness of processes until the time is over, or they are.
 
-    SIGINT ends a recording early; what was recorded until then is kept.
+    SIGINT ends a recording early; what was recorded until then is kept. What killed
+    runs have left is undone first.
 
     Raises:
         UsageError: A value is out of range, or a source is not known.
         TargetGoneError: A process is not there.
-        NotPermittedError: It may not be looked into.
+        NotPermittedError: It may not be looked into, or the run directory may be
+            another user's.
         UnsupportedError: There is nothing to look with.
     """
     wanted.check()
     _check_there(wanted.pids)
     runs = RunDirectory(run_directory())
     with ExitStack() as stack:
+        # Signals are taken until all is restored: the second ends nothing either.
+        waiter = stack.enter_context(Waiter())
         stack.callback(runs.close)
+        for line in runs.recover():
+            log.warning("recovered", after="a run that was killed", what=line)
         changes = _changes(runs)
         stack.callback(changes.close)
         stack.callback(changes.restore)
-        waiter = stack.enter_context(Waiter())
         stack.enter_context(as_many_as_allowed())
         machine = LinuxMachine(
             Follower(wanted.pids), placement_budget_ns=_placement_ns(wanted)
