@@ -462,17 +462,87 @@ def test_who_was_named_stays_whatever_its_cgroup(
     os.kill(forked, 9)
 
 
+BIND = (
+    "libc.syscall(237, ctypes.c_long({0} << 12), ctypes.c_long(64 << 12), 2, "
+    "ctypes.c_long(ctypes.addressof(kept.append(ctypes.c_ulong(1)) or kept[-1])), "
+    "ctypes.c_long(64), ctypes.c_long(0))"
+)
+
+
+def bind(child: Any, page: int) -> None:
+    """Have a child bind 64 pages to node 0."""
+    if os.uname().machine != "x86_64" or child.do(BIND.format(page)) != 0:
+        pytest.skip("mbind is not to be had here")
+
+
+def test_a_new_mapping_waits_for_its_policy(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """It is left out until policies are read: it may be bound to its node."""
+    kept = child.do("take(2048)")
+    follower = follow(child.pid)
+    now = time.monotonic_ns()
+    follower.scan(now)
+    target = follower.targets[child.pid]
+    target.rules_cost_ns = 10**9  # a large process
+    page = child.do("take(64)")
+    bind(child, page)
+    follower.scan(now + 9 * 10**9)
+    assert not holds(follower, child.pid, page)
+    assert target.managed.left_out["new"] >= 64
+    assert holds(follower, child.pid, kept)
+    changed, void = follower.scan(now + 201 * 10**9)
+    assert ([child.pid], []) == ([t.pid for t in changed], void)
+    assert holds(follower, child.pid, page)
+    assert "new" not in target.managed.left_out
+    vpage, node = np.array([page, page], np.uint64), np.array([0, 1], np.uint8)
+    assert [True, False] == target.allows(vpage, node).tolist()
+
+
+def test_what_was_there_stays_while_a_policy_is_read(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """A mapping that is cut in two, or joined by one below, is not given up."""
+    page = child.do("take(2048)")
+    follower = follow(child.pid)
+    now = time.monotonic_ns()
+    follower.scan(now)
+    target = follower.targets[child.pid]
+    target.rules_cost_ns = 10**9
+    child.do(f"libc.munmap(ctypes.c_long(({page} + 512) << 12), 64 << 12)")
+    follower.scan(now + 9 * 10**9)
+    assert target.has_new
+    expected = [True, False, True, True]
+    at = (0, 512, 576, 2047)
+    assert expected == [holds(follower, child.pid, page + each) for each in at]
+    child.do("take(64)")  # in the hole, or below
+    follower.scan(now + 18 * 10**9)
+    assert [True, True, True] == [
+        holds(follower, child.pid, page + at[i]) for i in (0, 2, 3)
+    ]
+
+
+def test_a_small_process_has_new_mappings_managed_at_once(
+    child: Any, follow: Callable[..., Follower]
+) -> None:
+    """Where reading policies takes no time it is done when mappings are."""
+    follower = follow(child.pid)
+    now = time.monotonic_ns()
+    follower.scan(now)
+    page = child.do("take(64)")
+    bind(child, page)
+    target = follower.targets[child.pid]
+    target.rules_cost_ns = min(target.rules_cost_ns, 10**6)
+    follower.scan(now + 1)
+    assert holds(follower, child.pid, page)
+    assert (page, page + 64, frozenset({0})) in target.bound
+
+
 def test_rules_are_read(child: Any, follow: Callable[..., Follower]) -> None:
     """Bound mappings, locked ones, and the nodes that the cpuset allows."""
     page = child.do("take(64)")
     locked = child.do("take(64)")
-    bind = (
-        "libc.syscall(237, ctypes.c_long({0} << 12), ctypes.c_long(64 << 12), 2, "
-        "ctypes.c_long(ctypes.addressof(kept.append(ctypes.c_ulong(1)) or kept[-1])), "
-        "ctypes.c_long(64), ctypes.c_long(0))"
-    )
-    if os.uname().machine != "x86_64" or child.do(bind.format(page)) != 0:
-        pytest.skip("mbind is not to be had here")
+    bind(child, page)
     if child.do(f"libc.mlock(ctypes.c_long({locked} << 12), 64 << 12)") != 0:
         pytest.skip("mlock is not permitted")
     follower = follow(child.pid)

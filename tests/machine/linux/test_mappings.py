@@ -125,10 +125,12 @@ NUMA_MAPS = b"""\
 
 def test_policies_that_bind_are_found() -> None:
     """Bound and interleaved memory has nodes that it may be on; a wish binds not."""
-    bound, huge = parse_numa_maps(NUMA_MAPS)
+    found = parse_numa_maps(NUMA_MAPS)
     expected = {0x7F0001000: "1", 0x7F0006000: "0,2", 0x7F0007000: "0-3"}
-    assert expected == bound
-    assert frozenset({0x7F0002000}) == huge
+    assert expected == found.bound
+    assert frozenset({0x7F0002000}) == found.hugetlb
+    starts = [line.split()[0] for line in NUMA_MAPS.splitlines()]
+    assert {int(start, 16) >> 12 for start in starts} == found.known
 
 
 def test_locks_are_read_from_flags() -> None:

@@ -226,21 +226,34 @@ _BIND: Final = re.compile(
 )
 
 
-def parse_numa_maps(text: bytes) -> tuple[dict[int, str], frozenset[int]]:
-    r"""Return what ``/proc/PID/numa_maps`` says that ``maps`` does not.
+@dataclass(frozen=True, slots=True)
+class NumaMaps:
+    """What ``/proc/PID/numa_maps`` says that ``maps`` does not.
 
-    Returns:
-        The node list of each mapping that is bound to nodes or interleaved over
-        them, by first virtual page, and the first pages of those that are of a huge
-        page pool.
+    Attributes:
+        bound: The node list of each mapping that is bound to nodes or interleaved
+            over them, by first virtual page.
+        hugetlb: First pages of those that are of a huge page pool.
+        known: First pages of all: what is said of them, or that nothing is.
+    """
 
-    >>> parse_numa_maps(b"7f0000000000 bind=static:1-2 anon=3 N1=3\n")[0]
+    bound: dict[int, str] = field(default_factory=dict)
+    hugetlb: frozenset[int] = frozenset()
+    known: frozenset[int] = frozenset()
+
+
+def parse_numa_maps(text: bytes) -> NumaMaps:
+    r"""Return what a ``/proc/PID/numa_maps`` file says.
+
+    >>> parse_numa_maps(b"7f0000000000 bind=static:1-2 anon=3 N1=3\n").bound
     {34091302912: '1-2'}
     """
     bound: dict[int, str] = {}
     huge: set[int] = set()
+    known: set[int] = set()
     for found in _POLICY.finditer(text):
         start = int(found[1], 16) // PAGE_BYTES
+        known.add(start)
         bind = _BIND.match(found[2])
         if bind is not None:
             bound[start] = bind[1].decode()
@@ -248,7 +261,7 @@ def parse_numa_maps(text: bytes) -> tuple[dict[int, str], frozenset[int]]:
         size = next((w for w in words if w.startswith(b"kernelpagesize_kB=")), b"=4")
         if b"huge" in words or int(size.partition(b"=")[2]) * 1024 > PAGE_BYTES:
             huge.add(start)
-    return bound, frozenset(huge)
+    return NumaMaps(bound, frozenset(huge), frozenset(known))
 
 
 _SMAPS_HEAD = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) [r-][w-]", re.ASCII)

@@ -1,7 +1,7 @@
 """One followed process: what of it is managed, and what it does not allow."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ from isotherm.machine.linux import pagemap
 from isotherm.machine.linux.intervals import (
     EMPTY,
     Ranges,
+    difference,
     intersection,
     normalised,
     total,
@@ -20,6 +21,7 @@ from isotherm.machine.linux.mappings import (
     Managed,
     MappingPolicy,
     Mappings,
+    NumaMaps,
     parse_locked,
     parse_maps,
     parse_numa_maps,
@@ -54,7 +56,9 @@ class Target:
         allowed: Nodes its cpuset allows; None: all.
         bound: First and last page and nodes of mappings bound to nodes, ascending.
         locked: Locked pages.
-        hugetlb: First pages of huge page pools' mappings.
+        rules: Policies of its mappings as read last; None: not yet.
+        ruled: Pages whose policy they tell.
+        has_new: Managed mappings begin where none did then.
         seen: What ``stat`` said when its mappings were read last.
         read_ns: When that was; 0: never.
         status_ns: When cpuset, swap and the sum of locks were read last.
@@ -73,7 +77,9 @@ class Target:
     allowed: frozenset[int] | None = None
     bound: tuple[tuple[int, int, frozenset[int]], ...] = ()
     locked: Ranges = field(default_factory=lambda: EMPTY)
-    hugetlb: frozenset[int] = frozenset()
+    rules: NumaMaps | None = None
+    ruled: Ranges = field(default_factory=lambda: EMPTY)
+    has_new: bool = False
     read_ns: int = 0
     status_ns: int = 0
     rules_ns: int = 0
@@ -99,11 +105,15 @@ class Target:
         """Forget what was true of the program before an exec."""
         self.process.renew()
         self.mappings, self.managed = parse_maps(b""), Managed(EMPTY)
-        self.bound, self.hugetlb, self.locked = (), frozenset(), EMPTY
+        self.bound, self.rules, self.locked = (), None, EMPTY
+        self.ruled, self.has_new = EMPTY, False
         self.read_ns = self.rules_ns = self.rules_cost_ns = self.status_ns = 0
 
     def read_mappings(self, policy: MappingPolicy) -> bool:
         """Read what is mapped; return whether what is managed has changed.
+
+        A mapping that is newer than the rules read last may be bound to nodes: it
+        is left out (``new``) until they are read again.
 
         Raises:
             TargetGoneError: It has ended.
@@ -112,15 +122,62 @@ class Target:
         before = self.managed.ranges
         self.seen = self.stat
         self.mappings = self.process.mappings()
-        starts = self.mappings.start
-        table = np.stack([starts, self.mappings.end], axis=1)
-        huge = normalised(table[np.isin(starts, list(self.hugetlb))])
+        rules = self.rules or NumaMaps()
+        huge = self._ranges_of(np.isin(self.mappings.start, list(rules.hugetlb)))
         managed = policy.select(self.mappings, self.locked, huge)
+        if self.rules is not None:
+            managed = self._only_known(managed, rules)
+        self.bound = self._derive_bound(rules.bound)
         held = self.stat.rss_pages + self.swapped_pages
         if total(managed.ranges) > 2 * held + _SLACK_PAGES:
             managed = self._only_populated(managed)
         self.managed = managed
         return not np.array_equal(before, managed.ranges)
+
+    def _ranges_of(self, chosen: NDArray[np.bool_]) -> Ranges:
+        """Return the pages of some mappings, normalised."""
+        table = np.stack([self.mappings.start, self.mappings.end], axis=1)
+        return normalised(table[chosen])
+
+    def _only_known(self, managed: Managed, rules: NumaMaps) -> Managed:
+        """Leave out pages whose policy is not known; note whether some may be new.
+
+        A mapping that grows upwards keeps its beginning and its policy. One that
+        begins elsewhere has been split, by mbind(2) perhaps, or joined with one
+        below: what was there stays.
+        """
+        known = np.isin(self.mappings.start, list(rules.known))
+        still = intersection(self.ruled, self._ranges_of(np.ones(len(known), np.bool_)))
+        self.ruled = normalised(np.concatenate([still, self._ranges_of(known)]))
+        moved = intersection(managed.ranges, self._ranges_of(~known))
+        self.has_new = len(moved) > 0
+        new = difference(moved, self.ruled)
+        if not len(new):
+            return managed
+        kept = difference(managed.ranges, new)
+        return Managed(kept, managed.left_out | {"new": total(new)})
+
+    def _derive_bound(
+        self, lists: Mapping[int, str]
+    ) -> tuple[tuple[int, int, frozenset[int]], ...]:
+        """Return the pages that are bound to nodes, ascending.
+
+        What was bound when the rules were read is until they are read again.
+        """
+        if not lists:
+            return ()
+        mappings = self.mappings
+        ends = dict(zip(mappings.start.tolist(), mappings.end.tolist(), strict=True))
+        before = {start: end for start, end, _ in self.bound}
+        rows = (
+            (start, max(ends.get(start, 0), before.get(start, 0)), text)
+            for start, text in sorted(lists.items())
+        )
+        return tuple(
+            (start, end, frozenset(parse_list(text, MAX_NODES)))
+            for start, end, text in rows
+            if end
+        )
 
     def _only_populated(self, managed: Managed) -> Managed:
         """Return the granules of long mappings that have pages, and short mappings."""
@@ -159,7 +216,7 @@ class Target:
         self.status_ns = max(now_ns, 1)
 
     def read_rules(self) -> None:
-        """Read which mappings have a memory policy or are locked.
+        """Read which mappings have a memory policy or are locked; then mappings.
 
         ``numa_maps``, and ``smaps`` if something is locked, walk its page tables:
         20 to 140 ns a page, so this is called seldom.
@@ -171,15 +228,8 @@ class Target:
         self.locked = EMPTY
         if self.locks:
             self.locked = parse_locked(self.process.read_bytes("smaps"))
-        lists, self.hugetlb = parse_numa_maps(self.process.read_bytes("numa_maps"))
-        ends = dict(
-            zip(self.mappings.start.tolist(), self.mappings.end.tolist(), strict=True)
-        )
-        self.bound = tuple(
-            (start, ends[start], frozenset(parse_list(text, MAX_NODES)))
-            for start, text in sorted(lists.items())
-            if start in ends
-        )
+        self.rules = parse_numa_maps(self.process.read_bytes("numa_maps"))
+        self.bound, self.ruled = (), EMPTY
 
     def allows(
         self, vpage: NDArray[np.uint64], node: NDArray[np.uint8]
