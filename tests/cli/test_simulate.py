@@ -223,6 +223,19 @@ def test_finished_runs_are_not_made_again(
 
 
 @pytest.mark.slow
+def test_compare_says_how_well_data_compress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for simulate; a run with another figure is another run, also in a file."""
+    out = ("--out", str(tmp_path / "grid.parquet"), "--jobs", "1")
+    words = ("compare", "--policies", "tpp", "--machines", "ocp-expander", *SMALL, *out)
+    for ratio in ("2", "4"):
+        rows = run_json(capsys, *words, "--compressibility", ratio)["results"]
+        said = {tuple(row["expander"]["compressibility"]) for row in rows}
+        assert {(float(ratio), float(ratio))} == said
+
+
+@pytest.mark.slow
 def test_compare_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """People see one table per workload, who wins, and no line over 80 columns."""
     words = ("compare", "--policies", "isotherm,tpp", "--workloads", "gups,uniform")

@@ -79,6 +79,7 @@ def compare(
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
+    compressibility: str | None = None,
     jobs: int | None = None,
     scheduler: str | None = None,
     report: Path | None = None,
@@ -126,6 +127,9 @@ def compare(
     fault
         Trouble for moves, name=share: busy, no_memory (of tries), vanished,
         pinned (of pages); may be repeated.
+    compressibility
+        How well the data compress, for ocp-expander: 2, or 3-1.5/60 (from 3:1 to
+        1.5:1 in 60 s); default: as the workload says, or 2.
     jobs
         Processes (default: one per core); results do not depend on it.
     scheduler
@@ -179,6 +183,7 @@ def compare(
         workload_options=workload_options,
         sampling_loss=sampling_loss,
         faults=faults,
+        compressibility=compressibility,
     )
     grid = Grid(
         policies=chosen["policies"],

@@ -90,6 +90,8 @@ def _without_hints(spec: SimulationSpec) -> SimulationSpec:
 def spec_values(spec: SimulationSpec) -> dict[str, Any]:
     """Return a spec as plain JSON values."""
     values: dict[str, Any] = msgspec.to_builtins(asdict(spec))
+    if values["recording"] is None:  # runs from before there were any keep their keys
+        del values["recording"]
     return values
 
 
