@@ -79,3 +79,13 @@ def test_no_samples_no_moves(bench, hint):
     """Without evidence nothing is balanced."""
     table = table_of(bench)
     assert [] == hint.moves(table.step(ColloidHeMem(table.setup())))
+
+
+def test_the_paper_evens_out_latencies(bench, hint):
+    """As above, of latencies: (250 - 80) / 330; 248 against 250 ns is even."""
+    table = table_of(bench)
+    policy = ColloidHeMem(table.setup(balance_latency=1))
+    table.step(policy, hint.samples([9] * 8), apply=False)
+    assert 170 / 330 == pytest.approx(policy.imbalance())
+    policy._latency.fast_ns, policy._latency.slow_ns = 248.0, 250.0
+    assert 0.0 == policy.imbalance()

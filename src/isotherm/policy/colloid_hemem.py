@@ -2,7 +2,8 @@
 
 The authors' HeMem (hemem, branch colloid; SCAN_AND_SORT): by Little's law a tier's
 occupancy is its rate of accesses times its latency. Pages change places between the
-tiers, largest difference first, until the occupancies are even.
+tiers, largest difference first, until the occupancies are even. The paper evens out
+the latencies instead: the option ``balance_latency``.
 """
 
 from collections.abc import Mapping
@@ -19,13 +20,20 @@ from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 
 #: Weight of a round's reading of the counters.
 ROUND_WEIGHT = 0.0625
+#: Latencies that differ by less, relatively, are even: epsilon of the paper, from
+#: memory.
+EVEN = 0.01
 
 
 class ColloidHeMem(HeMem):
     """HeMem's counts decide which pages, the occupancies how many."""
 
     name = "colloid-hemem"
-    defaults: Mapping[str, float] = {**HEMEM_DEFAULTS, "beta": 1.0}
+    defaults: Mapping[str, float] = {
+        **HEMEM_DEFAULTS,
+        "beta": 1.0,
+        "balance_latency": 0.0,
+    }
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -68,10 +76,15 @@ class ColloidHeMem(HeMem):
         """Return the share of accesses that should change tiers, up positive.
 
         ``(beta Or - Ol) / ((Il + Ir) (beta Or / Ir + Ol / Il))`` with occupancies
-        O and rates I of the local and the remote tier, and O / I the latency.
+        O and rates I of the local and the remote tier, and O / I the latency. With
+        ``balance_latency`` the difference of the latencies over their sum, or 0 if
+        they differ by less than `EVEN`.
         """
         beta = self._o["beta"]
         fast, slow = self._latency.fast_ns, self._latency.slow_ns
+        if self._o["balance_latency"] > 0:
+            apart = (slow - fast) / (slow + fast)
+            return apart if abs(slow - fast) > EVEN * fast else 0.0
         waits = beta * (1 - self._share) * slow - self._share * fast
         return waits / (beta * slow + fast)
 
