@@ -18,7 +18,7 @@ from isotherm.core.errors import (
 
 VERBS = (
     *("demo", "simulate", "compare", "plan", "explain", "topology", "trace"),
-    *("doctor", "workload"),
+    *("doctor", "workload", "fidelity"),
 )
 
 

@@ -25,6 +25,11 @@ VERBS = (
     ("simulate", "isotherm.cli.simulate:app", "One policy, one workload, one machine."),
     ("compare", "isotherm.cli.compare:app", "Policies side by side, with the bounds."),
     ("plan", "isotherm.cli.plan:app", "How much fast memory, for how much money."),
+    (
+        "fidelity",
+        "isotherm.cli.fidelity:app",
+        "Published results beside the simulator's.",
+    ),
     ("explain", "isotherm.cli.explain:app", "Why a page range is where it is."),
     (
         "run",
