@@ -20,11 +20,11 @@ from typing import Any, Final
 from isotherm.core.errors import IsothermError
 from isotherm.data import trace_path
 from isotherm.lab.compare import Answer, compare, usable_cores
+from isotherm.lab.future import workload_future
 from isotherm.lab.simulate import (
     DEFAULT_PAGES,
     SimulationSpec,
     simulate,
-    workload_future,
 )
 from isotherm.policy.bounds import KnownFuture
 from isotherm.policy.registry import NEEDS_FUTURE

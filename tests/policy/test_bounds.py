@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isotherm.core.errors import UsageError
@@ -38,6 +38,51 @@ def test_all_fast_uses_every_node_of_its_tier(bench):
     placed = policy.start(table.node)
     assert [0, 1, 0, 1, 0] == placed.tolist()
     assert np.uint8 == placed.dtype
+
+
+def test_all_fast_puts_pages_on_their_nearest_node(bench):
+    """Where a future says what a page stalls on each node, the least one of the tier.
+
+    Node 2, though cheapest for page 2, is of another tier.
+    """
+    table = bench([2, 2, 2], [3, 3, 9], tiers=((0, 1), (2,)))
+    cost_ns = np.array([[80.0, 140, 250], [140, 80, 310], [7, 6, 5]])
+    known = KnownFuture(np.ones((1, 3), np.uint16), cost_ns=cost_ns)
+    assert [0, 1, 1] == AllFast(table.setup(), known).start(table.node).tolist()
+
+
+def test_static_oracle_takes_what_saves_most(bench):
+    """Not what is accessed most: page 1's few accesses save more than page 0's."""
+    table = bench([1, 1], [1, 2])
+    cost_ns = np.array([[800.0, 900], [100, 700]])
+    known = KnownFuture(np.array([[10, 1]], np.uint16), cost_ns=cost_ns)
+    placed = StaticOracle(table.setup(), known).start(table.node)
+    assert [1, 0] == placed.tolist()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    costs=st.lists(
+        st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=12
+    ),
+    room=st.lists(st.integers(0, 5), min_size=2, max_size=2),
+)
+def test_static_oracle_near_and_within_room(bench, costs, room):
+    """Two fast nodes fill up to their room; the pages in them save the most."""
+    pages = len(costs)
+    table = bench([2] * pages, [*room, pages], tiers=((0, 1), (2,)))
+    cost_ns = np.array(costs, np.float64)
+    known = KnownFuture(np.ones((1, pages), np.uint16), cost_ns=cost_ns)
+    placed = StaticOracle(table.setup(), known).start(table.node)
+    used = np.bincount(placed, minlength=3)
+    assert min(pages, sum(room)) == used[:2].sum()
+    assert (used[:2] <= room).all()
+    saved = cost_ns[:, 2] - cost_ns[:, :2].min(1)
+    if used[2] and used[:2].sum():
+        assert saved[placed < 2].min() >= saved[placed == 2].max()
+    if used[0] < room[0] and used[1] < room[1]:  # nobody was refused
+        fast = placed < 2
+        assert (cost_ns[fast, placed[fast]] == cost_ns[fast, :2].min(1)).all()
 
 
 def test_all_slow_is_the_last_tier(bench):
@@ -82,6 +127,14 @@ def test_counts_per_epoch():
     counted = count_future(epochs, 3)
     assert [[1, 0, 2], [0, 1, 0]] == counted.counts.tolist()
     assert np.uint16 == counted.counts.dtype
+
+
+def test_counts_beyond_sixteen_bits():
+    """Pages with more than 65,535 accesses an epoch are told apart."""
+    many = np.repeat(np.arange(2, dtype=np.uint32), [70_000, 70_001])
+    counted = count_future([many, many[:5]], 2)
+    assert [[70_000, 70_001], [5, 0]] == counted.counts.tolist()
+    assert np.uint32 == counted.counts.dtype
 
 
 def test_no_epochs():

@@ -16,7 +16,7 @@ from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.hints.batch import Mechanism
 from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
-from isotherm.lab.future import serves, workload_future
+from isotherm.lab.future import future_for, stream_spaces
 from isotherm.lab.hint_sources import build_sources
 from isotherm.lab.placement import (
     check_placement,
@@ -34,7 +34,7 @@ from isotherm.observability.recorder import Recorder
 from isotherm.policy.bounds import Future
 from isotherm.policy.isotherm import Isotherm
 from isotherm.policy.plan import Outcome, Policy, Setup
-from isotherm.policy.registry import NEEDS_FUTURE, make_policy
+from isotherm.policy.registry import make_policy
 from isotherm.trace.compressibility import parse_compressibility
 from isotherm.trace.stream import AccessChunk, Pace, Workload
 from isotherm.workloads.registry import make_workload
@@ -236,9 +236,9 @@ class _Run:
             sampling_period=spec.sampling_period,
             parallelism=machine.parallelism,
             options=spec.options,
+            spaces=stream_spaces(workload),
         )
-        if spec.policy in NEEDS_FUTURE and not serves(future, machine.load):
-            future = workload_future(workload, self.pace, machine.load)
+        future = future_for(spec.policy, future, workload, self.pace, machine.load)
         self.policy, self.hints = self._make_policy(setup, future)
         machine.place(self.policy.start(self._placement()))
         self.tracker = None

@@ -40,12 +40,15 @@ class KnownFuture:
 
     Attributes:
         counts: Accesses per epoch and page; or stall, in units.
-        unit: Stall of one count over the latency of an access; None: counts are
+        unit: Stall of one count over the latency of a read; None: counts are
             accesses.
+        cost_ns: Unloaded stall of all accesses of a page were it on a node,
+            float64[pages, nodes]; None where every access saves alike.
     """
 
     counts: Counts
     unit: float | None = None
+    cost_ns: NDArray[np.float64] | None = None
 
 
 def count_epoch_twin(page: NDArray[np.uint32], out: Counts, limit: int) -> None:
@@ -72,22 +75,22 @@ def count_epoch(page: NDArray[np.uint32], out: Counts, limit: int) -> None:
 def count_future(
     epochs: Iterable[NDArray[np.uint32]],
     pages: int,
-    dtype: type[np.uint16 | np.uint32] = np.uint16,
 ) -> KnownFuture:
     """Return the future of a stream of accesses.
+
+    Counts are uint16 while no page has more than 65,535 an epoch, else uint32.
 
     Args:
         epochs: Flat pages accessed, one array per epoch.
         pages: Length of the flat page index.
-        dtype: np.uint16 (a page's count stops at 65,535 an epoch) or np.uint32.
     """
-    limit = int(np.iinfo(dtype).max)
-    rows = []
+    limit, narrow = int(np.iinfo(np.uint32).max), int(np.iinfo(np.uint16).max)
+    rows: list[Counts] = []
     for page in epochs:
-        row: Counts = np.zeros(pages, dtype)
+        row = np.zeros(pages, np.uint32)
         count_epoch(page, row, limit)
-        rows.append(row)
-    none: Counts = np.zeros((0, pages), dtype)
+        rows.append(row.astype(np.uint16) if row.max(initial=0) <= narrow else row)
+    none: Counts = np.zeros((0, pages), np.uint16)
     return KnownFuture(np.stack(rows) if rows else none)
 
 
@@ -97,7 +100,7 @@ STALL_UNITS = 1024
 
 def count_stall_twin(
     page: NDArray[np.uint32],
-    stream: NDArray[np.uint8],
+    stream: NDArray[np.integer],
     units: NDArray[np.int64],
     out: NDArray[np.uint32],
     limit: int,
@@ -111,7 +114,7 @@ def count_stall_twin(
 @kernel(twin=count_stall_twin)
 def count_stall(
     page: NDArray[np.uint32],
-    stream: NDArray[np.uint8],
+    stream: NDArray[np.integer],
     units: NDArray[np.int64],
     out: NDArray[np.uint32],
     limit: int,
@@ -120,7 +123,7 @@ def count_stall(
 
     Args:
         page: Flat pages accessed, uint32[n].
-        stream: Stream of each access, uint8[n].
+        stream: Stream of each access, uint8[n] or uint16[n].
         units: Stall of an access of each stream, int64[streams], >= 0.
         out: uint32[pages], added to.
         limit: Largest count.
@@ -131,7 +134,7 @@ def count_stall(
 
 
 def count_stall_future(
-    epochs: Iterable[tuple[NDArray[np.uint32], NDArray[np.uint8]]],
+    epochs: Iterable[tuple[NDArray[np.uint32], NDArray[np.integer]]],
     pages: int,
     weight: NDArray[np.float64],
 ) -> KnownFuture:
@@ -140,8 +143,8 @@ def count_stall_future(
     Args:
         epochs: Flat pages accessed and the stream of each, per epoch.
         pages: Length of the flat page index.
-        weight: Stall of an access of each stream over its latency, float64[streams],
-            the largest > 0.
+        weight: Stall of an access of each stream over the latency of a read,
+            float64[streams], the largest > 0.
     """
     unit = float(weight.max()) / STALL_UNITS
     units = np.rint(weight / unit).astype(np.int64)
@@ -156,19 +159,33 @@ def count_stall_future(
 
 
 class AllFast:
-    """Everything in the fastest tier, whether it fits or not."""
+    """Everything in the fastest tier, whether it fits or not.
+
+    Args:
+        setup: Pages and topology.
+        future: All accesses; without one nobody knows which node is nearest.
+    """
 
     name = "all-fast"
     wants: frozenset[Mechanism] = frozenset()
     uses_tracker = False
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, future: Future | None = None) -> None:
         read_options(self.name, setup, {})
         self._nodes = np.array(TierPaths(setup.topology).fast_nodes, np.uint8)
+        self._cost_ns = node_costs(future)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the fastest tier's nodes, page by page in turn."""
-        return np.resize(self._nodes, len(node))
+        """Return each page's nearest node of the fastest tier.
+
+        That is the one where its own accesses stall least; pages take the nodes
+        in turn where nobody knows.
+        """
+        if self._cost_ns is None:
+            return np.resize(self._nodes, len(node))
+        nearest: NDArray[np.uint8]
+        nearest = self._nodes[self._cost_ns[:, self._nodes].argmin(1)]
+        return nearest
 
     def renew(self, change: SpacesChanged) -> None:
         """Refuse: its state is for one footprint."""
@@ -205,7 +222,12 @@ class AllSlow:
 
 
 class StaticOracle:
-    """The best placement that never changes: most accessed pages, fastest tier."""
+    """The best placement that never changes: pages that save most, fastest tier.
+
+    What a page saves is its accesses. Where they do not save alike (a write waits
+    longer than a read, an initiator is farther away) it is the unloaded stall of
+    all its accesses in the slowest tier less that in the fastest.
+    """
 
     name = "static-oracle"
     wants: frozenset[Mechanism] = frozenset()
@@ -217,18 +239,46 @@ class StaticOracle:
         self._paths = TierPaths(setup.topology)
         self._capacity = setup.capacity_pages
         self._total = future.counts.sum(0, dtype=np.int64)
+        self._cost_ns = node_costs(future)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the pages by falling count, tiers filled fastest first.
+        """Return the pages by falling saving, tiers filled fastest first.
 
         Pages that no tier has room for stay in the slowest; ties go by page.
         """
-        order = np.argsort(-self._total, kind="stable")
-        placed = np.full_like(node, self._paths.tiers[-1][-1])
         room = self._capacity.astype(np.int64).copy()
+        placed = np.full_like(node, self._paths.tiers[-1][-1])
+        if self._cost_ns is not None:
+            self._place_nearest(placed, room, self._cost_ns)
+            return placed
+        order = np.argsort(-self._total, kind="stable")
         to = self._paths.below(-1, len(order), room)
         placed[order[: len(to)]] = to
         return placed
+
+    def _place_nearest(
+        self,
+        placed: NDArray[np.uint8],
+        room: NDArray[np.int64],
+        cost_ns: NDArray[np.float64],
+    ) -> None:
+        """Fill tiers fastest first, each page on its nearest node that has room."""
+        tiers = self._paths.tiers
+        saved = cost_ns[:, tiers[-1]].min(1) - cost_ns[:, tiers[0]].min(1)
+        left = np.argsort(-saved, kind="stable")
+        for nodes in tiers:
+            taken = int(np.maximum(room[nodes], 0).sum())
+            here, left = left[:taken], left[taken:]
+            ranked = cost_ns[np.ix_(here, nodes)].argsort(1, kind="stable")
+            for turn in range(len(nodes)):  # whom the nearest refuses asks the next
+                kept = np.zeros(len(here), np.bool_)
+                for at, node in enumerate(nodes):
+                    fits = np.flatnonzero(ranked[:, turn] == at)
+                    fits = fits[: max(0, int(room[node]))]
+                    placed[here[fits]] = node
+                    room[node] -= len(fits)
+                    kept[fits] = True
+                here, ranked = here[~kept], ranked[~kept]
 
     def renew(self, change: SpacesChanged) -> None:
         """Refuse: its state is for one footprint."""
@@ -237,6 +287,12 @@ class StaticOracle:
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""
         return Plan()
+
+
+def node_costs(future: Future | None) -> NDArray[np.float64] | None:
+    """Return what a future says of each page on each node, if it does."""
+    cost_ns: NDArray[np.float64] | None = getattr(future, "cost_ns", None)
+    return cost_ns
 
 
 def check_future(policy: str, setup: Setup, future: Future) -> None:

@@ -52,6 +52,9 @@ AT_BIRTH: Final = frozenset({"interleave", "weighted-interleave"})
 #: Bounds that must be given the future.
 NEEDS_FUTURE: Final = frozenset({"static-oracle", "clairvoyant"})
 
+#: Those that do with one what they could not without.
+USES_FUTURE: Final = NEEDS_FUTURE | {"all-fast"}
+
 _CLASS: Final[Mapping[str, str]] = {
     "isotherm": "isotherm.policy.isotherm:Isotherm",
     "first-touch": "isotherm.policy.first_touch:FirstTouch",
@@ -130,7 +133,7 @@ def make_policy(name: str, setup: Setup, future: "Future | None" = None) -> Poli
     Args:
         name: One of ``POLICIES`` or ``LIVE``.
         setup: Pages, topology, capacity, and the policy's own options.
-        future: For the bounds in ``NEEDS_FUTURE``; others do not get it.
+        future: For the bounds in ``USES_FUTURE``; others do not get it.
 
     Raises:
         UsageError: The name or an option is not known, or the future is missing.
@@ -142,8 +145,8 @@ def make_policy(name: str, setup: Setup, future: "Future | None" = None) -> Poli
         )
     module, _, attribute = _CLASS[name].partition(":")
     make: Any = getattr(import_module(module), attribute)
-    if name not in NEEDS_FUTURE:
+    if name not in USES_FUTURE:
         return cast("Policy", make(setup))
-    if future is None:
+    if future is None and name in NEEDS_FUTURE:
         raise UsageError(f"policy {name!r}: needs a future, and a live run has none")
     return cast("Policy", make(setup, future))
