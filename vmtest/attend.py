@@ -3,11 +3,13 @@
 import contextlib
 import os
 import re
+import select
 import selectors
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +35,9 @@ class Streams:
     stderr: BinaryIO
 
     def say(self, *lines: str) -> None:
-        """Put words of vmtest's own on the error stream."""
-        for line in lines:
-            self.stderr.write(f"vmtest: {line}\n".encode())
-        self.stderr.flush()
+        """Put words of vmtest's own on the error stream, where somebody reads it."""
+        text = "".join(f"vmtest: {line}\n" for line in lines)
+        _pass_on(text.encode(), self.stderr, time.monotonic() + _ENDING_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ def attend(
 ) -> Outcome:
     """Start QEMU and return when it has ended, by itself or by force.
 
+    The limit holds where nobody reads the output, too: what could not be passed on
+    by then is lost.
+
     Nothing is written to disk: archive and console are memory of this process.
     """
     start = time.monotonic()
@@ -92,6 +96,16 @@ def attend(
         process = _start(
             command, environment, [*inherited, *(write for _, write in pipes.values())]
         )
+        # Whatever this thread waits for, the guest ends in time.
+        executed = threading.Event()
+
+        def execute() -> None:
+            executed.set()
+            process.kill()
+
+        executioner = threading.Timer(end - time.monotonic(), execute)
+        executioner.daemon = True
+        executioner.start()
         try:
             ears = selectors.DefaultSelector()
             for name, (read, write) in pipes.items():
@@ -113,12 +127,13 @@ def attend(
                             process.kill()
                             end = now + _ENDING_S
                     else:
-                        _pass_on(data, getattr(streams, key.data))
-            late = bool(ears.get_map())
+                        _pass_on(data, getattr(streams, key.data), end)
+            late = bool(ears.get_map()) or executed.is_set()
             if not late:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_ENDING_S)
         finally:
+            executioner.cancel()
             process.kill()
             process.wait()
             for read, _ in pipes.values():
@@ -146,10 +161,21 @@ def _start(
     )
 
 
-def _pass_on(data: bytes, stream: BinaryIO) -> None:
+def _pass_on(data: bytes, stream: BinaryIO, end: float) -> None:
+    """Write as much as is taken until a time; a stream without a file takes all."""
     try:
-        stream.write(data)
         stream.flush()
+        try:
+            file = stream.fileno()
+        except OSError:
+            stream.write(data)
+            return
+        room = select.poll()
+        room.register(file, select.POLLOUT)
+        left = memoryview(data)
+        while left and (now := time.monotonic()) < end and room.poll((end - now) * 1e3):
+            # A pipe that is ready takes so much without waiting (pipe(7)).
+            left = left[os.write(file, left[: select.PIPE_BUF]) :]
     except BrokenPipeError:
         # Nobody reads any more: end as a program does that SIGPIPE kills.
         raise SystemExit(128 + signal.SIGPIPE) from None
