@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from isotherm.core.kernels import BACKEND, TWINS
 from isotherm.hints.batch import HintBatch, Mechanism, Samples
 from isotherm.hotness import stall
+from isotherm.hotness.latency import sample_weights
 from isotherm.hotness.stall import (
     MOST_SHIFT,
     StallView,
     StallWeights,
     ratio_of,
-    sample_weights,
     shift_of,
 )
 from isotherm.hotness.tracker import GammaTracker

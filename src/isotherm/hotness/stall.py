@@ -20,15 +20,13 @@ from isotherm.core.columns import grown
 from isotherm.core.kernels import kernel
 from isotherm.hints.batch import Samples
 from isotherm.hotness.initiators import MOST_WEIGHT
+from isotherm.hotness.latency import sample_weights
 from isotherm.machine.protocol import SpacesChanged
 
 REGION_PAGES = 64
 REGIONS_A_GROUP = 8  # a huge page
 REGION_BLOCKS = 8
 DOUBT = 8.0  # samples that the mean around a region, or a group, weighs as much as
-#: Where a source tells latency alone: what took longer missed the caches. The last
-#: level answers within 20 to 40 ns, no memory within 60.
-CACHE_NS = 50.0
 STEPS = 8  # of a shift, per octave
 MOST_SHIFT = 96  # twelve octaves either way: all that a rate's code can say
 LEAST_MEAN = 1e-6  # of the weights: less would be no access that waits at all
@@ -67,24 +65,6 @@ class StallView:
     def relative(self, page: NDArray[np.integer]) -> Floats:
         """Return the weight of pages over the mean access's, float64[n]."""
         return ratio_of(self.shift[page.astype(np.int64) >> 3])
-
-
-def sample_weights(seen: Samples) -> Floats | None:
-    """Return the stall weight of every sample, NaN unknown, [0, 1]; None: untold."""
-    if seen.stall_ns is not None:
-        latency = seen.latency_ns
-        if latency is None:
-            return None
-        weight = np.full(len(seen.page), np.nan)
-        told = (latency > 0) & ~np.isnan(seen.stall_ns)
-        weight[told] = seen.stall_ns[told].astype(np.float64) / latency[told]
-        clipped: Floats = np.clip(weight, 0.0, 1.0)
-        return clipped
-    if seen.latency_ns is None:
-        return None
-    missed: Floats = (seen.latency_ns > CACHE_NS).astype(np.float64)
-    missed[seen.latency_ns <= 0] = np.nan
-    return missed
 
 
 def shift_of(ratio: Floats) -> NDArray[np.int8]:

@@ -10,12 +10,20 @@ from isotherm.lab.simulate import SimulationSpec
 
 DEMO_MACHINE: Final = "dram-cxl"
 DEMO_RATIOS: Final = (0.5, 0.2)
-#: One policy of each kind; `compare --policies all` has their variants, too.
+#: One policy of each kind; `compare --policies all` has their variants, too. Left
+#: out is soar: nobody tells which pages of a trace are which object's.
 DEMO_POLICIES: Final = tuple(
     name
     for name in POLICIES
     if name
-    not in {"pghot-hw", "hmsdk", "colloid-hemem", "interleave", "weighted-interleave"}
+    not in {
+        "pghot-hw",
+        "hmsdk",
+        "colloid-hemem",
+        "soar",
+        "interleave",
+        "weighted-interleave",
+    }
 )
 #: A trace with shorter times of its own is paced by the default rate.
 MIN_SECONDS: Final = 30

@@ -25,8 +25,9 @@ from isotherm.hints.batch import (
     RegionCounts,
     Samples,
 )
+from isotherm.hotness.latency import sample_weights
 from isotherm.hotness.protocol import EvidenceView
-from isotherm.hotness.stall import StallView, sample_weights
+from isotherm.hotness.stall import StallView
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure

@@ -30,6 +30,7 @@ POLICIES: Final[Mapping[str, str]] = {
     "arms": "ARMS: a ranking by two averages, moves that pay",
     "colloid": "Colloid on hint faults: promote while that lowers the latency",
     "colloid-hemem": "Colloid on HeMem: even out the tiers' queues",
+    "soar": "SOAR: objects placed once, by what their misses stall",
     "interleave": "pages dealt to the nodes in turn, never moved",
     "weighted-interleave": "dealt by the nodes' bandwidth, never moved",
     "all-fast": "everything in the fastest tier: slowdown 1",
@@ -70,6 +71,7 @@ _CLASS: Final[Mapping[str, str]] = {
     "arms": "isotherm.policy.arms:Arms",
     "colloid": "isotherm.policy.colloid:Colloid",
     "colloid-hemem": "isotherm.policy.colloid_hemem:ColloidHeMem",
+    "soar": "isotherm.policy.soar:Soar",
     "interleave": "isotherm.policy.interleave:Interleave",
     "weighted-interleave": "isotherm.policy.interleave:WeightedInterleave",
     "all-fast": "isotherm.policy.bounds:AllFast",
@@ -122,6 +124,7 @@ TUNING_GRID: Final[Mapping[str, tuple[Mapping[str, float], ...]]] = {
     "arms": ({}, {"short_s": 4, "long_s": 40}, {"cost_multiplier": 1}),
     "colloid": ({}, {"reference_gib": 0}, {"hot_threshold_ms": 125}),
     "colloid-hemem": ({}, {"beta": 1.5}),
+    "soar": ({}, {"object_pages": 512}, {"object_pages": 64, "profile_s": 40}),
     "interleave": ({},),
     "weighted-interleave": ({},),
 }

@@ -53,7 +53,7 @@ def factor_of_waiting(load: float, most: float, queue_share: float) -> float:
         queue_share: ``k``.
 
     >>> round(factor_of_waiting(0.0, 1.0, 0.25), 3)
-    1.363
+    1.42
     """
     low, high = min(load, LOAD_CAP), LOAD_CAP
     for _ in range(HALVINGS):
