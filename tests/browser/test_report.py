@@ -1,8 +1,6 @@
 """The report in a real browser: it draws, fits a phone and stays offline."""
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,17 +12,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is mi
 pytest.importorskip("vl_convert", reason="the charts' JavaScript is missing")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def load_samples() -> ModuleType:
@@ -50,32 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Return a headless Chromium: ISOTHERM_CHROMIUM, or the one on the path."""
-    found = os.environ.get("ISOTHERM_CHROMIUM") or shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium on the path, and ISOTHERM_CHROMIUM is not set")
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-def open_report(browser: Any, path: Path, width: int, height: int) -> SimpleNamespace:
-    """Open a report and wait until its charts are drawn."""
-    page = browser.new_page(viewport={"width": width, "height": height})
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-drawn=all]", timeout=30_000)
-    return SimpleNamespace(page=page, said=said, asked=asked)
-
-
-@pytest.fixture(scope="module")
-def wide(browser: Any, report: Path) -> Iterator[SimpleNamespace]:
+def wide(browser: Any, open_report: Any, report: Path) -> Iterator[SimpleNamespace]:
     """Return the report in a window of a laptop."""
     opened = open_report(browser, report, 1280, 900)
     yield opened
@@ -83,7 +45,7 @@ def wide(browser: Any, report: Path) -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def phone(browser: Any, report: Path) -> Iterator[SimpleNamespace]:
+def phone(browser: Any, open_report: Any, report: Path) -> Iterator[SimpleNamespace]:
     """Return the report on a phone."""
     opened = open_report(browser, report, 390, 844)
     yield opened
@@ -199,10 +161,11 @@ def test_every_chart_has_words_and_a_table(wide: SimpleNamespace) -> None:
     labels = page.eval_on_selector_all(
         ".chart, canvas", "all => all.map(one => one.getAttribute('aria-label') || '')"
     )
-    assert len(labels) == 6
+    # Two of slowdown, one of cost, two over time, a map and three strips a side.
+    assert len(labels) == 5 + 2 * 4
     assert all(len(label) > 20 for label in labels)
     tables = page.eval_on_selector_all(
-        ".card details table, figure details table",
+        ".card details table, [id^=table-] table",
         "all => all.map(table => table.tBodies[0].rows.length)",
     )
     assert len(tables) == 6
@@ -220,7 +183,7 @@ def test_fits_a_phone(phone: SimpleNamespace) -> None:
     assert phone.page.evaluate(COLOURS, "map-left") > 50
 
 
-def test_one_ratio_draws_dots(browser: Any, tmp_path: Path) -> None:
+def test_one_ratio_draws_dots(browser: Any, open_report: Any, tmp_path: Path) -> None:
     """With one ratio there is a mark per policy instead of lines."""
     from isotherm.lab.report import write_report
 
@@ -235,7 +198,9 @@ def test_one_ratio_draws_dots(browser: Any, tmp_path: Path) -> None:
     opened.page.close()
 
 
-def test_report_without_timelines(browser: Any, tmp_path: Path) -> None:
+def test_report_without_timelines(
+    browser: Any, open_report: Any, tmp_path: Path
+) -> None:
     """A report of results alone has its charts and no empty section."""
     from isotherm.lab.regret import judge
     from isotherm.lab.report import write_report

@@ -88,6 +88,7 @@ def timeline(seed: int = 1, epochs: int = 60, pages: int = 4096) -> Timeline:
                 "accesses": float(heat.sum()),
                 "fast_accesses": fast,
                 "latency_ns": 80 * fast + 250 * float(heat.sum() - fast),
+                "all_fast_ns": 80 * float(heat.sum()),
                 "migration_ns": 2500.0 * 40,
                 "application_ns": 1e5,
                 "promoted_pages": float(20 + rng.integers(5)),

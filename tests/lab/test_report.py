@@ -1,7 +1,9 @@
 """The report as text and its charts as data; tests/browser looks at the pixels."""
 
+import base64
 import json
 import re
+import zlib
 from types import ModuleType
 
 import numpy as np
@@ -13,13 +15,13 @@ from isotherm.lab.charts import (
     slowdown_chart,
     style_of,
     table_of,
-    time_series,
 )
-from isotherm.lab.heatmap import pack_heat
+from isotherm.lab.heatmap import pack_heat, unpack_cells
 from isotherm.lab.regret import judge
 from isotherm.lab.report import render_report
 from isotherm.lab.report_parts import card_html
 from isotherm.lab.summary import settings_of
+from isotherm.lab.time_charts import time_series
 from isotherm.observability.timeline import TimelineBuilder
 from isotherm.policy.registry import BOUNDS, POLICIES
 
@@ -148,13 +150,21 @@ def test_long_series_are_thinned(samples: ModuleType) -> None:
     assert series["time_s"][-1] == 250.0
 
 
-def test_heat_map_is_packed_in_bytes(samples: ModuleType) -> None:
-    """A map is two bytes a cell, on a logarithmic scale from cold to hot."""
+def test_heat_map_is_packed_in_characters(samples: ModuleType) -> None:
+    """A map is two characters a cell, and what comes back differs by half a step."""
     line = samples.timeline()
     packed = pack_heat(line)
-    cells = packed["columns"] * packed["rows"]
-    assert len(packed["heat"]) == 4 * -(-cells // 3)
-    assert packed["low_rate"] < line.heat.mean() < packed["high_rate"]
+    columns, rows = packed["columns"], packed["rows"]
+    assert (60, 128) == (columns, rows)
+    assert len(packed["heat"]) == len(packed["share"]) == columns * rows
+    low, high = packed["low_rate"], packed["high_rate"]
+    assert low < line.heat.mean() < high
+    share = unpack_cells(packed["share"], columns, packed["share_steps"])
+    assert np.allclose(share / packed["share_steps"], line.fast_share, atol=0.52 / 31)
+    heat = unpack_cells(packed["heat"], columns, packed["heat_steps"])
+    rate = low * (high / low) ** (heat / packed["heat_steps"])
+    within = np.clip(line.heat, low, high)
+    assert np.abs(np.log(rate / within)).max() < 0.52 / 31 * np.log(high / low)
 
 
 def test_file_is_complete_in_itself(page: str) -> None:
@@ -162,7 +172,8 @@ def test_file_is_complete_in_itself(page: str) -> None:
     head = page[: page.index('<script id="data"')]
     assert re.findall(r"(?:src|href)=\"(?!data:)[^\"]+", head) == []
     assert "{{" not in head
-    assert page.count("</script>") == 3
+    # Data, two groups, five runs in each, Vega, the page's own.
+    assert page.count("</script>") == 3 + 2 + 2 * 5
     assert 'name="viewport"' in page
 
 
@@ -179,8 +190,28 @@ def test_data_is_json(page: str) -> None:
     assert data is not None
     found = json.loads(data[1].replace("<\\/", "</"))
     assert len(found["charts"]) == 2
-    assert len(found["over_time"]) == 2
-    assert found["over_time"][0]["left"] == "isotherm"
+    assert [group["left"] for group in found["groups"]] == ["isotherm"] * 2
+    assert [market["label"] for market in found["markets"]] == [
+        "all workloads",
+        "gups",
+        "drift",
+    ]
+    assert [matrix["label"] for matrix in found["matrices"]] == [
+        "workload",
+        "fast memory",
+    ]
+
+
+def test_runs_can_be_unpacked(page: str, samples: ModuleType) -> None:
+    """What a page unpacks later is JSON: a run's map, its series and its figures."""
+    blob = re.search(r'<script type="text/plain" id="run-0-0">(.*?)</script>', page)
+    assert blob is not None
+    run = json.loads(zlib.decompress(base64.b64decode(blob[1])))
+    results, timelines = samples.report_input()
+    row = next(results[at] for at in sorted(timelines))
+    assert ("isotherm", row["slowdown"]) == (run["policy"], run["slowdown"])
+    assert run["map"]["rows"] == 128
+    assert run["series"][-1]["t"] == 30.0
 
 
 def test_names_cannot_break_the_page(samples: ModuleType) -> None:

@@ -1,7 +1,7 @@
 """The HTML report: one file, complete in itself, that asks nothing of the network."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -9,64 +9,48 @@ from typing import Any, Final
 
 from isotherm import __version__
 from isotherm.core.errors import UnsupportedError, UsageError
-from isotherm.lab.catalogue import BOUNDS
-from isotherm.lab.charts import (
-    time_series,
-    timeline_chart,
+from isotherm.lab.heatmap import heat_form
+from isotherm.lab.matrix import AXES, matrices, matrix_chart, matrix_html
+from isotherm.lab.money import ASSUMED, Costs
+from isotherm.lab.palette import DARK
+from isotherm.lab.pareto import (
+    costs_in_words,
+    describe_market,
+    front_html,
+    markets,
+    pareto_chart,
 )
-from isotherm.lab.heatmap import describe_heat, pack_heat
 from isotherm.lab.report_parts import card_html, key_html, standings_html, table_html
-from isotherm.lab.simulate import SimulationSpec
+from isotherm.lab.shown import (
+    PARTS,
+    SERIES,
+    Group,
+    group_name,
+    groups_of,
+    in_lines,
+    pack,
+    run_charts,
+    run_values,
+    timeline_wanted,
+)
 from isotherm.lab.summary import (
     IN_HARDWARE,
-    REFERENCES,
     contenders,
     headline,
     name_of,
     settings_of,
     standings,
 )
+from isotherm.lab.time_charts import time_series, timeline_chart
 from isotherm.observability.jsonable import encode_json
 from isotherm.observability.timeline import Timeline
 
+__all__ = ["render_report", "timeline_wanted", "vega_bundle", "write_report"]
+
 Result = Mapping[str, Any]
 
-#: The ratio whose runs are shown over time: the one nearest to this.
-TIMELINE_RATIO: Final = 0.2
-#: Bounds of which a line over time would say nothing.
-_STILL: Final = frozenset({"all-fast", "all-slow", "static-oracle"})
-#: Heat maps of one workload: more would make the file heavy.
-MAX_MAPS: Final = 4
-
-
-#: Chart over time, its series, its unit.
-_SERIES: Final = (
-    ("access", "access_ns", "ns an access"),
-    ("moved", "moved_mib_s", "MiB a second"),
-)
-
-
-def timeline_wanted(
-    specs: Sequence[SimulationSpec],
-) -> Callable[[SimulationSpec], bool]:
-    """Return which runs of a grid must keep a timeline for its report.
-
-    One ratio, seed, rate, placement and period per workload and machine.
-    """
-    ratio = min(
-        (spec.fast_ratio for spec in specs),
-        key=lambda value: abs(value - TIMELINE_RATIO),
-        default=TIMELINE_RATIO,
-    )
-    chosen: dict[tuple[str, str, str], SimulationSpec] = {}
-    for spec in specs:
-        if spec.fast_ratio == ratio and spec.policy not in _STILL:
-            chosen.setdefault((spec.policy, spec.workload, spec.machine), spec)
-
-    def wanted(spec: SimulationSpec) -> bool:
-        return chosen.get((spec.policy, spec.workload, spec.machine)) == spec
-
-    return wanted
+#: Runs in the table of all numbers: a browser shows a million cells slowly.
+MAX_ROWS: Final = 3000
 
 
 def write_report(
@@ -75,6 +59,8 @@ def write_report(
     timelines: Mapping[int, Timeline] | None = None,
     *,
     kicker: str | None = None,
+    costs: Costs = ASSUMED,
+    machines: Sequence[str] = (),
 ) -> None:
     """Write a report, whole or not at all.
 
@@ -83,12 +69,16 @@ def write_report(
         results: Judged results.
         timelines: By index into ``results``; those runs are shown over time.
         kicker: A line over the headline; None: the machines and their setting.
+        costs: Prices of memory.
+        machines: Files of machines among the results; others are known by name.
 
     Raises:
         UnsupportedError: The package with the charts' JavaScript is missing.
         UsageError: The file cannot be written.
     """
-    text = render_report(results, timelines or {}, kicker=kicker)
+    text = render_report(
+        results, timelines or {}, kicker=kicker, costs=costs, machines=machines
+    )
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -103,6 +93,8 @@ def render_report(
     timelines: Mapping[int, Timeline],
     *,
     kicker: str | None = None,
+    costs: Costs = ASSUMED,
+    machines: Sequence[str] = (),
 ) -> str:
     """Return the report as one HTML document.
 
@@ -115,12 +107,24 @@ def render_report(
     for number, (setting, rows) in enumerate(settings):
         card, spec = card_html(f"chart-{number}", setting, rows, settings)
         cards.append(card)
-        charts.append({"id": f"chart-{number}", "spec": spec})
-    over_time = _over_time(results, timelines)
+        name = f"slowdown: {name_of(setting[1])} on {name_of(setting[0])}"
+        charts.append({"id": f"chart-{number}", "name": name, "spec": spec})
+    groups = groups_of(results, timelines)
     ratios = sorted({row["fast_ratio"] for row in results})
     many = len(ratios) > 1
     key = key_html(contenders(results), shading=True)
     single = " single" if len(cards) == 1 else ""
+    market, market_data = _market_part(results, costs, machines)
+    matrix, matrix_data = _matrix_part(results)
+    data = {
+        "charts": charts,
+        "markets": market_data,
+        "matrices": matrix_data,
+        "groups": [_group_values(group, groups) for group in groups],
+        "run_charts": run_charts([]),
+        "heat_form": heat_form([], 1.0, 2.0),
+        "dark": DARK,
+    }
     parts = {
         "title": escape(title),
         "kicker": escape(kicker or _kicker(results)),
@@ -128,6 +132,8 @@ def render_report(
         "cells": escape(_cells_in_words(results)),
         "hardware": escape(_hardware_note(results)),
         "standings": standings_html(standings(results)),
+        "market": market,
+        "matrix": matrix,
         "ratio_title": "Slowdown against fast memory"
         if many
         else f"Slowdown with {ratios[0]:.0%} fast memory",
@@ -135,25 +141,97 @@ def render_report(
         " better than knowing the future; above, worse than having no fast memory."
         + (" Ratios are on a logarithmic scale." if many else ""),
         "key": key,
+        "single": single,
         "cards": "\n".join(cards),
-        "over_time": _template("over_time.html").replace(
-            "{{key}}", key_html(contenders(results), shading=False)
-        )
-        if over_time
-        else "",
-        "table": table_html(results),
+        "runs": _runs_part(results, groups),
+        "table": table_html(results[:MAX_ROWS]),
+        "table_words": "One row a run. Click a heading to sort, type to filter."
+        if len(results) <= MAX_ROWS
+        else f"The first {MAX_ROWS} of {len(results)} runs; compare --out keeps all.",
         "version": __version__,
         "css": _template("report.css"),
-        "data": _for_script(
-            encode_json({"charts": charts, "over_time": over_time}).decode()
-        ),
+        "data": _for_script(encode_json(data).decode()),
+        "blobs": "\n".join(_blobs(groups)),
         "vega": _for_script(vega_bundle()),
-        "js": _for_script(_template("report.js")),
+        "js": _for_script(_template("report.js") + _template("runs.js")),
     }
-    text = _template("report.html").replace(
-        'class="cards"', f'class="cards{single}"', 1
+    return _fill("report.html", parts)
+
+
+def _fill(template: str, parts: Mapping[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _template(template))
+
+
+def _market_part(
+    results: Sequence[Result], costs: Costs, machines: Sequence[str]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the section on prices, and its charts; nothing without a price."""
+    found = markets(results, costs, machines)
+    if not found:
+        return "", []
+    machines_shown = dict.fromkeys(one.machine for one in found)
+    data = []
+    for one in found:
+        name = name_of(one.workload)
+        if len(machines_shown) > 1:
+            name += f" on {name_of(one.machine)}"
+        data.append(
+            {
+                "label": name,
+                "name": f"cost: {name_of(one.workload)} on {name_of(one.machine)}",
+                "workload": one.workload_key,
+                "machine": one.machine,
+                "spec": {
+                    **pareto_chart(one),
+                    "description": describe_market(one),
+                },
+                "table": front_html(one),
+            }
+        )
+    parts = {
+        "prices": escape(costs_in_words(costs)),
+        "key": key_html(contenders(results), shading=False),
+    }
+    return _fill("market.html", parts), data
+
+
+def _matrix_part(
+    results: Sequence[Result],
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the section on regret, and its charts; nothing without a regret."""
+    found = matrices(results)
+    if not found:
+        return "", []
+    tables = "".join(
+        f'<div class="scroll" tabindex="0" role="region" aria-label="regret by'
+        f' {AXES[one.axis]}" data-axis="{AXES[one.axis]}">{matrix_html(one)}</div>'
+        for one in found
     )
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
+    data = [
+        {
+            "label": AXES[one.axis],
+            "name": f"regret by {AXES[one.axis]}",
+            "spec": matrix_chart(one),
+        }
+        for one in found
+    ]
+    return _fill("matrix.html", {"tables": tables}), data
+
+
+def _runs_part(results: Sequence[Result], groups: Sequence[Group]) -> str:
+    if not groups:
+        return ""
+    parts = {
+        "key": key_html(contenders(results), shading=False),
+        "parts": "".join(
+            f'<li><span class="swatch" style="--c:{color};--d:{DARK[color]}"></span>'
+            f"{escape(words)}</li>"
+            for _, words, color in PARTS
+        ),
+        "left": _fill("run.html", {"side": "left"}),
+        "right": _fill("run.html", {"side": "right"}),
+    }
+    return _fill("runs.html", parts)
 
 
 def vega_bundle() -> str:
@@ -226,63 +304,52 @@ def _hardware_note(results: Sequence[Result]) -> str:
     )
 
 
-def _over_time(
-    results: Sequence[Result], timelines: Mapping[int, Timeline]
-) -> list[dict[str, Any]]:
-    """Return what is shown over time, a part per workload and machine."""
-    groups: dict[tuple[str, str], dict[str, int]] = {}
-    for index in sorted(timelines):
-        row = results[index]
-        if len(timelines[index].epochs):
-            key = (row["workload"], row["machine"])
-            groups.setdefault(key, {}).setdefault(row["policy"], index)
-    parts = []
-    for (workload, machine), found in groups.items():
-        by_slowdown = sorted(
-            found, key=lambda policy: results[found[policy]]["slowdown"]
-        )
-        online = [policy for policy in by_slowdown if policy not in BOUNDS]
-        if not online:
-            continue
-        subject = "isotherm" if "isotherm" in found else online[0]
-        rivals = [p for p in online if p not in (subject, "first-touch")]
-        rivals.sort(key=lambda policy: policy in IN_HARDWARE)
-        wanted = [subject, *rivals[: MAX_MAPS - 1], "first-touch", "clairvoyant"]
-        shown = [p for p in dict.fromkeys(wanted) if p in found][: MAX_MAPS + 1]
-        maps = {
-            policy: {
-                **pack_heat(timelines[found[policy]]),
-                "words": describe_heat(policy, timelines[found[policy]]),
+def _group_values(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
+    """Return what the page needs to know of a group before it is chosen."""
+    row = group.row
+    return {
+        "name": group_name(group, groups),
+        "policies": list(group.full),
+        "left": group.full[0],
+        "right": group.rival,
+        "workload": row["workload"],
+        "machine": row["machine"],
+        "fast_ratio": row["fast_ratio"],
+        "seed": row["seed"],
+        "rate": row["rate"],
+        "placement": row["placement"],
+        "structure": _structure(group.lines[group.full[0]][1]),
+    }
+
+
+def group_charts(group: Group) -> dict[str, Any]:
+    """Return the lines over time of every policy of a group, and their numbers."""
+    series = {policy: time_series(line) for policy, line in in_lines(group).items()}
+    return {
+        "series": series,
+        "charts": {
+            name: {
+                **timeline_chart(series, key, unit),
+                "description": _series_words(series, key, unit),
             }
-            for policy in shown
-        }
-        series = {
-            policy: time_series(timelines[found[policy]])
-            for policy in found
-            if policy not in REFERENCES or policy == "first-touch"
-        }
-        ratio = results[found[subject]]["fast_ratio"]
-        name = f"{name_of(workload)}, {ratio:.0%} fast"
-        if len({row["machine"] for row in results}) > 1:
-            name += f", {name_of(machine)}"
-        parts.append(
-            {
-                "name": name,
-                "structure": _structure(timelines[found[subject]]),
-                "maps": maps,
-                "left": subject,
-                "right": rivals[0] if rivals else shown[-1],
-                "series": series,
-                "charts": {
-                    name: {
-                        **timeline_chart(series, key, unit),
-                        "description": _series_words(series, key, unit),
-                    }
-                    for name, key, unit in _SERIES
-                },
-            }
-        )
-    return parts
+            for name, key, unit in SERIES
+        },
+    }
+
+
+def _blobs(groups: Sequence[Group]) -> list[str]:
+    """Return what is unpacked only when a reader asks for it, as script elements."""
+    blobs = []
+    for number, group in enumerate(groups):
+        found = {f"group-{number}": group_charts(group)}
+        for place, policy in enumerate(group.full):
+            row, line = group.lines[policy]
+            found[f"run-{number}-{place}"] = run_values(policy, row, line)
+        blobs += [
+            f'<script type="text/plain" id="{name}">{pack(value)}</script>'
+            for name, value in found.items()
+        ]
+    return blobs
 
 
 def _structure(line: Timeline) -> float:

@@ -14,6 +14,7 @@ from isotherm.lab.charts import (
     style_of,
     table_of,
 )
+from isotherm.lab.palette import dark_of
 from isotherm.lab.summary import IN_HARDWARE, ORDER, Standing, name_of
 
 Result = Mapping[str, Any]
@@ -70,16 +71,15 @@ def key_html(policies: Sequence[str], *, shading: bool) -> str:
         dashes = f' stroke-dasharray="{" ".join(map(str, dash))}"' if dash else ""
         items.append(
             f'<li{own}><svg width="36" height="14" aria-hidden="true"'
-            f' fill="{color}">'
-            f'<line x1="0" y1="7" x2="36" y2="7"'
-            f' stroke="{color}"'
+            f' class="ink" style="--c:{color};--d:{dark_of(color)}">'
+            '<line x1="0" y1="7" x2="36" y2="7" stroke="currentColor"'
             f' stroke-width="{width}"{dashes}/>{_MARKS[mark]}</svg>'
             f"{escape(policy)}</li>"
         )
     if shading:
         items.append(
             '<li><svg width="36" height="14" aria-hidden="true"><rect width="36"'
-            ' height="14" fill="#dfe3e8"/></svg>beyond the bounds</li>'
+            ' height="14" class="beyond"/></svg>beyond the bounds</li>'
         )
     return "".join(items)
 
@@ -212,6 +212,22 @@ _COLUMNS: Final[Sequence[tuple[str, str, Callable[[Any], str] | None]]] = (
 )
 
 
+def _place(row: Result) -> str:
+    """Return the attributes of a button that leads to a run."""
+    found = {
+        "go": row["policy"],
+        "workload": row["workload"],
+        "machine": row["machine"],
+        "fast-ratio": f"{row['fast_ratio']:.12g}",
+        "seed": row["seed"],
+        "placement": row["placement"],
+    }
+    return " ".join(
+        f'data-{name}="{escape(str(value), quote=True)}"'
+        for name, value in found.items()
+    )
+
+
 def table_html(results: Sequence[Result]) -> str:
     """Return every run; columns that never differ and say little are left in."""
     lines = ['<table id="numbers"><thead><tr>']
@@ -234,7 +250,10 @@ def table_html(results: Sequence[Result]) -> str:
                     if key in ("workload", "machine")
                     else str(text or "")
                 )
-                lines.append(f'<td class="text">{escape(text)}</td>')
+                said = escape(text)
+                if key == "policy":
+                    said = f"<button type=button {_place(row)}>{said}</button>"
+                lines.append(f'<td class="text">{said}</td>')
             else:
                 number = "" if value is None else f"{value:.12g}"
                 nothing = "-" if key == "regret" else ""
