@@ -28,6 +28,7 @@ from isotherm.cli.output import (
     start_logging,
     table,
 )
+from isotherm.cli.report_files import ReportFiles
 from isotherm.lab import catalogue
 
 EPILOGUE = """\
@@ -83,6 +84,8 @@ def compare(
     jobs: int | None = None,
     scheduler: str | None = None,
     report: Path | None = None,
+    export: Path | None = None,
+    costs: Path | None = None,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
@@ -136,6 +139,10 @@ def compare(
         Address of a Dask scheduler to run on instead.
     report
         Write a self-contained HTML report to this file.
+    export
+        Write the report's charts to this directory, as Vega-Lite JSON and PNG.
+    costs
+        TOML file of prices per GiB for the report; without it: assumed.
     out
         Keep finished runs in this Parquet file, and go on from it.
     json
@@ -164,6 +171,7 @@ def compare(
     check_loss(sampling_loss)
     for path in (report, out):
         check_writable(path)
+    files = ReportFiles.asked(report, export, costs, chosen["machines"])
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.
     from isotherm.lab.compare import compare as run  # noqa: PLC0415
@@ -198,8 +206,8 @@ def compare(
     )
     specs = grid.specs()
     keep = None
-    if report is not None:
-        from isotherm.lab.report import timeline_wanted  # noqa: PLC0415
+    if files is not None:
+        from isotherm.lab.shown import timeline_wanted  # noqa: PLC0415
 
         keep = timeline_wanted(specs)
     store = nullcontext() if out is None else ResultStore(out)
@@ -216,10 +224,8 @@ def compare(
         note(f"{found.resumed} of {len(specs)} runs were finished before, in {out}")
     for failure in found.errors:
         note(f"left out: {failure['error']}")
-    if report is not None:
-        from isotherm.lab.report import write_report  # noqa: PLC0415
-
-        write_report(report, found.results, found.timelines)
+    if files is not None:
+        files.write(found.results, found.timelines)
     if json:
         document: dict[str, Any] = {"results": found.results}
         if found.errors:
@@ -227,8 +233,6 @@ def compare(
         print_json(document)
     else:
         print_results(found.results)
-    if report is not None:
-        note(f"report: {report}")
     return 0
 
 
