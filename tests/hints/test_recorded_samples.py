@@ -11,8 +11,10 @@ from isotherm.hints.recorded_samples import RecordedProcesses, RecordedSamples
 from isotherm.machine.linux.spaces import NO_PAGE
 from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Kind
-from tests.records.perf_files_many import L1, RAM, many_samples, recording
+from tests.records.perf_files import attr, aux_info, auxtrace, perf_data, time_conv
+from tests.records.perf_files_many import L1, LOADS, RAM, many_samples, recording
 from tests.records.samples import record
+from tests.records.spe_packets import access, aligned
 
 SECOND = 1_000_000_000
 #: Pages of a trace: of the first process 5, 9, 6; of the second 5.
@@ -124,6 +126,27 @@ def test_losses_are_told_once() -> None:
     assert 17 == source.drain()[0].lost
     clock.advance(SECOND)
     assert 0 == source.drain()[0].lost
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_arm_records_are_samples(known: bool) -> None:
+    """AUX data of SPE: context, CPU, stores; ticks where their length is not told."""
+    area = aligned(access(5, time=10)) + aligned(access(6, time=60, store=True))
+    records = aux_info(4) + (time_conv(0, 40_000_000, 7) if known else b"")
+    records += auxtrace(area, cpu=3)
+    file = perf_data([(attr(LOADS, kind=8, period=1024), [1])], records)
+    clock, raw = VirtualClock(), RAW[:3]
+    source = RecordedSamples(
+        PerfData(io.BytesIO(file), "x"), RecordedProcesses(raw), clock.now_ns
+    )
+    clock.advance(SECOND)
+    first = source.drain()[0].seen
+    assert ([0] if known else [0, 2]) == first.page.tolist()
+    assert 1024.0 == first.period
+    clock.advance(2 * SECOND)
+    second = source.drain()[0].seen
+    assert ([2] if known else []) == second.page.tolist()
+    assert ([1] if known else []) == second.write.tolist()
 
 
 def test_looks_change_nothing() -> None:

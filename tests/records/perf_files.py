@@ -112,3 +112,8 @@ def auxtrace(
 def aux_info(kind: int) -> bytes:
     """Return the record that names the tracer; 4 is Arm SPE."""
     return struct.pack("<IHHIIQ", 70, 0, 24, kind, 0, 0)
+
+
+def time_conv(shift: int, factor: int, zero: int) -> bytes:
+    """Return the record that says how long ticks of the timer are."""
+    return struct.pack("<IHHQQQ", 79, 0, 32, shift, factor, zero)

@@ -12,7 +12,14 @@ from isotherm.core.errors import TraceFormatError
 from isotherm.records.perf_fields import Field
 from isotherm.trace.format import TraceReader
 from isotherm.trace.importing import import_trace
-from tests.records.perf_files import attr, aux_info, auxtrace, numa, perf_data
+from tests.records.perf_files import (
+    attr,
+    aux_info,
+    auxtrace,
+    numa,
+    perf_data,
+    time_conv,
+)
 from tests.records.samples import sample
 from tests.records.spe_packets import access, aligned
 
@@ -81,6 +88,15 @@ def test_spe_data_become_accesses(tmp_path) -> None:
     assert [5, 7, 6] == got["page"]
     assert [0, 0, 1] == got["write"]
     assert "ticks" in info.provenance.details["times"]
+
+
+def test_ticks_become_nanoseconds_where_the_file_says_how(tmp_path) -> None:
+    """Of a timer of 25 MHz a tick is 40 ns."""
+    data = aux_info(4) + time_conv(0, 40, 7)
+    data += auxtrace(aligned(access(5, time=30)) + aligned(access(6, time=40)))
+    info, got = imported(tmp_path, perf_data([(attr(LOADS), [1])], data, FEATURES))
+    assert ([5, 6], [0, 400]) == (got["page"], got["time"])
+    assert "times" not in info.provenance.details
 
 
 def test_a_file_without_addresses_is_refused(tmp_path) -> None:

@@ -17,10 +17,12 @@ from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
 from isotherm.hints.capability import Capability
 from isotherm.hints.live.perf_event_samples import Accesses, Translator, only_memory
 from isotherm.machine.linux.spaces import NO_PAGE
-from isotherm.records.data_source import DataSource, PhysicalNodes, where_of
+from isotherm.records.data_source import DataSource, Op, PhysicalNodes, where_of
 from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Field
-from isotherm.records.perf_file_samples import FileSamples, rows_of
+from isotherm.records.perf_file_samples import COLUMNS, FileSamples, rows_of
+from isotherm.records.perf_file_spe import ARM_SPE, read_spe
+from isotherm.records.spe import Column, Present
 
 NAME: Final = "perf.data"
 #: Bits of a trace's page numbers that hold the page; those above, the process.
@@ -107,7 +109,7 @@ class RecordedSamples:
             post_cache=not each_is_access,
             knows_initiator=self.translate.knows_initiator,
         )
-        self._chunks: Iterator[FileSamples] = data.samples()
+        self._chunks: Iterator[FileSamples] = all_samples(data)
         self._held: FileSamples | None = None
         self._zero_ns: int | None = None
         self._begin_ns = begin_ns
@@ -207,6 +209,42 @@ class RecordedSamples:
         period = 1.0 if self._each_is_access else recorded
         seen, unknown = self.translate.samples(accesses, period)
         return seen, recorded, len(accesses), unknown
+
+
+def all_samples(data: PerfData) -> Iterator[FileSamples]:
+    """Yield the samples of a file, and then Arm's SPE records as samples.
+
+    A file has addresses in the ones or in the others. Where the data were found is
+    not told of SPE records: the data sources of its makers differ.
+    """
+    yield from data.samples()
+    if not data.aux or data.aux_type != ARM_SPE:
+        return
+    found = read_spe(data)
+    spe = found.columns
+    present = spe[Column.PRESENT]
+    columns = np.zeros((len(COLUMNS), spe.shape[1]), np.uint64)
+
+    def put(name: Field, values: NDArray[np.uint64]) -> None:
+        columns[COLUMNS.index(name)] = values
+
+    low = spe[Column.CONTEXT] & np.uint64(0xFFFFFFFF)
+    known = present & np.uint64(Present.VIRTUAL) != 0
+    put(Field.TID, low | low << np.uint64(32))
+    put(Field.TIME, spe[Column.TIME])
+    put(Field.ADDR, np.where(known, spe[Column.VIRTUAL], np.uint64(0)))
+    put(Field.CPU, found.cpu.astype(np.uint32).astype(np.uint64))
+    put(Field.WEIGHT, spe[Column.TOTAL])
+    store = spe[Column.OP] & np.uint64(1)
+    put(Field.DATA_SRC, np.where(store > 0, np.uint64(Op.STORE), np.uint64(Op.LOAD)))
+    put(Field.PHYS_ADDR, spe[Column.PHYSICAL])
+    yield FileSamples(columns, np.full(spe.shape[1], _sampler(data), np.uint16))
+
+
+def _sampler(data: PerfData) -> int:
+    """Return which event of a file wrote the AUX data: it has its own type of PMU."""
+    types = [event.attr.type for event in data.events]
+    return types.index(max(types))
 
 
 def _events(parts: list[FileSamples]) -> list[NDArray[np.uint16]]:

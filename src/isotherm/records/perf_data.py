@@ -43,6 +43,7 @@ _MAGIC_OLD: Final = b"PERFFILE"
 _HEADER: Final = struct.Struct("<8sQQQQQQQQ32s")
 _PIPE_BYTES: Final = 16
 _AUXTRACE: Final = struct.Struct("<QQQIII")
+_CONVERSION: Final = struct.Struct("<QQQ")
 #: Bytes of records decoded at once.
 WINDOW_BYTES: Final = 16 << 20
 _LEAST_WINDOW: Final = 256 << 10
@@ -52,7 +53,7 @@ _MOST_RECORD_BYTES: Final = 1 << 16
 # perf's own kinds of record (enum perf_user_event_type, tools/lib/perf).
 _HEADER_ATTR, _TRACING_DATA, _FINISHED_ROUND = 64, 66, 68
 _AUXTRACE_INFO, _AUXTRACE_DATA, _HEADER_FEATURE = 70, 71, 80
-_COMPRESSED, _COMPRESSED2 = 81, 83
+_TIME_CONV, _COMPRESSED, _COMPRESSED2 = 79, 81, 83
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ class PerfData:
         #: Pieces of AUX areas met so far, and the kind of tracer (PERF_AUXTRACE_*).
         self.aux: list[AuxData] = []
         self.aux_type: int | None = None
+        #: Shift, factor and start that make a timer's ticks nanoseconds of perf.
+        self.time_conv: tuple[int, int, int] | None = None
         self._zstd: Decompressor | None = None
         self._inner = b""  # decompressed, not whole yet
         self._readers: list[EventReader] = []
@@ -391,6 +394,12 @@ class PerfData:
                 self._add_event(data[:size], data[size:])
         elif kind == _HEADER_FEATURE and len(data) >= 8:
             self.features.take(int.from_bytes(data[:8], "little"), data[8:])
+        elif kind == _TIME_CONV and len(data) >= _CONVERSION.size:
+            shift, factor, zero = _CONVERSION.unpack_from(data)
+            if shift <= 32 and 0 < factor < 1 << 32:
+                self.time_conv = shift, factor, zero
+            else:
+                self.tally[MALFORMED] += 1
         elif kind == _AUXTRACE_INFO and len(data) >= 4:
             self.aux_type = int.from_bytes(data[:4], "little")
         return 0

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from isotherm.core.errors import TraceFormatError
 from isotherm.records.data_source import DataSource
-from isotherm.records.perf_data import AuxData, PerfData
+from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Field
 from isotherm.records.perf_file_samples import FileSamples
-from isotherm.records.spe import Column, Present, decode_spe
+from isotherm.records.perf_file_spe import ARM_SPE, read_spe
+from isotherm.records.spe import Column, Present
 from isotherm.trace.importers.rows import MAX_NS, ImportOptions, Rows
 from isotherm.trace.source import ByteSource
 
@@ -24,8 +25,6 @@ from isotherm.trace.source import ByteSource
 SPACE_SHIFT: Final = 52
 _MOST_SPACES: Final = 1 << (64 - SPACE_SHIFT)
 _KERNEL: Final = np.uint64(1 << 63)
-#: PERF_AUXTRACE_ARM_SPE (tools/perf/util/auxtrace.h).
-_ARM_SPE: Final = 4
 _COPY_BYTES: Final = 1 << 20
 _MAGIC: Final = (b"PERFILE2", b"2ELIFREP", b"PERFFILE")
 
@@ -77,7 +76,7 @@ class _Import:
     def rows(self) -> Iterator[Rows]:
         for samples in self._data.samples():
             yield self._of_samples(samples)
-        if self._data.aux and self._data.aux_type == _ARM_SPE:
+        if self._data.aux and self._data.aux_type == ARM_SPE:
             yield from self._of_spe()
         elif self._data.aux:
             kind = self._data.aux_type
@@ -102,39 +101,24 @@ class _Import:
         )
 
     def _of_spe(self) -> Iterator[Rows]:
-        """Yield records of AUX data, one buffer behind the other, by time."""
-        streams: dict[int, list[AuxData]] = {}
-        for piece in self._data.aux:
-            streams.setdefault(piece.stream, []).append(piece)
-        columns, cpus, broken = [], [], 0
-        for pieces in streams.values():
-            pieces.sort(key=lambda piece: piece.offset)
-            raw = b"".join(self._data.read_aux(piece) for piece in pieces)
-            found = decode_spe(np.frombuffer(raw, np.uint8), pieces[0].offset)
-            broken += found.broken_bytes
-            columns.append(found.columns)
-            cpus.append(np.full(len(found), pieces[0].cpu, np.int64))
-        joined = np.concatenate(columns, axis=1)
-        cpu = np.concatenate(cpus)
-        order = np.argsort(joined[Column.TIME], kind="stable")
-        joined, cpu = joined[:, order], cpu[order]
-        known = joined[Column.PRESENT] & np.uint64(Present.VIRTUAL) != 0
+        """Yield records of AUX data, those of all buffers by time."""
+        found = read_spe(self._data)
+        known = found.columns[Column.PRESENT] & np.uint64(Present.VIRTUAL) != 0
         self._unaddressed += int((~known).sum())
-        joined, cpu = joined[:, known], cpu[known]
-        if broken:
-            self._options.details["aux_bytes_unreadable"] = str(broken)
+        columns, cpu = found.columns[:, known], found.cpu[known]
+        if found.broken_bytes:
+            self._options.details["aux_bytes_unreadable"] = str(found.broken_bytes)
         if not len(cpu):
             return
-        # Ticks of the generic timer: the file does not always say how long one is.
-        self._options.details["times"] = "ticks of the timer, in order, not in ns"
-        ticks = np.minimum(joined[Column.TIME], np.uint64(MAX_NS)).astype(np.int64)
-        cpu[cpu >= 1 << 31] = -1
+        if not found.in_ns:
+            self._options.details["times"] = "ticks of the timer, in order, not in ns"
+        time_ns = np.minimum(columns[Column.TIME], np.uint64(MAX_NS)).astype(np.int64)
         yield self._rows(
-            joined[Column.VIRTUAL],
-            joined[Column.CONTEXT].astype(np.uint32).view(np.int32),
-            ticks,
-            (joined[Column.OP] & np.uint64(1)).astype(np.uint8),
-            self._who(cpu.astype(np.int32)),
+            columns[Column.VIRTUAL],
+            columns[Column.CONTEXT].astype(np.uint32).view(np.int32),
+            time_ns,
+            (columns[Column.OP] & np.uint64(1)).astype(np.uint8),
+            self._who(cpu),
         )
 
     def _rows(
