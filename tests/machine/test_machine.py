@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isotherm.core.errors import UnsupportedError, UsageError
+from isotherm.core.kernels import TWINS
 from isotherm.machine.sim import play
 from isotherm.machine.sim.machine import Faults, SimMachine
 from isotherm.machine.sim.spec import load_machine
@@ -356,8 +357,22 @@ def test_a_page_that_is_there_already_is_no_error() -> None:
 def test_pages_and_nodes_that_are_not_there() -> None:
     """As move_pages(2): EFAULT, ENODEV; the others of the batch still move."""
     machine = machine_of()
-    errno = machine.move(uint(100, 1, 2), nodes(1, 7, 1)).errno
-    assert [EFAULT, ENODEV, 0] == errno.tolist()
+    errno = machine.move(uint(100, 1, 2, 1 << 31), nodes(1, 7, 1, 0)).errno
+    assert [EFAULT, ENODEV, 0, EFAULT] == errno.tolist()
+    assert 1 == machine.placement()[2]
+
+
+def test_what_failed_beforehand_is_not_looked_at() -> None:
+    """Kernel and twin leave alone a page or node that is not there."""
+    pair = (play.place, play.place_twin)
+    for function in TWINS.get("isotherm.machine.sim.play.place", pair):
+        flags, used = np.zeros(8, np.uint8), np.array([8, 0])
+        errno = np.array([EFAULT, ENODEV, 0], np.int16)
+        moved = np.zeros((2, 2), np.int64)
+        page, node = uint(1 << 31, 0, 3), nodes(1, 200, 1)
+        function(flags, page, node, used, np.array([8, 8]), moved, errno)
+        assert [EFAULT, ENODEV, 0] == errno.tolist()
+        assert ([7, 1], 1) == (used.tolist(), int(flags[3]))
 
 
 # ---- trouble

@@ -129,6 +129,11 @@ def test_a_toml_file(tmp_path: Path) -> None:
         ("[250]", "[250]\ncapacity_ratio = -2", "nodes[1].capacity_ratio"),
         ("[250]", "[250]\nspeed = 3", "unknown field `speed`"),
         ("[250]", "[250]\ninitiators = [1]", "nodes[1].initiators"),
+        ("[250]", "[250]\ncapacity_ratio = 1e300", "nodes[1].capacity_ratio: expected"),
+        ("[250]", "[1e300]", "nodes[1].read_latency_ns"),
+        ("[250]", "[79]", "tier 1 answers in 79 ns, tier 0 above it (nodes[0]) in 80"),
+        ('"cxl"', '"cxx"', "compressed, remote, unknown; did you mean 'cxl'?"),
+        ('name = "tiny"', 'name = "tiny"\ninitiators = ["tpu"]', "one of cpu, gpu"),
         ("tier = 1", "tier = 2", "nodes.tier: expected 0, 1, … without gaps"),
         ("tier = 1", "tier = 0", "nodes.tier"),
         ('"cxl"', '"tape"', "nodes[1].kind: invalid enum value"),
@@ -151,6 +156,33 @@ def test_errors_name_file_and_field(
         load_machine(str(path))
     assert caught.value.message.startswith(f"{path}: ")
     assert field in caught.value.message
+
+
+def test_a_wide_tier_may_answer_later() -> None:
+    """HBM above DRAM: more latency, more bandwidth; equal latencies are fine too."""
+    later = TWO_NODES.replace("[250]", "[70]\nread_bandwidth_gb_s = 100")
+    with pytest.raises(ConfigError, match="tiers from fast to slow"):
+        parse_machine(later, "x")
+    wide = later.replace("[80]", "[80]\nread_bandwidth_gb_s = 400")
+    assert [80.0] == parse_machine(wide, "x").nodes[0].read_latency_ns
+    assert parse_machine(TWO_NODES.replace("[250]", "[80]"), "x")
+
+
+@pytest.mark.parametrize(
+    ("pages", "ratio", "room"),
+    [
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+        (1000, 1 / 3, 333),
+        (10, 1.0, 10),
+        (32768, 1 / 2, 16384),
+        (32768, 1 / 5, 6553),
+        (32768, 1 / 9, 3640),
+    ],
+)
+def test_a_share_is_what_was_written(pages: int, ratio: float, room: int) -> None:
+    """0.29 of 100 pages are 29, although 0.29 is a little less in binary."""
+    assert room == load_machine("dram-cxl").capacities(pages, ratio)[0]
 
 
 def test_too_many_nodes_and_too_few() -> None:

@@ -264,10 +264,10 @@ def place_twin(
 ) -> None:
     """Plain twin of `place`."""
     for i in range(len(page)):
-        f = int(flags[page[i]])
-        here, there = f & NODE_MASK, int(node[i])
         if errno[i]:
             continue
+        f = int(flags[page[i]])
+        here, there = f & NODE_MASK, int(node[i])
         if f & UNMOVABLE:
             errno[i] = 16
         elif here != there and used[there] >= capacity[there]:

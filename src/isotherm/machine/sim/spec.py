@@ -8,8 +8,11 @@ that the simulated footprint is of the reference.
 """
 
 import math
+import re
 import tomllib
+from fractions import Fraction
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -48,6 +51,8 @@ BUILT_IN = {
 MIB = 1 << 20
 MAX_NODES = 8  # three bits of a page's flags (play.NODE_MASK)
 MAX_INITIATORS = 255  # 255 is "unknown" in a trace
+MAX_LATENCY_NS = 1e9  # a second: a slip of the unit, whatever the memory
+MAX_CAPACITY_RATIO = 1e6
 #: What lies beside a recorded tree and says what its firmware left out.
 OVERRIDES_SUFFIX = ".overrides.toml"
 
@@ -130,11 +135,12 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 row = getattr(node, field)
                 if row is not None and (
                     len(row) != len(self.initiators)
-                    or not all(0 < figure < math.inf for figure in row)
+                    or not all(0 < figure <= MAX_LATENCY_NS for figure in row)
                 ):
                     raise ConfigError(
                         f"{path}: nodes[{i}].{field}: expected {len(self.initiators)} "
-                        f"figures > 0, one per initiator, got {row}"
+                        f"figures > 0, at most {MAX_LATENCY_NS:g}, one per initiator, "
+                        f"got {row}"
                     )
             for field in (
                 "read_bandwidth_gb_s",
@@ -146,12 +152,18 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ConfigError(
                         f"{path}: nodes[{i}].{field}: expected > 0, got {value}"
                     )
+            if node.capacity_ratio > MAX_CAPACITY_RATIO:
+                raise ConfigError(
+                    f"{path}: nodes[{i}].capacity_ratio: expected at most "
+                    f"{MAX_CAPACITY_RATIO:g}, got {node.capacity_ratio:g}"
+                )
             for who in node.initiators:
                 if not 0 <= who < len(self.initiators):
                     raise ConfigError(
                         f"{path}: nodes[{i}].initiators: expected 0 to "
                         f"{len(self.initiators) - 1}, got {who}"
                     )
+        self._check_order(path, len(tiers))
         if not 1 <= self.parallelism < math.inf:
             raise ConfigError(
                 f"{path}: parallelism: expected >= 1, got {self.parallelism}"
@@ -189,6 +201,34 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.hotness_unit is not None:
             self.hotness_unit.check(path, [n.tier for n in self.nodes])
 
+    def _check_order(self, path: str, tiers: int) -> None:
+        """Check that no tier is faster than the one above it.
+
+        A tier may have less latency than one above that has more bandwidth: HBM
+        answers no sooner than DRAM, and is the faster under load.
+        """
+        nearest = [
+            min(
+                (
+                    (min(n.read_latency_ns), i)
+                    for i, n in enumerate(self.nodes)
+                    if n.tier == tier
+                ),
+            )
+            for tier in range(tiers)
+        ]
+        for tier, (above, below) in enumerate(pairwise(nearest)):
+            wide = self.nodes[above[1]].read_bandwidth_gb_s
+            less = self.nodes[below[1]].read_bandwidth_gb_s
+            wider = wide is not None and less is not None and wide > less
+            if below[0] < above[0] and not wider:
+                raise ConfigError(
+                    f"{path}: nodes[{below[1]}]: tier {tier + 1} answers in "
+                    f"{below[0]:g} ns, tier {tier} above it (nodes[{above[1]}]) in "
+                    f"{above[0]:g} ns: expected tiers from fast to slow, unless the "
+                    "slower one has more read_bandwidth_gb_s"
+                )
+
     def _check_background(self, path: str) -> None:
         for i, traffic in enumerate(self.background):
             where = f"{path}: background[{i}]"
@@ -223,7 +263,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return pages per node; the last tier holds the whole footprint."""
         last = max(n.tier for n in self.nodes)
         fast = [n for n in self.nodes if n.tier == 0]
-        room = int(pages * fast_ratio)
+        room = share_of(pages, fast_ratio)
         total_share = sum(n.capacity_ratio for n in fast)
         out = []
         given = 0
@@ -281,6 +321,16 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Topology(nodes, tiers, initiators, performance, {})
 
 
+def share_of(pages: int, ratio: float) -> int:
+    """Return the whole pages in a share, as of the fraction that a person wrote.
+
+    >>> share_of(100, 0.29), int(100 * 0.29)
+    (29, 28)
+    """
+    exact = Fraction(ratio).limit_denominator(1_000_000)
+    return int(pages * (exact if float(exact) == ratio else Fraction(ratio)))
+
+
 def load_machine(name: str) -> MachineSpec:
     """Return a built-in machine, one from a TOML file or from a recorded tree.
 
@@ -319,9 +369,19 @@ def parse_machine(text: str, path: str) -> MachineSpec:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         field = where.rstrip("`").removeprefix(".") or "top level"
-        raise ConfigError(f"{path}: {field}: {what[:1].lower()}{what[1:]}") from error
+        what = f"{what[:1].lower()}{what[1:]}{_known_kinds(what, field)}"
+        raise ConfigError(f"{path}: {field}: {what}") from error
     spec.check(path)
     return spec
+
+
+def _known_kinds(what: str, field: str) -> str:
+    """Return what a field that names a kind may be, where that is what is wrong."""
+    found = re.fullmatch(r"Invalid enum value '(.*)'", what)
+    if found is None:
+        return ""
+    known = [str(k) for k in (MemoryKind if "kind" in field else InitiatorKind)]
+    return f", expected one of {', '.join(known)}{did_you_mean(found[1], known)}"
 
 
 def from_topology(path: Path) -> MachineSpec:
