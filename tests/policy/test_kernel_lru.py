@@ -155,3 +155,13 @@ def test_no_victims_without_room_below(bench):
     table = bench([0, 0, 1, 1], [2, 2])
     moves, room, _ = run(kswapd_of(table, sees_bits=False), table, wanted=2)
     assert (0, [0, 0]) == (len(moves), room.tolist())
+
+
+def test_up_to_the_high_mark_there_is_no_room_for_promotions(bench):
+    """It works up to its mark alone, and of the room above high nothing is left."""
+    table = bench([0, 0, 0, 0, 1, 1, 1], [4, 9])
+    kswapd = kswapd_of(table, sees_bits=False)
+    one, three = np.array([1, 0]), np.array([3, 0])
+    moves, room, _ = kswapd.run(table.epoch(), one, one, three, makes_room=False)
+    assert 1 == len(moves)
+    assert [1, 0] == room.tolist()

@@ -152,6 +152,8 @@ class Kswapd:
         wake_below: NDArray[np.int64],
         until: NDArray[np.int64],
         wanted: NDArray[np.int64],
+        *,
+        makes_room: bool = True,
     ) -> tuple[Moves, NDArray[np.int64], tuple[Look, ...]]:
         """Reclaim for one epoch.
 
@@ -163,6 +165,8 @@ class Kswapd:
             wake_below: Free pages below which kswapd wakes, per node.
             until: Free pages at which it goes back to sleep, per node.
             wanted: Promotions to each node that wait for room.
+            makes_room: Whether it makes room for them; not where it stops at the
+                high watermark, above which they need free pages.
 
         Returns:
             Demotions; how many promotions have room, int64 per node; looks.
@@ -182,7 +186,8 @@ class Kswapd:
             awake.append(node)
             if self._sees_bits and node not in self._looked:
                 continue
-            need = int(until[node] - free[node] + wanted[node])
+            asked = int(wanted[node]) if makes_room else 0
+            need = int(until[node] - free[node]) + asked
             rank = int(self._paths.rank[node])
             lower = [n for tier in self._paths.tiers[rank + 1 :] for n in tier]
             need = min(need, int(np.maximum(below[lower], 0).sum()))

@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, float] = {
     "demote_scale_factor": 200.0,  # 10000ths of the node
     "marks_to_activate": 1.0,
     "demotion_looks": 64.0,
+    "coupled": 0.0,
 }
 SCALE_FACTOR_UNIT = 10_000
 
@@ -76,7 +77,13 @@ class Tpp:
         wanted = np.zeros_like(epoch.usage.free_pages)
         wanted[dst] = len(page)
         mark = self._demote_watermark(epoch)
-        demotions, room, looks = self._kswapd.run(epoch, mark, mark, wanted)
+        wake_below = mark
+        coupled = self._o["coupled"] > 0
+        if coupled:
+            wake_below, mark = epoch.usage.low_pages, epoch.usage.high_pages
+        demotions, room, looks = self._kswapd.run(
+            epoch, wake_below, mark, wanted, makes_room=not coupled
+        )
         promoted = page[: int(room[dst])]
         self._scan.feedback(len(promoted), len(page) - len(promoted))
         if self._sees_faults:
