@@ -112,6 +112,15 @@ def test_colloids_constants_come_from_one_unloaded_column() -> None:
     assert [("hemem", "0x")] * 4 == seen
 
 
+def test_colloids_constants_follow_from_the_text() -> None:
+    """Updates per second and inflation, as stated, give the constants that are used."""
+    from isotherm.lab.fidelity.colloid import calibrate
+
+    constants = read_published("colloid").constants
+    expected = constants["parallelism"], constants["antagonist_lines"]
+    assert pytest.approx(expected, rel=0.01) == calibrate(6.07e8, 5.0)
+
+
 def test_an_unknown_experiment() -> None:
     """The message has what was meant."""
     with pytest.raises(UsageError, match="did you mean 'colloid'"):

@@ -10,12 +10,14 @@ for memory, not for a size of page. What differs is reckoned after it: faults an
 moves cost a share of a huge page's, and small pages walk the page table in memory.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.lab.fidelity.play import Tail, play_one
 from isotherm.lab.fidelity.published import Measured, Published
+from isotherm.machine.sim.queueing import QUEUE_SHARE
 from isotherm.machine.sim.spec import CostSpec, MachineSpec, NodeSpec
 from isotherm.topology.model import MemoryKind
 from isotherm.trace.stream import Background
@@ -29,6 +31,9 @@ FAST_RATIO: Final = 33_820_770_304 / 77_309_411_328
 HOT_SHARE: Final = 21_474_836_480 / 77_309_411_328
 #: HeMem counts 2 MiB pages; a page here stands for 16 of them: as many samples of it.
 SAMPLING_PERIOD: Final = 5
+#: Of the updates, those in the hot set.
+GUPS_HOT: Final = 0.9
+APPLICATION_CORES: Final = 15
 LATENCIES_NS: Final = (135, 148, 168, 192)
 ANTAGONIST_CORES: Final = (0, 5, 10, 15)
 #: System: without and with Colloid, seconds.
@@ -123,6 +128,37 @@ def machine_of(published: Published, latency_ns: int, cores: int) -> MachineSpec
         background=antagonist,
         costs=CostSpec(move_fixed_ns=0.0, move_page_ns=700.0, move_byte_ns=0.1),
     )
+
+
+def calibrate(updates_per_s: float, inflation: float) -> tuple[float, float]:
+    """Return accesses in flight of an application core, and lines of an antagonist's.
+
+    Little's law twice, with HeMem's placement (hot set in the fast tier) and the slow
+    tier at 135 ns: without an antagonist the application makes ``updates_per_s``;
+    with one on 15 cores the fast tier's latency is ``inflation`` times the unloaded.
+
+    Args:
+        updates_per_s: Reads that are each written back.
+        inflation: > 1.
+    """
+    fast, slow = 70.0, float(LATENCIES_NS[0])
+    served = GUPS_HOT + (1 - GUPS_HOT) * FAST_RATIO
+    cores = ANTAGONIST_CORES[-1]
+    rate = 2 * updates_per_s / NS_PER_S
+    fast_load, slow_load = rate * served * 64 / 205, rate * (1 - served) * 64 / 150
+    loaded = fast * _factor(fast_load), slow * _factor(slow_load)
+    in_flight = rate * (served * loaded[0] + (1 - served) * loaded[1])
+    # 1 + k load^2 / (1 - load) = inflation, for load.
+    extra = (inflation - 1) / QUEUE_SHARE
+    load = 0.5 * (math.sqrt(extra * extra + 4 * extra) - extra)
+    slowed = fast * inflation
+    rate = in_flight / (served * slowed + (1 - served) * slow)
+    rest = load * 205 - rate * served * 64
+    return in_flight / APPLICATION_CORES, rest / 128 * slowed / cores
+
+
+def _factor(load: float) -> float:
+    return 1 + QUEUE_SHARE * load * load / (1 - load)
 
 
 def _both(

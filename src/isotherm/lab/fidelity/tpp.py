@@ -71,7 +71,7 @@ def play(published: Published, *, quick: bool, seed: int) -> Measured:
 
 
 #: Demotion starts and ends where allocation does: at the ordinary watermarks.
-COUPLED: Final = {"demote_scale_factor": 0.0}
+COUPLED: Final = {"coupled": 1.0}
 
 
 def _workload(published: Published, row: str, seed: int) -> tuple[Workload, float]:
