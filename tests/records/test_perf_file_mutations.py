@@ -9,6 +9,7 @@ import zstandard
 from isotherm.core.errors import TraceFormatError
 from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Field
+from isotherm.records.perf_file_spe import read_spe
 from tests.records.mutation import SEEDS, batches, volume
 from tests.records.perf_files import (
     FINISHED_ROUND,
@@ -18,6 +19,7 @@ from tests.records.perf_files import (
     memory,
     numa,
     perf_data,
+    time_conv,
 )
 from tests.records.samples import between, sample
 from tests.records.spe_packets import access
@@ -49,9 +51,10 @@ def small_files() -> list[bytes]:
     packed = struct.pack("<IHH", COMPRESSED, 0, 8 + len(packed)) + packed
     pipe = struct.pack("<8sQ", b"PERFILE2", 16)
     pipe += struct.pack("<IHH", 64, 0, 8 + 128 + 8) + attr(BOTH) + struct.pack("<Q", 1)
+    area = aux_info(4) + time_conv(9, 20480, 7) + auxtrace(access(1))
     return [
         perf_data(events, body + between()[1] + body, features),
-        perf_data(events, aux_info(4) + auxtrace(access(1)) + body, features),
+        perf_data(events, area + body, features),
         perf_data(events[:1], one(1, 1) * 3),
         perf_data(events, packed, features),
         pipe + one(1, 1) * 2 + FINISHED_ROUND,
@@ -85,6 +88,7 @@ def test_files_survive(seed: int) -> None:
             try:
                 file = PerfData(io.BytesIO(data), "x")
                 found = list(file.samples())
+                spe = read_spe(file) if file.aux else None
             except TraceFormatError:
                 refused += 1
                 continue
@@ -92,6 +96,7 @@ def test_files_survive(seed: int) -> None:
             lost = file.lost
             assert lost >= 0, batch.name(row)
             damaged += lost > 0
+            assert spe is None or spe.broken_bytes >= 0, batch.name(row)
             if ZSTD in data:
                 continue
             for samples in found:

@@ -99,6 +99,13 @@ def test_ticks_become_nanoseconds_where_the_file_says_how(tmp_path) -> None:
     assert "times" not in info.provenance.details
 
 
+def test_aux_data_may_claim_any_place(tmp_path) -> None:
+    """A place of 64 bits, as a damaged file has it, ends no import."""
+    data = aux_info(4) + auxtrace(aligned(access(5, time=30)), offset=(1 << 64) - 64)
+    _, got = imported(tmp_path, perf_data([(attr(LOADS), [1])], data, FEATURES))
+    assert [5] == got["page"]
+
+
 def test_a_file_without_addresses_is_refused(tmp_path) -> None:
     """No access: one sentence; a broken header: one, too."""
     with pytest.raises(TraceFormatError, match="no accesses"):

@@ -344,6 +344,10 @@ class SpeRecords:
         return stores
 
 
+#: Places further on are aligned like this one less: padding fills far less.
+_ALIGNED: Final = 1 << 40
+
+
 def decode_spe(data: Bytes, base: int = 0) -> SpeRecords:
     """Return the loads and stores in a stretch of an AUX area.
 
@@ -354,6 +358,7 @@ def decode_spe(data: Bytes, base: int = 0) -> SpeRecords:
         base: Where in the AUX area they begin.
     """
     columns = np.empty((COLUMNS, len(data) // _LEAST_BYTES + 1), np.uint64)
+    base %= _ALIGNED  # a file may name any place of 64 bits
     rows, used, broken = decode(data, base, _KIND, _SIZE, columns)
     return SpeRecords(columns[:, : int(rows)], int(used), int(broken))
 
