@@ -14,8 +14,8 @@ Examples:
   isotherm demo
   isotherm demo --report /tmp/report.html --jobs 4
 
-Overhead: about a minute of two cores; nothing of this host is looked at or
-moved.
+Overhead: two to three minutes of two cores at the first start, half of it
+later; nothing of this host is looked at or moved.
 """
 
 app = App(name="demo", help_epilogue=EPILOGUE, help_format="plaintext")
@@ -28,7 +28,7 @@ def demo(
     jobs: int | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
-    """Run recorded workloads under every policy on a machine with DRAM and CXL.
+    """Run recorded programs under a policy of each kind, with DRAM and CXL.
 
     Recordings of real programs come with isotherm. Each is run under every
     policy and the bounds; a table is printed and an HTML report is written.

@@ -1,4 +1,4 @@
-"""The demo: the shipped recordings of real programs under every policy."""
+"""The demo: the shipped recordings of real programs under a policy of each kind."""
 
 from typing import Final
 
