@@ -1,8 +1,8 @@
 """The tables of docs/results/fidelity.md: published experiments and ours.
 
-    python benchmarks/fidelity_tables.py > tables.md
+    python benchmarks/fidelity_tables.py [EXPERIMENT...] > tables.md
 
-plays all of them (two minutes of one core) and prints Markdown.
+plays them, or all (four minutes of one core), and prints Markdown.
 """
 
 import sys
@@ -66,7 +66,9 @@ def show(verdict: Verdict) -> None:
 
 def main() -> None:
     """Play everything, then print."""
-    verdicts = list(run(announce=lambda name: print(name, file=sys.stderr)))
+    verdicts = list(
+        run(sys.argv[1:], announce=lambda name: print(name, file=sys.stderr))
+    )
     print("| experiment | unseen figures | median | worst | pairs right | seconds |")
     print("|---|---|---|---|---|---|")
     for v in verdicts:
@@ -83,7 +85,8 @@ def main() -> None:
                 f" {v.wall_s:.0f} |"
             )
     pairs = sum(len(v.pairs) for v in verdicts)
-    print(f"\nOrder of systems: {right_share(verdicts):.1%} of {pairs} pairs.")
+    if pairs:
+        print(f"\nOrder of systems: {right_share(verdicts):.1%} of {pairs} pairs.")
     for v in verdicts:
         show(v)
 

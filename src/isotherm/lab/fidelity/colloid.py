@@ -85,16 +85,17 @@ def play(published: Published, *, quick: bool, seed: int) -> Measured:
     measured: Measured = {}
     latencies = (LATENCIES_NS[0], LATENCIES_NS[-1]) if quick else LATENCIES_NS
     cores = (0, 15) if quick else ANTAGONIST_CORES
+    length = 0.5 if quick else 1.0
     walk = published.constants["walk_share"]
     for latency_ns in latencies:
         for nr_cores in cores:
             machine = machine_of(published, latency_ns, nr_cores)
             row = f"{latency_ns} ns, {nr_cores // 5}x"
-            without, with_it = _both(published, "hemem", machine, seed)
+            without, with_it = _both(published, "hemem", machine, length, seed)
             # Samples are read and pages moved by threads of HeMem's own.
             own = {"walk_share": 0.0, "fault": 0.0, "move": 0.0}
             measured["gain", row, "hemem"] = _gain(without, with_it, own)
-            without, with_it = _both(published, "tpp", machine, seed)
+            without, with_it = _both(published, "tpp", machine, length, seed)
             huge = {"walk_share": 0.0, "fault": HUGE_FAULT, "move": HUGE_MOVE}
             measured["gain", row, "tpp+thp"] = _gain(without, with_it, huge)
             small = {"walk_share": walk, "fault": 1.0, "move": 1.0}
@@ -162,13 +163,27 @@ def _factor(load: float) -> float:
 
 
 def _both(
-    published: Published, system: str, machine: MachineSpec, seed: int
+    published: Published, system: str, machine: MachineSpec, length: float, seed: int
 ) -> tuple[_Run, _Run]:
     without, with_it, seconds = SYSTEMS[system]
+    seconds *= length
     return (
         _run(published, without, machine, seconds, seed),
         _run(published, with_it, machine, seconds, seed),
     )
+
+
+def unloaded_gain(published: Published, *, balance_latency: bool, seed: int) -> float:
+    """Return HeMem's gain without an antagonist, under one rule or the other.
+
+    The rule is chosen by this: even latencies give 1, as published.
+    """
+    machine = machine_of(published, LATENCIES_NS[0], 0)
+    seconds = SYSTEMS["hemem"][2] / 2
+    options = {**OPTIONS["colloid-hemem"], "balance_latency": float(balance_latency)}
+    without = _run(published, "hemem", machine, seconds, seed)
+    with_it = _run(published, "colloid-hemem", machine, seconds, seed, options)
+    return _gain(without, with_it, {"walk_share": 0.0, "fault": 0.0, "move": 0.0})
 
 
 def _gain(without: _Run, with_it: _Run, cost: dict[str, float]) -> float:
@@ -176,7 +191,12 @@ def _gain(without: _Run, with_it: _Run, cost: dict[str, float]) -> float:
 
 
 def _run(
-    published: Published, policy: str, machine: MachineSpec, seconds: float, seed: int
+    published: Published,
+    policy: str,
+    machine: MachineSpec,
+    seconds: float,
+    seed: int,
+    options: dict[str, float] | None = None,
 ) -> _Run:
     gups = make_workload("gups", PAGES, seed, {"hot_pages": HOT_SHARE, "contiguity": 1})
     watch = play_one(
@@ -189,7 +209,7 @@ def _run(
         seconds=seconds,
         placement="random",
         sampling_period=SAMPLING_PERIOD,
-        options=OPTIONS.get(policy, {"reference_gib": REFERENCE_GIB}),
+        options=options or OPTIONS.get(policy, {"reference_gib": REFERENCE_GIB}),
     )
     tail: Tail = watch.tail(1 / 3)
     scale = PAGES * PAGE_BYTES / (REFERENCE_GIB * (1 << 30))

@@ -17,6 +17,8 @@ from isotherm.workloads.registry import make_workload
 
 PAGES: Final = 8192
 QUICK_PAGES: Final = 4096
+SECONDS: Final = 1200.0
+QUICK_SECONDS: Final = 600.0
 #: As the built-in dram-pmem, for one access at a time: pmbench times each of them.
 MACHINE: Final = """
 name = "pmbench"
@@ -59,12 +61,15 @@ class _Case:
 def play(published: Published, *, quick: bool, seed: int) -> Measured:
     """Return scores and promotion rates, relative to the base's."""
     pages = QUICK_PAGES if quick else PAGES
-    base = _case(published, pages, seed, EVERY_FAULT)
+    seconds = QUICK_SECONDS if quick else SECONDS
+    base = _case(published, pages, seconds, seed, EVERY_FAULT)
     limit = base.promoted_mb_s * published.constants["limit"]
     cases = {
         "base": base,
-        "hot selection": _case(published, pages, seed, {}),
-        "rate limit": _case(published, pages, seed, {"promote_rate_limit_mb_s": limit}),
+        "hot selection": _case(published, pages, seconds, seed, {}),
+        "rate limit": _case(
+            published, pages, seconds, seed, {"promote_rate_limit_mb_s": limit}
+        ),
     }
     measured: Measured = {}
     for name, case in cases.items():
@@ -78,7 +83,11 @@ def play(published: Published, *, quick: bool, seed: int) -> Measured:
 
 
 def _case(
-    published: Published, pages: int, seed: int, options: dict[str, float]
+    published: Published,
+    pages: int,
+    seconds: float,
+    seed: int,
+    options: dict[str, float],
 ) -> _Case:
     constants = published.constants
     gauss = make_workload(
@@ -100,13 +109,12 @@ def _case(
         fast_ratio=constants["fast_ratio"],
         seed=seed,
         rate=constants["rate"],
-        seconds=1200.0,
+        seconds=seconds,
         placement="random",
         options=options,
     )
     tail: Tail = watch.tail(1 / 3)
-    seconds = len(tail.samples) * 0.5
-    per_s = tail.total("promoted") / seconds
+    per_s = tail.total("promoted") / (len(tail.samples) * 0.5)
     return _Case(
         tail.in_line_ns,
         tail.total("promoted") / tail.total("accesses"),
