@@ -6,8 +6,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from isotherm.lab.charts import style_of
 from isotherm.lab.grid import Grid
-from isotherm.lab.palette import DARK, standalone
+from isotherm.lab.palette import DARK, dark_of, standalone
 from isotherm.lab.regret import judge
 from isotherm.lab.shown import (
     MAX_SHOWN,
@@ -18,6 +19,7 @@ from isotherm.lab.shown import (
     run_series,
     timeline_wanted,
 )
+from isotherm.policy.registry import BOUNDS, POLICIES
 
 
 def test_small_grid_keeps_every_run() -> None:
@@ -124,3 +126,15 @@ def test_dark_colours_stand_out(light: str) -> None:
         assert brightness(DARK[light]) < 100
     else:
         assert brightness(DARK[light]) >= min(brightness(light), 110)
+
+
+def test_every_policy_has_a_colour_on_dark_paper() -> None:
+    """No line is lost on a dark screen, and no two policies share a look there."""
+    looks = []
+    for name in POLICIES:
+        color, dash, mark = style_of(name)
+        text = dark_of(color)
+        assert max(int(text[at : at + 2], 16) for at in (1, 3, 5)) >= 0xA0, name
+        if name not in BOUNDS:
+            looks.append((text, dash, mark))
+    assert len(set(looks)) == len(looks)
