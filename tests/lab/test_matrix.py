@@ -64,13 +64,14 @@ def test_without_bounds_there_is_no_matrix(samples: ModuleType) -> None:
 def test_colours_change_at_never_moving() -> None:
     """Up to 1 blue, beyond orange; every step has a colour and an ink."""
     assert len(COLOURS) == len(INKS) == len(STEPS) + 1
-    assert step_of(1.0) + 1 == step_of(1.001)
+    assert step_of(1.0) + 1 == step_of(1.01)
+    assert step_of(1.0) == step_of(1.001)  # both are written as 1.00
 
     def blue(colour: str) -> bool:
         return int(colour[5:7], 16) > int(colour[1:3], 16)
 
     assert [blue(colour) for colour in COLOURS] == [
-        step < step_of(1.001) for step in range(len(COLOURS))
+        step < step_of(1.01) for step in range(len(COLOURS))
     ]
 
 

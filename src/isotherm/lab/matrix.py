@@ -98,12 +98,12 @@ def _mean_and_worst(regrets: Sequence[float | None]) -> tuple[float, float] | No
 
 
 def step_of(regret: float) -> int:
-    """Return the colour of a regret, an index into ``COLOURS``.
+    """Return the colour of a regret as it is written, an index into ``COLOURS``.
 
     >>> step_of(0.0), step_of(0.26), step_of(40.0)
     (0, 2, 7)
     """
-    return sum(regret > step for step in STEPS)
+    return sum(round(regret, 2) > step for step in STEPS)
 
 
 def column_name(axis: str, column: Any) -> str:
