@@ -71,6 +71,22 @@ def test_it_ends_when_asked_and_when_nobody_is_left(playing):
     assert 2 == gone.service.epochs
 
 
+def test_it_goes_on_when_a_wait_ends_early_and_somebody_lives(playing):
+    """The first process of a command has ended: its forks are managed on, in time."""
+    played = playing(NO_TRIAL)
+    early = [True, False, True, True]
+
+    def wait(seconds):
+        return False if early and early.pop() else played.wait(seconds)
+
+    assert "duration" == played.service.run(wait, 3.0)
+    assert (3, [1.0, 1.0, 1.0]) == (played.service.epochs, played.waits)
+    living = [True, False]
+    gone = playing(NO_TRIAL, alive=lambda: living.pop(0))
+    assert "gone" == gone.service.run(lambda seconds: False)
+    assert 0 == gone.service.epochs
+
+
 def test_the_brake_stops_moves_and_lets_them_go_again(playing):
     """Under pressure moves are halved, then none is made; later they are again."""
     stalls = Stalling()

@@ -31,8 +31,8 @@ def test_a_signal_ends_a_wait_at_once():
         assert signal.SIGTERM == waiter.signal
 
 
-def test_the_end_of_a_process_ends_a_wait():
-    """A watched process that ends is no signal, but a reason to look."""
+def test_the_end_of_a_process_ends_one_wait():
+    """A watched process that ends is no signal, but a reason to look, once."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     pidfd = os.pidfd_open(child.pid)
     with Waiter() as waiter:
@@ -40,8 +40,13 @@ def test_the_end_of_a_process_ends_a_wait():
         assert not waiter.wait(0.01)
         assert child.stdin is not None
         child.stdin.close()
-        assert waiter.wait(60)
+        began = time.monotonic()
+        assert not waiter.wait(600)
+        assert time.monotonic() - began < 60
         assert waiter.signal is None
+        began = time.monotonic()
+        assert not waiter.wait(0.05)
+        assert time.monotonic() - began >= 0.05
     child.wait()
     os.close(pidfd)
 

@@ -43,6 +43,9 @@ SMOOTH: Final = 0.2
 STAY_S: Final = 300.0
 PING_PONG_S: Final = 10.0
 
+#: A wait that ends so long before its time has not ended early.
+_EARLY_NS: Final = 1_000_000
+
 log = structlog.get_logger()
 
 
@@ -209,7 +212,7 @@ class Service:
         """Run epochs until there is a reason to end; return it.
 
         Args:
-            wait: Waits so many seconds; True: something asks for the end.
+            wait: Waits so many seconds, or less; True: somebody asks for the end.
             duration_s: End after so long.
 
         Returns:
@@ -227,13 +230,27 @@ class Service:
             due_ns += round(self.pacer.epoch_s * NS_PER_S)
             if end_ns is not None:
                 due_ns = min(due_ns, end_ns)
+            reason = self._wait_until(due_ns, wait)
+            if reason is not None:
+                return reason
+            self.epoch()
+            if end_ns is not None and clock.now_ns() >= end_ns:
+                return "duration"
+
+    def _wait_until(self, due_ns: int, wait: Callable[[float], bool]) -> str | None:
+        """Wait for an epoch; return why there is to be none.
+
+        A wait may end early: the process that a run was started with has ended, and
+        what it has forked lives on.
+        """
+        clock = self.machine.clock
+        while True:
             if wait(max(0.0, (due_ns - clock.now_ns()) / NS_PER_S)):
                 return "asked" if self._alive() else "gone"
             if not self._alive():
                 return "gone"
-            self.epoch()
-            if end_ns is not None and clock.now_ns() >= end_ns:
-                return "duration"
+            if due_ns - clock.now_ns() < _EARLY_NS:
+                return None
 
     def epoch(self) -> Step:
         """Run one epoch now."""

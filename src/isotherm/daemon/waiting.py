@@ -19,7 +19,7 @@ class Waiter:
     before. Python's own handlers are put back on exit.
 
     Args:
-        pidfd: Of a process whose end also ends a wait; None: of none.
+        pidfd: Of a process whose end also ends one wait; None: of none.
     """
 
     def __init__(self, pidfd: int | None = None) -> None:
@@ -31,7 +31,7 @@ class Waiter:
         self._old_wakeup = -1
 
     def watch(self, pidfd: int) -> None:
-        """Let the end of this process end a wait, too."""
+        """Let the end of this process end one wait, too."""
         self._pidfd = pidfd
         self._poll.register(pidfd, select.POLLIN)
 
@@ -61,14 +61,20 @@ class Waiter:
             self.signal = signal.Signals(number)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long; return True when a signal came or the process ended first."""
+        """Wait so long; return True when a signal came first.
+
+        The wait in which the watched process ends is over then, without a signal:
+        there may be others to go on for. Later waits are as long as they are asked.
+        """
         until = time.monotonic() + seconds
         while self.signal is None:
             left = until - time.monotonic()
             ready = self._poll.poll(max(0, min(left, 3600)) * 1000)
             for file, _ in ready:
                 if file == self._pidfd:
-                    return True
+                    self._poll.unregister(file)
+                    self._pidfd = None
+                    return self.signal is not None
                 if self._pipe is not None and file == self._pipe[0]:
                     os.read(file, 64)
             if not ready and left <= 0:
