@@ -127,6 +127,7 @@ def _accessed_range() -> Kind:
             budget=wants.budget / 2,
             intrusive=wants.intrusive,
             now_ns=wants.machine.clock.now_ns,
+            process_of=wants.process_of,
         )
 
     return Kind("accessed-range", False, False, probe, make)

@@ -244,3 +244,42 @@ def test_bits_that_stay_are_found(
 def test_granules_are_joined_to_ranges() -> None:
     """Neighbours are one range."""
     assert [[512, 1536], [2560, 3072]] == spans(np.array([1, 2, 5])).tolist()
+
+
+def test_the_process_that_is_followed_is_looked_at_not_its_number(
+    new_target: Callable[..., Target],
+) -> None:
+    """A number that is nobody's is left alone; what is asked for stays open."""
+    target, clock = new_target(64), VirtualClock()
+    spaces = SpaceMap()
+    spaces.update(target.pid, np.array([[target.vpage, target.vpage + 64]]))
+    held: list[Process | None] = [None]
+    opened: list[int] = []
+
+    def refuse(pid: int) -> Process:
+        opened.append(pid)
+        return Process(pid)
+
+    source = AccessedRanges(
+        spaces,
+        interval_s=1.0,
+        now_ns=clock.now_ns,
+        open_process=refuse,
+        process_of=lambda _: held[0],
+    )
+    with Process(target.pid) as process, source:
+        target.write(0, 64)
+        source.drain()
+        assert source._cleared == {}
+        held[0] = process
+        source.drain()
+        assert source._cleared.keys() == {target.pid}
+        held[0] = None
+        clock.advance(2 * S)
+        assert () == source.drain()
+        assert source._cleared == {}
+        held[0] = process
+        source.drain()
+        source.close()
+        assert process.alive()
+    assert [] == opened

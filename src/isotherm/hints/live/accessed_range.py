@@ -122,6 +122,8 @@ class AccessedRanges:
         chunk_pages: Pages of a part of a split mapping.
         now_ns: The machine's time.
         open_process: Opens a process.
+        process_of: Returns the process of a pid that the spaces name, or None; it
+            stays theirs. None: open_process opens them by number.
     """
 
     mechanism: Final = Mechanism.REGION
@@ -138,6 +140,7 @@ class AccessedRanges:
         chunk_pages: int = PAGES_PER_HUGE_PAGE,
         now_ns: Callable[[], int] = time.monotonic_ns,
         open_process: Callable[[int], Process] = Process,
+        process_of: Callable[[int], Process | None] | None = None,
     ) -> None:
         self._spaces = spaces
         self._wanted_s = interval_s
@@ -151,6 +154,7 @@ class AccessedRanges:
         self.refused: dict[int, str] = {}
         self._now_ns = now_ns
         self._open_process = open_process
+        self._process_of = process_of
         self._processes: dict[int, Process] = {}
         self._cleared: dict[int, int] = {}  # pid -> when
         self._guard = threading.Lock()
@@ -210,7 +214,7 @@ class AccessedRanges:
 
     def _forget(self, pid: int) -> None:
         process = self._processes.pop(pid, None)
-        if process is not None:
+        if process is not None and self._process_of is None:
             process.close()
         uffd = self._uffds.pop(pid, None)
         if uffd is not None:
@@ -235,12 +239,27 @@ class AccessedRanges:
             # What cannot be registered (a special mapping) stays whole.
             uffd.register(start, end)
 
+    def _process(self, pid: int) -> Process | None:
+        """Return the very process that the spaces mean, not another of its number."""
+        process = self._processes.get(pid)
+        if self._process_of is not None:
+            theirs = self._process_of(pid)
+            if theirs is not process:
+                self._forget(pid)
+            process = theirs
+        elif process is None:
+            process = self._open_process(pid)
+        if process is not None:
+            self._processes[pid] = process
+        return process
+
     def _look_at(self, pid: int, last_ns: int | None) -> list[HintBatch]:
         spent_ns = time.thread_time_ns()
         try:
-            process = self._processes.get(pid)
+            process = self._process(pid)
             if process is None:
-                process = self._processes[pid] = self._open_process(pid)
+                self._forget(pid)
+                return []
             if pid in self._intrusive and pid not in self.refused:
                 self._split(process)
             mapping = parse_smaps(process.read_bytes("smaps"))
