@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -10,14 +10,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.core.units import NS_PER_S
 from isotherm.daemon.brake import Brake, Limits, Reading, Shift
 from isotherm.daemon.budget import Pacer
 from isotherm.daemon.config import BrakeConfig, Config
 from isotherm.daemon.gate import Gate
 from isotherm.daemon.pressure import Pressure, PressureReader
 from isotherm.daemon.record import LiveRecorder
-from isotherm.daemon.summary import failures
+from isotherm.daemon.result import Costs, result_of
 from isotherm.daemon.tally import Tally
 from isotherm.hints.batch import HintBatch, HintSource, LiveMechanism, Mechanism
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
@@ -100,16 +100,6 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Costs:
-    """What the run took, in nanoseconds."""
-
-    cpu_ns: float = 0.0
-    application_ns: float = 0.0
-    background_ns: float = 0.0
-    migration_ns: float = 0.0
-
-
 def limits_of(config: BrakeConfig) -> Limits:
     """Return the brake's limits as it wants them."""
     return Limits(
@@ -163,7 +153,7 @@ class Service:
         self._coarser, self._make_engine = coarser, make_engine
         self.rank = rank_column(machine.topology, 256).astype(np.int64)
         self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
-        self._seen_by = sorted({source.mechanism.value for source in sources})
+        self.seen_by = sorted({source.mechanism.value for source in sources})
         self.pacer = Pacer(
             config.loop.epoch_s,
             config.loop.longest_epoch_s,
@@ -187,8 +177,8 @@ class Service:
         self.paced: list[dict[str, float | bool]] = []
         self.units: list[dict[str, int]] = []  # changes of the unit
         self.tiers: list[dict[str, Any]] = []  # changes of the tiers
-        self._began_ns = machine.clock.now_ns()
-        self._last_ns = self._began_ns
+        self.began_ns = machine.clock.now_ns()
+        self.last_ns = self.began_ns
         self._last_cpu_ns = cpu_ns()
 
     def _join(self, sources: tuple[HintSource, ...]) -> Loop:
@@ -223,7 +213,7 @@ class Service:
         clock = self.machine.clock
         end_ns = None
         if duration_s is not None:
-            end_ns = self._began_ns + round(duration_s * NS_PER_S)
+            end_ns = self.began_ns + round(duration_s * NS_PER_S)
         due_ns = clock.now_ns()
         while True:
             due_ns = max(due_ns, clock.now_ns() - NS_PER_S)
@@ -255,8 +245,8 @@ class Service:
     def epoch(self) -> Step:
         """Run one epoch now."""
         now_ns = self.machine.clock.now_ns()
-        dt_ns = max(1, now_ns - self._last_ns)
-        self._last_ns = now_ns
+        dt_ns = max(1, now_ns - self.last_ns)
+        self.last_ns = now_ns
         step = self.step = run_epoch(self.loop, self.epochs, dt_ns)
         if step.change is not None and step.change.topology is not None:
             self._take_tiers(step.change.topology)
@@ -448,48 +438,7 @@ class Service:
 
     def result(self) -> dict[str, Any]:
         """Return the run so far, in raw units."""
-        seconds = (self._last_ns - self._began_ns) / NS_PER_S
-        tally, costs = self.tally, self.costs
-        promoted, demoted = tally.promoted_pages, tally.demoted_pages
-        if self.dry_run:
-            promoted, demoted = self.wished_pages
-        hold_back = self.engine.books.hold_back
-        return {
-            "mover": "isotherm",
-            "policy": self.config.loop.policy,
-            "dry_run": self.dry_run,
-            "duration_s": seconds,
-            "epochs": self.epochs,
-            "hints": self._seen_by,
-            "hints_lost": self.lost,
-            "managed_pages": self.managed_pages,
-            "most_managed_pages": self.most_managed_pages,
-            "promoted_pages": promoted,
-            "demoted_pages": demoted,
-            "moved_bytes": (promoted + demoted) * PAGE_BYTES,
-            "ping_pong_pages": tally.ping_pong_pages,
-            "failed": failures(tally.errno),
-            "fast_share": self.fast_share,
-            "fast_share_at_start": self.fast_share_at_start,
-            "costs": {
-                "cpu_s": costs.cpu_ns / NS_PER_S,
-                "cpu_share": costs.cpu_ns / NS_PER_S / max(seconds, 1e-9),
-                "application_s": costs.application_ns / NS_PER_S,
-                "background_s": costs.background_ns / NS_PER_S,
-                "migration_s": costs.migration_ns / NS_PER_S,
-                "epoch_s": self.pacer.epoch_s,
-                "epoch_cost_s": self.pacer.cost_s,
-            },
-            "coarsened": self.paced,
-            "units": self.units,
-            "tiers": self.tiers,
-            "promised_ns": tally.promised_ns,
-            "realised_ns": tally.realised_ns,
-            "held_back_pages": tally.held_back_pages,
-            "held_back": None if hold_back is None else hold_back.to_dict(),
-            "brake": [_shift(shift, self._began_ns) for shift in self.shifts],
-            "gears": self.brake.gears,
-        }
+        return result_of(self)
 
 
 def _as_columns(mechanism: Mechanism | LiveMechanism) -> Mechanism:
@@ -503,17 +452,6 @@ def _as_columns(mechanism: Mechanism | LiveMechanism) -> Mechanism:
     if isinstance(mechanism, LiveMechanism):
         return Mechanism.ACCESSED_BIT
     return mechanism
-
-
-def _shift(shift: Shift, began_ns: int) -> Mapping[str, Any]:
-    return {
-        "time_s": (shift.now_ns - began_ns) / NS_PER_S,
-        "event": shift.event,
-        "sign": shift.sign.value,
-        "value": shift.value,
-        "limit": shift.limit,
-        "share": shift.share,
-    }
 
 
 def _kernel_ns(batches: tuple[HintBatch, ...]) -> float:
