@@ -62,6 +62,13 @@ def test_one_source_is_enough_to_gain(hints):
     assert moved["slowdown"] - 1 < 0.8 * (still["slowdown"] - 1)
 
 
+def test_hint_faults_alone_are_not_given_up_before_memory_was_poisoned():
+    """Few pages have faulted at first; the others may be as hot."""
+    still = run("first-touch", "zipf", epochs=240)
+    moved = run("isotherm", "zipf", epochs=240, hints=("hint-fault",))
+    assert moved["slowdown"] - 1 < 0.95 * (still["slowdown"] - 1)
+
+
 @pytest.mark.parametrize("hint", ["hint-fault", "region"])
 def test_a_weak_source_alone_is_heard(hint):
     """Hint faults or regions alone move pages, and to some gain."""

@@ -10,6 +10,7 @@ from isotherm.policy.sensing import (
     BUDGET,
     LEAST_BUDGET,
     PAYBACK_GAIN,
+    PoisonPlanner,
     SamplePlanner,
     ScanPlanner,
 )
@@ -197,3 +198,17 @@ def test_looking_is_not_rarer_before_every_page_was_looked_at_often():
         scan.follow_moves(0.0, 1.0)
         after = scan.plan(1.0, 80.0, 30.0, 1.0)
     assert before[0].stripes == after[0].stripes
+
+
+def test_poisoning_covers_memory_in_turn():
+    """The share that has been poisoned once grows to 1 and stays there."""
+    poison = PoisonPlanner(PAGES, EPOCH_S)
+    assert 0 < poison.covered < 0.01
+    seen = []
+    while poison.covered < 1.0:
+        (look,) = poison.plan(10.0, FAST_NS, 1.0)
+        seen.append(poison.covered)
+        assert look.end_page / PAGES == poison.covered
+    assert seen == sorted(seen)
+    poison.plan(10.0, FAST_NS, 1.0)
+    assert 1.0 == poison.covered

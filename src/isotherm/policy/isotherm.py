@@ -191,7 +191,8 @@ class Isotherm:
             tier_ns,
             threshold,
             epoch.move_limit_pages
-            if self._promised > LEAST_GAIN or len(view.ahead)
+            if self._promised * (1.0 - view.futile_share) > LEAST_GAIN
+            or len(view.ahead)
             else 0,
         )
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
@@ -477,6 +478,8 @@ class Isotherm:
         hope = held + max(0.0, share - held) * self._patience
         worth = gap / max(blind, 1e-9)
         worth *= 1.0 - cast("EvidenceView", epoch.hotness).futile_share
+        if self._setup.hints == {Mechanism.HINT_FAULT}:
+            worth /= self._poison.covered  # the rest may hold as much
         follow = HOPE_GAIN * self._rates.informed
         gain = worth * max(0.0, hope - ratio)
         self._recoverable += follow * (gain - self._recoverable)

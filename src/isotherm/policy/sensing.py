@@ -32,6 +32,12 @@ class PoisonPlanner:
         self._pages = pages
         self._epoch_s = epoch_s
         self._next = 0
+        self._end = 0  # of what has been poisoned at least once
+
+    @property
+    def covered(self) -> float:
+        """Share of the pages that has been poisoned at least once, (0, 1]."""
+        return max(self._end, BLOCK_PAGES) / max(self._pages, BLOCK_PAGES)
 
     def renew(self, pages: int) -> None:
         """Take the flat index for so long."""
@@ -57,6 +63,7 @@ class PoisonPlanner:
         start = self._next
         end = min(self._pages, start + -(-count // BLOCK_PAGES) * BLOCK_PAGES)
         self._next = 0 if end >= self._pages else end
+        self._end = max(self._end, end)
         return (Look(Mechanism.HINT_FAULT, start, end),)
 
 
