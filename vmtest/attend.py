@@ -24,6 +24,9 @@ _LEASH = Path(__file__).with_name("leash.py")
 _ENDING_S = 10
 """To read what is left in the pipes, and for QEMU to go."""
 
+_QUIET_S = 0.1
+"""After the command's end; QEMU may still hold what a full pipe did not take."""
+
 _CONSOLE_LINES = 40
 
 
@@ -112,7 +115,11 @@ def attend(
                 os.close(write)
                 ears.register(read, selectors.EVENT_READ, name)
             while ears.get_map() and (now := time.monotonic()) < end:
-                for key, _ in ears.select(end - now):
+                ending = progress.exit_status is not None
+                heard = ears.select(min(end - now, _QUIET_S) if ending else end - now)
+                if ending and not heard:
+                    process.kill()
+                for key, _ in heard:
                     data = os.read(key.fd, 65536)
                     if not data:
                         ears.unregister(key.fd)
@@ -123,8 +130,7 @@ def attend(
                             booted_s = now - start
                             if verbose:
                                 streams.say(f"{booted_s:.1f} s: the command starts")
-                        if progress.exit_status is not None:
-                            process.kill()
+                        if progress.exit_status is not None and not ending:
                             end = now + _ENDING_S
                     else:
                         _pass_on(data, getattr(streams, key.data), end)
