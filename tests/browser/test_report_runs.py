@@ -84,16 +84,13 @@ def choose(page: Any, workload: str, policy: str) -> None:
     """Choose a run on the left by hand."""
     page.select_option("#pick-workload", label=f"{workload}, 0.2 fast")
     page.select_option("#pick-left", policy)
-    drawn(page, policy)
+    drawn(page, workload, policy)
 
 
-def drawn(page: Any, policy: str) -> None:
-    """Wait until the left side shows a policy."""
-    page.wait_for_function(
-        "policy => document.getElementById('map-left')"
-        ".getAttribute('aria-label').includes(`under ${policy}:`)",
-        arg=policy,
-    )
+def drawn(page: Any, workload: str, policy: str) -> None:
+    """Wait until the left side shows a run."""
+    name = f"{workload}, 0.2 fast, {policy}"
+    page.wait_for_selector(f"#figure-left[data-shown='{name}']")
 
 
 def number(text: str) -> int:
@@ -189,7 +186,7 @@ def test_regret_leads_to_its_run(opened: SimpleNamespace) -> None:
     """A click on a figure of the regret matrix shows that policy on that workload."""
     page = opened.page
     page.click("#matrices button[data-go=tpp][data-workload=gups]")
-    drawn(page, "tpp")
+    drawn(page, "gups", "tpp")
     assert page.input_value("#pick-left") == "tpp"
     label = page.evaluate(
         "document.getElementById('pick-workload').selectedOptions[0].text"
@@ -204,12 +201,12 @@ def test_row_leads_to_the_nearest_run(opened: SimpleNamespace) -> None:
     page.click(
         "#numbers button[data-go=tpp][data-workload=drift][data-fast-ratio='0.5']"
     )
-    drawn(page, "tpp")
+    drawn(page, "drift", "tpp")
     assert "not kept over time" in page.inner_text("#run-note")
     page.click(
         "#numbers button[data-go=isotherm][data-workload=drift][data-fast-ratio='0.2']"
     )
-    drawn(page, "isotherm")
+    drawn(page, "drift", "isotherm")
     assert page.inner_text("#run-note") == ""
     page.click("#numbers button[data-go=all-slow] >> nth=0")
     assert "no run of it was kept" in page.inner_text("#run-note")
@@ -219,12 +216,12 @@ def test_mark_of_cost_leads_to_its_run(opened: SimpleNamespace) -> None:
     """A click on a mark of the chart of prices shows the run behind it."""
     page = opened.page
     page.select_option("#pick-market", label="gups")
-    page.wait_for_selector("#chart-market[aria-label*=gups], #chart-market svg")
+    page.wait_for_selector("#chart-market[aria-label*=', gups on']")
     mark = page.locator(
         "#chart-market svg [aria-label*='policy: tpp'][aria-label*='20%']"
     )
     mark.first.click(force=True)
-    drawn(page, "tpp")
+    drawn(page, "gups", "tpp")
     label = page.evaluate(
         "document.getElementById('pick-workload').selectedOptions[0].text"
     )

@@ -123,6 +123,7 @@
   for (const side of SIDES) {
     const canvas = byId("map-" + side);
     canvas.addEventListener("pointermove", (event) => {
+      if (!shown[side]) return;
       const map = shown[side].map, { heat, share } = cellsOf(map);
       const [c, region] = place(side, event);
       const at = c * map.rows + region;
@@ -132,8 +133,11 @@
         `${seconds} s, pages ${between(pagesOf(map, region))}: ${few}${figure(rateOf(map, heat[at]))} accesses per page and second, ` +
         `${Math.round((share[at] / map.share_steps) * 100)} % of the pages in fast memory`;
     });
-    canvas.addEventListener("pointerleave", () => (byId("read-" + side).textContent = shown[side].map.words));
+    canvas.addEventListener("pointerleave", () => {
+      if (shown[side]) byId("read-" + side).textContent = shown[side].map.words;
+    });
     canvas.addEventListener("click", (event) => {
+      if (!shown[side]) return;
       const [first] = pagesOf(shown[side].map, place(side, event)[1]);
       const found = (shown[side].decisions.parts || []).findIndex(({ pages }) => pages[0] <= first && first <= pages[1]);
       if (found < 0) return;
@@ -276,6 +280,7 @@
   const show = async (side) => {
     const policy = picks[side].value, group = +workload.value;
     byId("run-" + side).hidden = policy === NOTHING;
+    delete byId("figure-" + side).dataset.shown;
     byId("badge-" + side).textContent = "";
     if (policy === NOTHING) return;
     const run = await fetchRun(group, policy);
@@ -298,6 +303,7 @@
       const spec = { ...form, data: { values: run.series }, description: words[kind] };
       await draw(`chart-${kind}-${side}`, spec, `${kind}: ${name}`);
     }
+    if (shown[side] === run) byId("figure-" + side).dataset.shown = name;
   };
 
   const seriesTable = (id, series, name) => {
@@ -366,6 +372,6 @@
     change();
   });
   for (const side of SIDES) picks[side].addEventListener("change", () => show(side));
-  sortHeat.addEventListener("change", () => SIDES.forEach((side) => picks[side].value && drawMap(side)));
+  sortHeat.addEventListener("change", () => SIDES.forEach((side) => picks[side].value && shown[side] && drawMap(side)));
   change().then(rest);
 })();
