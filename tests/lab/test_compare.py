@@ -19,6 +19,7 @@ from isotherm.lab.compare import compare
 from isotherm.lab.grid import Grid, default_rate, spec_key
 from isotherm.lab.report import timeline_wanted
 from isotherm.lab.simulate import SimulationSpec
+from isotherm.lab.store import ResultStore
 from isotherm.machine.sim.machine import Faults
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy import registry
@@ -82,6 +83,76 @@ def test_key_tells_runs_apart(tmp_path: Path) -> None:
     before = spec_key(replace(SPEC, workload=str(trace)))
     trace.write_bytes(b"12")
     assert before != spec_key(replace(SPEC, workload=str(trace)))
+
+
+TWO_TIERS = """
+name = "two-tier"
+description = "a machine from a file"
+[[nodes]]
+kind = "dram"
+tier = 0
+read_latency_ns = [100.0]
+[[nodes]]
+kind = "cxl"
+tier = 1
+read_latency_ns = [400.0]
+"""
+
+
+def test_key_of_a_machine_is_what_it_says(tmp_path: Path) -> None:
+    """Its figures count, not when its file was touched, nor its length."""
+    path = tmp_path / "m.toml"
+    path.write_text(TWO_TIERS)
+    spec = replace(SPEC, machine=str(path))
+    before, stat = spec_key(spec), path.stat()
+    os.utime(path, ns=(0, 0))
+    assert before == spec_key(spec)
+    path.write_text(TWO_TIERS.replace("400", "500"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert before != spec_key(spec)
+
+
+def test_key_of_a_recorded_machine_has_its_overrides(tmp_path: Path) -> None:
+    """What lies beside a tree is part of the machine, and so is each of its files."""
+    node = tmp_path / "host/sys/devices/system/node"
+    for i in (0, 1):
+        (node / f"node{i}").mkdir(parents=True)
+        (node / f"node{i}/meminfo").write_text(f"Node {i} MemTotal: 1048576 kB\n")
+        (node / f"node{i}/cpulist").write_text("" if i else "0-3\n")
+    for name in ("online", "possible", "has_memory"):
+        (node / name).write_text("0-1\n")
+    beside = tmp_path / "host.overrides.toml"
+    rows = "".join(
+        f'[[performance]]\ninitiator = "cpu0"\nnode = {i}\nread_latency_ns = {ns}\n'
+        f"[[tier]]\nnodes = [{i}]\n"
+        for i, ns in enumerate((90, 400))
+    )
+    beside.write_text(rows)
+    spec = replace(SPEC, machine=str(tmp_path / "host"))
+    first = spec_key(spec)
+    beside.write_text(rows.replace("400", "500"))
+    second = spec_key(spec)
+    (node / "node1/meminfo").write_text("Node 1 MemTotal: 4194304 kB\n")
+    assert 3 == len({first, second, spec_key(spec)})
+
+
+def test_stored_names_are_those_of_the_run(tmp_path: Path, samples: ModuleType) -> None:
+    """A row that needed its folder beside another goes without it alone."""
+
+    def work(spec: SimulationSpec, keep: bool) -> tuple[dict[str, object], None]:
+        return samples.result(spec.policy, 1.5, workload="x"), None
+
+    specs = [replace(SPEC, workload=path) for path in ("a/x.parquet", "b/x.parquet")]
+    first = replace(SPEC, policy="first-touch", workload="a/x.parquet")
+    out = tmp_path / "grid.parquet"
+    with ResultStore(out) as store:
+        rows = compare(specs, jobs=1, work=work, store=store).results
+    assert ["a/x", "b/x"] == [row["workload"] for row in rows]
+    with ResultStore(out) as store:
+        found = compare([specs[0], first], jobs=1, work=work, store=store)
+    assert 1 == found.resumed
+    assert ["x", "x"] == [row["workload"] for row in found.results]
+    assert 1.0 == found.results[0]["vs_first_touch"]
 
 
 def test_one_timeline_per_policy_and_workload() -> None:

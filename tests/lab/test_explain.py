@@ -156,6 +156,18 @@ def test_not_a_recording(tmp_path: Path) -> None:
     assert "--record" in str(error.value.hint)
 
 
+@pytest.mark.parametrize("name", ["placement", "epochs", "heat", "moves"])
+def test_damaged_recording(recording: Path, name: str) -> None:
+    """A file that was cut off is named as damage, one that is gone as well."""
+    path = recording / f"{name}.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match="damaged recording"):
+        explain(recording, 0, 7)
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot be read"):
+        explain(recording, 0, 7)
+
+
 def test_ranges() -> None:
     """Neighbouring pages become one range."""
     assert page_ranges(np.array([1, 2, 3, 7])) == [[1, 3], [7, 7]]

@@ -412,3 +412,28 @@ def test_a_spec_is_a_value() -> None:
     written = json.loads(json.dumps(dataclasses.asdict(spec)))
     written["hints"] = tuple(written["hints"])
     assert spec == SimulationSpec(**written)
+
+
+@pytest.mark.parametrize("seed", [(1 << 43) + 3, (1 << 44) + 3, (1 << 63) - 1])
+def test_large_seeds(seed: int) -> None:
+    """Any seed below 2^63 does, and the tracker's salts are words."""
+    assert seed == run(accesses=20_000, seed=seed)["seed"]
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "expected"),
+    [
+        ("seed", 1 << 63, r"seed: expected from 0 to 2\^63 - 1"),
+        ("seed", -1, "seed: expected from 0"),
+        ("epoch_s", 100_000.0, "epoch_s: expected at most 3600, got 100000"),
+    ],
+)
+def test_figures_beyond_what_can_be(figure: str, value: float, expected: str) -> None:
+    """They are named, with what is expected."""
+    with pytest.raises(UsageError, match=expected):
+        run(**{figure: value})
+
+
+def test_an_hour_is_an_epoch() -> None:
+    """The longest one runs, and so does one that outlasts a short half-life."""
+    assert 1 <= run(pages=64, epoch_s=3600.0, accesses=None)["slowdown"]

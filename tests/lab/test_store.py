@@ -1,5 +1,9 @@
 """Finished runs on disk."""
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -123,3 +127,39 @@ def test_journal_without_a_directory_is_named(
     with pytest.raises(IsothermError, match="cannot write"):
         append_row(tmp_path / "gone", "a", samples.result("isotherm"))
     assert [] == list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path, samples: ModuleType) -> None:
+    """A pipe is refused; of a link the file behind it is written."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a device, pipe or socket"):
+        ResultStore(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("file")
+    with ResultStore(tmp_path / "link") as store:
+        store.save([samples.result("isotherm")], ["a"])
+    assert {"pipe", "link", "file"} == {p.name for p in tmp_path.iterdir()}
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_full_disk_names_the_file(tmp_path: Path, samples: ModuleType) -> None:
+    """The Parquet file is named, the journal keeps the runs, nothing else is left."""
+    path = tmp_path / "grid.parquet"
+    rows = [samples.result("isotherm") for _ in range(8)]
+    with ResultStore(path) as store:
+        store.add("a", rows[0])
+        with limited(256), pytest.raises(IsothermError, match=str(path)):
+            store.save(rows, list("abcdefgh"))
+    assert ["grid.parquet.journal"] == [p.name for p in tmp_path.iterdir()]
+    with ResultStore(path) as store:
+        assert ["a"] == list(store.done)
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let files grow to so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,11 +1,13 @@
 """The recorder keeps what a run did, in bounded memory and on disk."""
 
+import gc
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import IsothermError, UsageError
 from isotherm.observability.recorder import Recorder
 from isotherm.observability.recording import read_run
 from isotherm.observability.timeline import TimelineBuilder, region_pages_for
@@ -156,3 +158,25 @@ def test_recording_can_be_replaced(tmp_path: Path) -> None:
             record(recorder)
             recorder.finish({"slowdown": slowdown})
     assert read_run(tmp_path)["result"] == {"slowdown": 2.0}
+
+
+def test_full_disk_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is told which file, and neither files nor the directory stay."""
+
+    def record_fully() -> None:
+        with Recorder(tmp_path / "run") as recorder:
+            record(recorder)
+            recorder.finish({"policy": "x"})
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        with pytest.raises(IsothermError, match=r"\.parquet: cannot write: File too"):
+            record_fully()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    gc.collect()
+    assert [] == list(tmp_path.iterdir())
+    assert "Exception ignored" not in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """The trace file: what is written is read, and nothing half-written stays."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,18 @@ def test_targets_that_cannot_be(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none" / "t"):
         with pytest.raises(UsageError), TraceWriter(path, ORIGIN):
             pass
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    """A pipe stays one; of a link the file behind it is replaced."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a device, pipe or socket"):
+        write(tmp_path / "pipe", {"page": [1]})
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("file")
+    assert 1 == write(tmp_path / "link", {"page": [1]}).info.pages
+    assert (tmp_path / "link").is_symlink()
+    assert {"pipe", "link", "file"} == {p.name for p in tmp_path.iterdir()}
 
 
 def test_other_files_are_no_traces(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from isotherm.cli.compare import check_writable, print_results
+from isotherm.cli.compare import print_results
 from isotherm.cli.options import at_least
 from isotherm.cli.output import note, print_json, progress_bar, start_logging
+from isotherm.core.files import check_writable
 
 EPILOGUE = """\
 Examples:
@@ -59,15 +60,15 @@ def demo(
         )
     for failure in found.errors:
         note(f"left out: {failure['error']}")
+    if json:
+        print_json({"results": found.results})
+    else:
+        print_results(found.results)
     write_report(
         report,
         found.results,
         found.timelines,
         kicker="recorded programs on a simulated machine with DRAM and CXL",
     )
-    if json:
-        print_json({"results": found.results})
-    else:
-        print_results(found.results)
     note(f"report: {report.absolute()}")
     return 0

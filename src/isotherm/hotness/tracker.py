@@ -54,6 +54,12 @@ SWEEPS = 1 << 13  # every block's age is seen to in so many epochs
 REVISIT_S = 2.0  # without accessed bits, every page decays about so often
 
 
+#: A salt is a signed word: seeds from 2^43 on lose their upper bits.
+SALT_MASK = (1 << 63) - 1
+#: Evidence that an epoch leaves, at least, however long it is: a weight is its inverse.
+LEAST_KEPT = 1e-30
+
+
 def stretch(blocks: int, epoch: int) -> tuple[int, int]:
     """Return which blocks' regions and cells are worked out anew in an epoch.
 
@@ -126,7 +132,7 @@ class GammaTracker:
         self._access_rate: float | None = None
         self._epoch = 0
         self._fresh = (0, self.blocks)
-        self._salt = seed << 20
+        self._salt = seed << 20 & SALT_MASK
         self._sampling_period: float | None = None
         self._revisit_epochs = max(1, round(REVISIT_S / self.epoch_s))
 
@@ -205,7 +211,7 @@ class GammaTracker:
         for batch in batches:
             check(batch, self.pages)
         self._epoch += 1
-        keep = 0.5 ** (self.epoch_s / self._half_life_s)
+        keep = max(LEAST_KEPT, 0.5 ** (self.epoch_s / self._half_life_s))
         self.initiators.fade(keep)
         if self.stall is not None:
             self.stall.fade(keep)
@@ -295,7 +301,7 @@ class GammaTracker:
 
     def _next_salt(self, count: int) -> int:
         salt = self._salt
-        self._salt += count + 1
+        self._salt = self._salt + count + 1 & SALT_MASK
         return salt
 
     def _region_half_life(self) -> float:

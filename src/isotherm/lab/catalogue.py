@@ -71,11 +71,6 @@ def traces() -> Mapping[str, str]:
     return {name: describe_trace(name) for name in list_traces()}
 
 
-def is_bound(policy: str) -> bool:
-    """Return whether a policy knows the future: a bound, not a contender."""
-    return policy in BOUNDS
-
-
 def check_policy(name: str) -> str:
     """Return the name of a known policy or bound.
 

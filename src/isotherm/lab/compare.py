@@ -72,7 +72,8 @@ def compare(
         IsothermError: A run failed, or its worker was killed again and again.
     """
     keep = keep_timeline or (lambda spec: False)
-    keys = [spec_key(spec) for spec in specs]
+    read: dict[str, str] = {}
+    keys = [spec_key(spec, read) for spec in specs]
     answers: dict[int, Answer] = {}
     failed: dict[int, IsothermError] = {}
     out = Comparison()
@@ -122,6 +123,7 @@ def compare(
         raise next(iter(failed.values()))
     order = sorted(answers)
     rows = [dict(answers[index][0]) for index in order]
+    names = [(row["workload"], row["machine"]) for row in rows]
     _tell_apart(rows, [specs[index] for index in order])
     out.results = judge(rows)
     for position, index in enumerate(order):
@@ -133,7 +135,13 @@ def compare(
         for index, error in sorted(failed.items())
     ]
     if store is not None:
-        store.save(out.results, [keys[index] for index in order])
+        # As simulated: which names need their folders is a matter of what is asked
+        # for together.
+        kept = [
+            {**row, "workload": workload, "machine": machine}
+            for row, (workload, machine) in zip(out.results, names, strict=True)
+        ]
+        store.save(kept, [keys[index] for index in order])
     return out
 
 

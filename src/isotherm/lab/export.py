@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from isotherm.core.errors import UnsupportedError, UsageError
+from isotherm.core.errors import UnsupportedError
+from isotherm.core.files import file_error
 from isotherm.lab.charts import slowdown_chart
 from isotherm.lab.heatmap import heat_chart
 from isotherm.lab.matrix import AXES, matrices, matrix_chart
@@ -86,7 +87,7 @@ def export_charts(
             if progress is not None:
                 progress(number, len(charts))
     except OSError as error:
-        raise UsageError(f"{directory}: cannot write: {error.strerror}") from error
+        raise file_error(directory, error, "cannot write") from error
     return files
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import msgspec
 from isotherm import __version__
 from isotherm.lab.catalogue import BOUNDS, WITHOUT_HINTS, is_generator
 from isotherm.lab.simulate import SimulationSpec
+from isotherm.machine.sim.spec import BUILT_IN, load_machine
 
 #: Run beside every comparison: without them a slowdown says little.
 REFERENCES: Final = ("first-touch", *BOUNDS)
@@ -67,7 +68,8 @@ class Grid:
                     sampling_period=period,
                 )
                 specs.append(_without_hints(spec) if _needs_none(policy) else spec)
-        return list({spec_key(spec): spec for spec in specs}.values())
+        read: dict[str, str] = {}
+        return list({spec_key(spec, read): spec for spec in specs}.values())
 
 
 def default_rate(workload: str) -> float | None:
@@ -95,27 +97,35 @@ def spec_values(spec: SimulationSpec) -> dict[str, Any]:
     return values
 
 
-def spec_key(spec: SimulationSpec) -> str:
+def spec_key(spec: SimulationSpec, machines: dict[str, str] | None = None) -> str:
     """Return a name for a run: equal names, equal results.
 
-    Of a file its size and time of change count; of isotherm the version.
+    Of a workload's file its size and time of change count; of a machine's all that
+    was read from it, and from what lies beside it; of isotherm the version.
+
+    Args:
+        spec: The run.
+        machines: What machines' files say, by path, filled on the way: for callers
+            who ask for many keys and would have each file read once.
+
+    Raises:
+        UsageError: A machine's file cannot be read as one.
     """
     values = spec_values(spec)
-    for name in ("workload", "machine"):
-        path = Path(values[name])
-        if path.exists():
-            stat = path.stat()
-            values[f"{name}_file"] = [
-                str(path.resolve()),
-                stat.st_size,
-                stat.st_mtime_ns,
-            ]
+    path = Path(values["workload"])
+    if path.exists():
+        stat = path.stat()
+        values["workload_file"] = [
+            str(path.resolve()),
+            stat.st_size,
+            stat.st_mtime_ns,
+        ]
+    if Path(spec.machine).exists() and spec.machine not in BUILT_IN:
+        read = {} if machines is None else machines
+        if spec.machine not in read:
+            figures = msgspec.json.encode(load_machine(spec.machine), order="sorted")
+            read[spec.machine] = hashlib.sha256(figures).hexdigest()
+        values["machine_figures"] = read[spec.machine]
     values["version"] = __version__
     text = msgspec.json.encode(values, order="sorted")
     return hashlib.sha256(text).hexdigest()[:24]
-
-
-def cells_done(specs: Iterable[SimulationSpec], done: Iterable[str]) -> int:
-    """Return how many of the runs are among the finished ones."""
-    keys = set(done)
-    return sum(spec_key(spec) in keys for spec in specs)

@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from isotherm.core.errors import ConfigError, UsageError
+from isotherm.core.errors import ConfigError
+from isotherm.core.files import file_error
 from isotherm.lab.capacity import STEPS, Need
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.topology.model import MemoryKind
@@ -59,7 +60,7 @@ def read_costs(path: Path) -> Costs:
     try:
         costs = msgspec.convert(tomllib.loads(path.read_text()), Costs)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}, expected a TOML file") from error
+        raise file_error(path, error, "expected a TOML file") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeError) as error:
         raise ConfigError(
             f"{path}: {error}", hint="expected [per_gib] with lines like cxl = 2.5"

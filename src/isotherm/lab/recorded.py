@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.errors import UsageError
+from isotherm.core.files import file_error
 from isotherm.core.units import NS_PER_S
 from isotherm.observability.recording import read_run
 from isotherm.observability.why import Figures, Tried, derive_groups, explain_group
@@ -196,8 +198,25 @@ def read_recorded(
         last: Last flat page, included; None: the run's last.
 
     Raises:
-        UsageError: No recording.
+        UsageError: No recording, or a damaged one.
+        NotPermittedError: It may not be read.
     """
+    import pyarrow as pa  # noqa: PLC0415  # 0.1 s that --help must not pay
+
+    try:
+        return _read(directory, first, last)
+    except OSError as error:
+        raise file_error(directory, error, "a recording that cannot be read") from error
+    except (pa.ArrowException, KeyError, ValueError, IndexError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{directory}: a damaged recording: {why}",
+            hint="isotherm simulate --record DIR makes a new one",
+        ) from error
+
+
+def _read(directory: Path, first: int, last: int | None) -> RecordedRun:
+    """Return pages of a recording, as `read_recorded` does; fails in its own words."""
     import pyarrow.parquet as pq  # noqa: PLC0415  # 0.1 s that --help must not pay
 
     run = read_run(directory)

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from isotherm import __version__
-from isotherm.core.errors import UnsupportedError, UsageError
+from isotherm.core.errors import UnsupportedError
+from isotherm.core.files import file_error, output_file
 from isotherm.lab.heatmap import heat_form
 from isotherm.lab.matrix import AXES, matrices, matrix_chart, matrix_html
 from isotherm.lab.money import ASSUMED, Costs
@@ -74,18 +76,21 @@ def write_report(
 
     Raises:
         UnsupportedError: The package with the charts' JavaScript is missing.
-        UsageError: The file cannot be written.
+        UsageError: The file cannot be written, or the path is no file.
+        NotPermittedError: Its folder may not be written to.
     """
     text = render_report(
         results, timelines or {}, kicker=kicker, costs=costs, machines=machines
     )
-    partial = path.with_name(path.name + ".partial")
+    target = output_file(path)
+    partial = target.with_name(target.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot write: {error.strerror}") from error
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise file_error(path, error, "cannot write") from error
 
 
 def render_report(

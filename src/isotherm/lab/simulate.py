@@ -40,6 +40,7 @@ from isotherm.trace.stream import AccessChunk, Pace, Workload
 from isotherm.workloads.registry import make_workload
 
 DEFAULT_PAGES = 32768
+MAX_EPOCH_S = 3600  # decisions: one an hour is hardly any
 MOVE_QUOTA = 0.2  # of the pages per second, the same for every policy
 
 
@@ -115,8 +116,12 @@ class SimulationSpec:
             )
         if round(self.epoch_s * NS_PER_S) < 1:
             raise UsageError(f"epoch_s: expected >= 1e-9, got {self.epoch_s}")
-        if self.seed < 0:
-            raise UsageError(f"seed: expected >= 0, got {self.seed}")
+        if self.epoch_s > MAX_EPOCH_S:
+            raise UsageError(
+                f"epoch_s: expected at most {MAX_EPOCH_S}, got {self.epoch_s:g}"
+            )
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed: expected from 0 to 2^63 - 1, got {self.seed}")
         known = [f.name for f in fields(Faults)]
         for fault in self.faults:
             if fault not in known:

@@ -10,6 +10,7 @@ holds every number as a column of its own, and the whole result as JSON in
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -17,7 +18,9 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.files import file_error, output_file
 from isotherm.observability.jsonable import encode_json
+from isotherm.trace.arrow import render_reason
 
 
 def append_row(journal: Path, key: str, result: dict[str, Any]) -> None:
@@ -34,7 +37,7 @@ def append_row(journal: Path, key: str, result: dict[str, Any]) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise IsothermError(f"{journal}: cannot write: {error.strerror}") from error
+        raise file_error(journal, error, "cannot write", IsothermError) from error
     if written < len(line):
         raise IsothermError(f"{journal}: the disk is full")
 
@@ -46,11 +49,13 @@ class ResultStore:
         path: The Parquet file; need not exist.
 
     Raises:
-        UsageError: The file exists and holds something else, the place cannot be
-            written, or another process is writing there.
+        UsageError: The file exists and holds something else, the path is no file,
+            or another process is writing there.
+        NotPermittedError: The place may not be written to.
     """
 
     def __init__(self, path: Path) -> None:
+        self._named, path = path, output_file(path)
         self.path = path
         self._journal = path.with_name(path.name + ".journal")
         self.done: dict[str, dict[str, Any]] = {}
@@ -77,8 +82,11 @@ class ResultStore:
         """Keep a result, at once."""
         self.done[key] = result
         line = encode_json({"key": key, "result": result})
-        self._file.write(line + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(line + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise file_error(self._journal, error, "cannot write") from error
 
     def written(self, key: str, result: dict[str, Any]) -> None:
         """Take note of a result that its worker has written to the journal."""
@@ -109,8 +117,16 @@ class ResultStore:
         columns["result"] = [encode_json(row).decode() for row in merged.values()]
         table = pa.table(columns)
         partial = self.path.with_name(self.path.name + ".partial")
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(self.path)
+        try:
+            pq.write_table(table, partial, compression="zstd")
+            partial.replace(self.path)
+        except (OSError, pa.ArrowException) as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise IsothermError(
+                f"{self._named}: cannot write: {render_reason(error)}",
+                hint=f"{self._journal} has the runs; make room and start again",
+            ) from error
         self._journal.unlink()
         self._file.close()
 
@@ -119,7 +135,8 @@ class ResultStore:
         if not self._file.closed:
             if os.fstat(self._file.fileno()).st_size == 0:
                 self._journal.unlink(missing_ok=True)
-            self._file.close()
+            with suppress(OSError):  # of a full disk: whoever wrote has been told
+                self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +156,7 @@ def _open_locked(journal: Path) -> BinaryIO:
         try:
             file = journal.open("ab")
         except OSError as error:
-            raise UsageError(f"{journal}: cannot write: {error.strerror}") from error
+            raise file_error(journal, error, "cannot write") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -166,6 +183,8 @@ def _read_parquet(path: Path) -> dict[str, dict[str, Any]]:
 
     try:
         table = pq.read_table(path, columns=["key", "result"])
+    except PermissionError as error:
+        raise file_error(path, error, "cannot read") from error
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UsageError(
             f"{path}: expected results of isotherm compare",

@@ -56,12 +56,6 @@ class SpacesChanged:
     renewed: NDArray[np.int64]
     topology: Topology | None = None
 
-    def renewed_pages(self) -> NDArray[np.uint32]:
-        """Return every renewed flat page, uint32[n], ascending."""
-        size = self.renewed[:, 1] - self.renewed[:, 0]
-        first = np.repeat(self.renewed[:, 0] - np.cumsum(size) + size, size)
-        return (first + np.arange(len(first))).astype(np.uint32)
-
     def holds(self, page: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Return whether each page, in any order, is in a renewed range, bool[n]."""
         if len(self.renewed) == 0:

@@ -17,6 +17,7 @@ Every file can be queried with DuckDB or any Parquet reader.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.files import file_error
 from isotherm.observability.jsonable import encode_json
 from isotherm.topology.model import Topology
 
@@ -55,10 +57,13 @@ class _Table:
             "map": pa.map_(pa.string(), pa.float64()),
         }
         self._pa = pa
+        self._path = path
         self._schema = pa.schema([(name, kinds[kind]) for name, kind in fields.items()])
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=False
-        )
+        with self._failing():
+            self._file = path.open("wb")
+            self._writer = pq.ParquetWriter(
+                self._file, self._schema, compression="zstd", use_dictionary=False
+            )
         self._parts: list[list[Any]] = []
         self._rows = 0
 
@@ -83,16 +88,36 @@ class _Table:
             else:
                 values = [value for chunk in chunks for value in chunk]
                 arrays.append(self._pa.array(values, type=kind))
-        self._writer.write_table(
-            self._pa.Table.from_arrays(arrays, schema=self._schema)
-        )
+        table = self._pa.Table.from_arrays(arrays, schema=self._schema)
+        with self._failing():
+            self._writer.write_table(table)
         self._parts = []
         self._rows = 0
 
     def close(self) -> None:
-        """Write what is left and the footer."""
+        """Write what is left and the footer; do nothing the second time."""
+        if self._file.closed:
+            return
         self.flush()
-        self._writer.close()
+        with self._failing():
+            self._writer.close()
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, whatever the disk says."""
+        for let_go in (self._writer.close, self._file.close):
+            with contextlib.suppress(OSError, self._pa.ArrowException):
+                let_go()
+        self._writer.is_open = False  # or the collector tries again
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Say which file a disk that is full or fails has refused."""
+        try:
+            yield
+        except (OSError, self._pa.ArrowException) as error:
+            why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            raise IsothermError(f"{self._path}: cannot write: {why}") from error
 
 
 def check_directory(directory: Path) -> set[str]:
@@ -100,15 +125,16 @@ def check_directory(directory: Path) -> set[str]:
 
     Raises:
         UsageError: It cannot be written, or holds other things.
+        NotPermittedError: It may not be written to.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory}: expected a directory for the recording")
     known = {"run.json", *(f"{name}.parquet" for name in FILES)}
     try:
+        if directory.exists() and not directory.is_dir():
+            raise UsageError(f"{directory}: expected a directory for the recording")
         directory.mkdir(parents=True, exist_ok=True)
         found = {entry.name for entry in directory.iterdir()}
     except OSError as error:
-        raise UsageError(f"{directory}: cannot write here: {error.strerror}") from error
+        raise file_error(directory, error, "cannot write here") from error
     if found:
         if found - known or "run.json" not in found:
             raise UsageError(
@@ -139,7 +165,12 @@ class RecordingWriter:
         self._run: dict[str, Any] = {}
 
     def _open(self, name: str, fields: dict[str, str]) -> _Table:
-        table = _Table(self._directory / f"{name}.parquet", fields)
+        path = self._directory / f"{name}.parquet"
+        try:
+            table = _Table(path, fields)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         self._tables[name] = table
         return table
 
@@ -287,13 +318,17 @@ class RecordingWriter:
         self._run["result"] = result
         text = encode_json(self._run, indent=1)
         partial = self._directory / "run.json.partial"
-        partial.write_bytes(text + b"\n")
-        partial.rename(self._directory / "run.json")
+        try:
+            partial.write_bytes(text + b"\n")
+            partial.rename(self._directory / "run.json")
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise file_error(partial, error, "cannot write") from error
 
     def abandon(self) -> None:
         """Close and remove what was written, and the directory if it is empty."""
         for name, table in self._tables.items():
-            table.close()
+            table.abandon()
             (self._directory / f"{name}.parquet").unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody put something there: leave it
             self._directory.rmdir()
@@ -313,7 +348,9 @@ def read_run(directory: Path) -> dict[str, Any]:
         raise UsageError(
             f"{directory}: no recording here (no run.json)", hint=hint
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise file_error(path, error, "cannot be read", hint=hint) from error
+    except msgspec.DecodeError as error:
         raise UsageError(f"{path}: cannot be read: {error}", hint=hint) from error
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         raise UsageError(f"{path}: expected a recording of isotherm", hint=hint)

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-#: Identifier of the register block in the device's register locator.
-BLOCK_ID: Final = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Bits:

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 
 from isotherm.core.errors import ConfigError, UsageError
+from isotherm.core.files import file_error
 from isotherm.core.units import parse_size
 from isotherm.topology.adistance import tier_id
 from isotherm.topology.kernel_tiers import is_kernels
@@ -106,7 +107,7 @@ def read_overrides(path: Path) -> Overrides:
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Overrides)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise file_error(path, error, "cannot be read", ConfigError) from error
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         field = where.rstrip("`").removeprefix(".") or "top level"

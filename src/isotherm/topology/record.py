@@ -18,6 +18,7 @@ from isotherm.core.errors import (
     TopologyError,
     UsageError,
 )
+from isotherm.core.files import output_file
 from isotherm.topology.sysfs import read_tree
 from isotherm.topology.tree import Link, Tree, open_tree
 
@@ -44,7 +45,8 @@ def record_tree(root: Path, out_tar: Path) -> tuple[str, ...]:
         Notes for people: what the reader found odd, and what it refused.
 
     Raises:
-        UsageError: The name ends in something else, or its directory is missing.
+        UsageError: The name ends in something else, its directory is missing, or
+            what is there is no file.
         NotPermittedError: The directory may not be written to.
         TopologyError: Nothing of a topology is at the root.
     """
@@ -64,7 +66,7 @@ def record_tree(root: Path, out_tar: Path) -> tuple[str, ...]:
         refused.append(error.message)
     entries = recorded_entries(tree)
     try:
-        _write(entries, out_tar, mode)
+        _write(entries, output_file(out_tar), mode)
     except PermissionError as error:
         raise NotPermittedError(f"{out_tar}: cannot be written: EACCES") from error
     except FileNotFoundError as error:

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
-from isotherm.core.errors import TopologyError
+from isotherm.core.errors import NotPermittedError, TopologyError
 
 #: A sysfs attribute is at most a page; a meminfo of procfs is under 2 KiB.
 MAX_FILE_BYTES = 64 << 10
@@ -250,6 +250,10 @@ def _errno_name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
+def _forbidden(name: str, error: OSError) -> NotPermittedError:
+    return NotPermittedError(f"{shorten(name)}: cannot be read: {_errno_name(error)}")
+
+
 def open_tree(root: Path) -> Tree:
     """Return the tree at a path: ``/``, a directory, or a tar (gz, bz2, xz).
 
@@ -258,6 +262,7 @@ def open_tree(root: Path) -> Tree:
 
     Raises:
         TopologyError: Nothing is there, it is no tar, or the tar is damaged.
+        NotPermittedError: It may not be read.
     """
     name = str(root)
     try:
@@ -265,6 +270,8 @@ def open_tree(root: Path) -> Tree:
             base = root.resolve()
             return Tree(name, _below_single(DirectoryStorage(base), base))
         there = root.exists()
+    except PermissionError as error:
+        raise _forbidden(name, error) from error
     except OSError as error:
         raise TopologyError(
             f"{shorten(name)}: found {_errno_name(error)}, "
@@ -335,6 +342,8 @@ def read_tar(path: Path) -> dict[str, bytes | Link]:
         raise TopologyError(
             f"{path}: damaged or no tar: {shorten(str(error))}"
         ) from error
+    except PermissionError as error:
+        raise _forbidden(str(path), error) from error
     except OSError as error:
         found = _errno_name(error) if error.errno else shorten(str(error))
         raise TopologyError(

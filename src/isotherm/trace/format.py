@@ -9,6 +9,7 @@ written as the trace streams by and needs no second file. Metadata:
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +17,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isotherm.core.errors import (
-    IsothermError,
-    NotPermittedError,
-    UsageError,
-)
+from isotherm.core.errors import IsothermError
+from isotherm.core.files import file_error, output_file
 from isotherm.trace.arrow import COLUMNS, import_arrow, render_reason
 from isotherm.trace.info import METADATA_KEY, Metadata, Provenance, TraceInfo
 from isotherm.trace.pages import PageIndex
@@ -44,7 +42,8 @@ class TraceWriter:
         level: zstd level, 1 to 22; 9 costs 0.1 s per million rows.
 
     Raises:
-        UsageError: The target's folder does not exist, or the target is a folder.
+        UsageError: The target's folder does not exist, or the target is a folder,
+            a device or another thing that is no file. Links are followed.
         NotPermittedError: The folder may not be written to.
     """
 
@@ -65,9 +64,7 @@ class TraceWriter:
         self._writer: Any = None
         self._file: Any = None
         self._done = False
-        self._temporary = self._path.with_name(
-            f".{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        )
+        self._target = self._temporary = self._path
 
     @property
     def pages(self) -> int:
@@ -80,14 +77,14 @@ class TraceWriter:
         return self._accesses
 
     def __enter__(self) -> Self:
-        if self._path.is_dir():
-            raise UsageError(f"{self._path}: is a folder, expected a file name")
+        self._target = output_file(self._path)
+        self._temporary = self._target.with_name(
+            f".{self._target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        )
         try:
             self._file = self._temporary.open("wb")
-        except PermissionError as error:
-            raise NotPermittedError(f"{self._path}: {render_reason(error)}") from error
         except OSError as error:
-            raise UsageError(f"{self._path}: {render_reason(error)}") from error
+            raise file_error(self._path, error, "cannot write") from error
         return self
 
     def __exit__(
@@ -229,7 +226,7 @@ class TraceWriter:
         table = pa.table(columns, schema=self._writer.schema)
         try:
             self._writer.write_table(table, row_group_size=GROUP_ROWS)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             raise IsothermError(f"{self._path}: {render_reason(error)}") from error
         self._rows += self._fill
         self._fill = 0
@@ -250,18 +247,21 @@ class TraceWriter:
             self._writer.close()
             self._writer = None
             self._file.close()
-            self._temporary.replace(self._path)
-        except OSError as error:
+            self._temporary.replace(self._target)
+        except (OSError, import_arrow()[0].ArrowException) as error:
             raise IsothermError(f"{self._path}: {render_reason(error)}") from error
 
     def _abandon(self) -> None:
         """Close what is open and remove the temporary file, if it is still there."""
-        try:
-            if self._writer is not None:
+        if self._file is None:
+            return
+        # The disk that failed before fails again; the file goes anyway.
+        failures = (OSError, import_arrow()[0].ArrowException)
+        if self._writer is not None:
+            with suppress(*failures):
                 self._writer.close()
-            if self._file is not None:
-                self._file.close()
-        except OSError:
-            pass  # the disk that failed before fails again; the file goes anyway
+            self._writer.is_open = False  # or the collector tries again
+        with suppress(*failures):
+            self._file.close()
         self._writer = self._file = None
         self._temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from isotherm.core.errors import TraceFormatError, UsageError
+from isotherm.core.files import file_error
 from isotherm.core.names import without_endings
 from isotherm.core.units import NS_PER_S
 from isotherm.trace.format import TraceReader
@@ -156,7 +157,7 @@ def _is_trace(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}, expected a trace") from error
+        raise file_error(path, error, "expected a trace") from error
     if not is_columnar(head):
         return False
     return ColumnarFile(path).document is not None

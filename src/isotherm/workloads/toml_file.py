@@ -40,6 +40,7 @@ from typing import Any
 import msgspec
 
 from isotherm.core.errors import ConfigError, UsageError
+from isotherm.core.files import file_error
 from isotherm.trace.compressibility import parse_compressibility
 from isotherm.trace.stream import AccessStream, Background
 from isotherm.workloads.build import build
@@ -233,6 +234,6 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
+        raise file_error(path, error, "cannot read it", ConfigError) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML: {error}") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from isotherm.core.errors import ConfigError, UsageError
+from isotherm.core.files import file_error
 from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.sim.chmu_spec import HotnessUnitSpec
@@ -337,18 +338,21 @@ def load_machine(name: str) -> MachineSpec:
     Raises:
         UsageError: No such machine.
         ConfigError: The file does not describe one.
+        NotPermittedError: It may not be read.
     """
     if name in BUILT_IN:
         file = resources.files("isotherm.machine.sim").joinpath(f"machines/{name}.toml")
         return parse_machine(file.read_text(encoding="utf-8"), f"{name}.toml")
     path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected TOML in UTF-8: {error}") from error
-        return parse_machine(text, name)
-    if path.exists():
+    try:
+        if path.suffix == ".toml" and path.is_file():
+            return parse_machine(path.read_text(encoding="utf-8"), name)
+        there = path.exists()
+    except OSError as error:
+        raise file_error(path, error, "cannot be read", ConfigError) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML in UTF-8: {error}") from error
+    if there:
         return from_topology(path)
     raise UsageError(
         f"machine: no such machine {name!r}{did_you_mean(name, BUILT_IN)}",
