@@ -20,7 +20,7 @@ Experiments: colloid, soar, tpp, numab, pghot, far-memory, thermostat.
 A figure marked * is one that the model was calibrated on: no error is told.
 What was published, where, and what is calibrated: docs/results/fidelity.md.
 
-Overhead: one core, under two minutes for all, ten seconds for most.
+Overhead: one core, four minutes for all, ten seconds to a minute each.
 """
 
 #: Of the published pairs of systems: so many in their order, for --check.
