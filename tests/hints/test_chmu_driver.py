@@ -282,6 +282,8 @@ class Odd:
         (0, (1 << 64) - 1, "gone"),
         (0, 0, "version"),
         (8, 8, "instance length"),
+        (8, 0x109, "multiple of 8"),  # no register there can be read whole
+        (16 + 0x18, 1 << 31, "range bitmap: expected at most"),
         (BASE + reg.CAP0, (1 << 64) - 1, "gone"),
         (BASE + reg.CAP0, 1 << 48, "hot list: expected two slots"),
         (BASE + reg.CAP1, 0, "units: expected a size"),

@@ -94,9 +94,10 @@ def open_block(access: RegisterAccess) -> tuple["Instance", ...]:
     if reg.VERSION.of(first) == 0:
         raise DeviceError("chmu: version: expected 1 or more, got 0")
     count, length = reg.NUM_INSTANCES.of(first), reg.INSTANCE_LENGTH.of(second)
-    if count and length < reg.FIXED_BYTES:
+    if count and (length < reg.FIXED_BYTES or length % 8):
         raise DeviceError(
-            f"chmu: instance length: expected {reg.FIXED_BYTES} or more, got {length}"
+            f"chmu: instance length: expected a multiple of 8, {reg.FIXED_BYTES} or "
+            f"more, got {length}"
         )
     return tuple(
         Instance(access, i, reg.COMMON_BYTES + i * length) for i in range(count)
