@@ -1,5 +1,6 @@
 """The command line itself: help, errors, exit codes, streams."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -227,3 +228,44 @@ def test_list_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     for name in ("isotherm", "clairvoyant", "zipf", "dram-cxl", "accessed-bit"):
         assert name in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "--seed", "1.5"],
+        ["compare", "--pages", "64.9"],
+        ["plan", "--windows", "1.5"],
+        ["stop", "1.5"],
+        ["trace", "record", "x", "--pid", "1", "--pid", "2.5"],
+    ],
+)
+def test_fractions_are_not_rounded(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a whole number is expected a fraction is an error of usage."""
+    assert 2 == cli.main(words)
+    assert "expected a whole number, got" in capsys.readouterr().err
+
+
+def test_reader_of_a_table_has_gone() -> None:
+    """That is no error, whoever prints: exit code 0, nothing on stderr."""
+    pipe, writer = os.pipe()
+    os.close(pipe)
+    command = [sys.executable, "-m", "isotherm", "simulate", "--pages", "64"]
+    command += ["--accesses", "640"]
+    with os.fdopen(writer, "wb") as gone:
+        run = subprocess.run(
+            command, stdout=gone, stderr=subprocess.PIPE, timeout=120, check=False
+        )
+    assert (0, b"") == (run.returncode, run.stderr)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["simulate", "--list"], ["--version"]])
+def test_closed_stdout(words: list[str]) -> None:
+    """Who has closed it wants nothing: no error of ours."""
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "isotherm"]
+    run = subprocess.run(
+        [*shell, *words], stderr=subprocess.PIPE, timeout=120, check=False
+    )
+    assert (0, b"") == (run.returncode, run.stderr)

@@ -73,3 +73,17 @@ def test_wrong_options(capsys, words, says):
     """One line, exit code 2."""
     assert 2 == main(["plan", *words])
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--max-slowdown", "max slowdown"),
+        ("--memory-bound", "memory bound"),
+        ("--fast-ratio", "fast ratio"),
+    ],
+)
+def test_wrong_shares_are_named(capsys, option, name):
+    """The error says which option has a share that is none."""
+    assert 2 == main(["plan", option, "7"])
+    assert f"error: {name}: expected a share in (0, 1], got" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 """simulate, compare and explain on small runs."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +289,32 @@ def test_wrong_trouble(
     """A kind that nobody knows, and a share that is none, are refused."""
     assert main([verb, *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_pages_of_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trace has its own: --pages beside one is refused, not passed over."""
+    source, out = tmp_path / "a.csv", tmp_path / "a.parquet"
+    source.write_text("page\n1\n2\n")
+    assert 0 == main(["trace", "import", str(source), str(out)])
+    assert 2 == main(["simulate", "--workload", str(out), "--pages", "100"])
+    assert "--pages: " in capsys.readouterr().err
+
+
+def test_terminated_recording_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM ends it with 143, and no part of a recording stays."""
+    place = tmp_path / "run"
+    command = [sys.executable, "-m", "isotherm", "simulate", "--pages", "20000"]
+    command += ["--accesses", "2000000000", "--record", str(place)]
+    run = subprocess.Popen(command)
+    try:
+        end = time.monotonic() + 120
+        while not (place / "moves.parquet").exists():
+            assert time.monotonic() < end
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.terminate()
+        assert 143 == run.wait(60)
+        assert [] == list(tmp_path.iterdir())
+    finally:
+        run.kill()
+        run.wait()

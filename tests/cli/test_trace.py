@@ -1,6 +1,12 @@
 """``isotherm trace``."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +31,46 @@ def test_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         imported["footprint_bytes"],
         imported["provenance"]["source"],
     )
-    command = "isotherm trace import a.trace a.parquet --page-bytes 65536"
-    assert command == imported["provenance"]["command"]
+    assert shlex.join(["isotherm", *words]) == imported["provenance"]["command"]
+
+
+def test_the_command_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names with spaces are quoted in it, and folders are not left out."""
+    source, out = tmp_path / "a trace", tmp_path / "out 1.parquet"
+    source.write_bytes(b"1\n2\n")
+    words = ["trace", "import", str(source), str(out), "--format", "lirs"]
+    assert 0 == main([*words, "--json"])
+    command = json.loads(capsys.readouterr().out)["provenance"]["command"]
+    assert ["isotherm", *words] == shlex.split(command)
+
+
+def test_terminated_import_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM ends it with 143 and no file half-written."""
+    pipe, out = tmp_path / "a.trace", tmp_path / "out"
+    os.mkfifo(pipe)
+    out.mkdir()
+    command = [sys.executable, "-m", "isotherm", "trace", "import", str(pipe)]
+    run = subprocess.Popen([*command, str(out / "a.parquet"), "--format", "lirs"])
+    try:
+        with pipe.open("wb", buffering=0) as file:
+            file.write(b"1\n" * 5_000_000)
+            until(lambda: list(out.iterdir()))
+            run.terminate()
+            assert 143 == run.wait(60)
+        assert [] == list(out.iterdir())
+    finally:
+        run.kill()
+        run.wait()
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until something holds, at most a minute."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_info_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

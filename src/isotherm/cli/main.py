@@ -1,19 +1,23 @@
 """``isotherm VERB``: verbs are imported only when they are called."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from isotherm import __version__
-from isotherm.core.errors import IsothermError
+from isotherm.core.errors import IsothermError, NotPermittedError
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, Token
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+#: 1.5, but not 2.0.
+_FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")
 
 #: Verb, where it lives, its line in ``isotherm --help``.
 VERBS = (
@@ -60,7 +64,7 @@ EPILOGUE = """\
 Data goes to stdout, everything else to stderr. --json prints raw units.
 --debug (or ISOTHERM_DEBUG=1) shows the traceback of an unexpected error.
 Exit codes: 0 done, 1 failed, 2 usage, 3 unsupported here, 4 not permitted,
-5 target gone, 130 interrupted.
+5 target gone, 130 interrupted, 143 terminated.
 
 Start with: isotherm demo
 """
@@ -68,9 +72,10 @@ Start with: isotherm demo
 
 def build_app() -> "App":
     """Return the command line; no verb is imported."""
-    from cyclopts import App  # noqa: PLC0415  # after the fast paths of main()
+    from cyclopts import App, Parameter  # noqa: PLC0415  # after main()'s fast paths
 
     app = App(
+        default_parameter=Parameter(converter=_convert),
         name="isotherm",
         help="Memory tiering for Linux: move a page only when the move pays.",
         help_epilogue=EPILOGUE,
@@ -85,6 +90,7 @@ def build_app() -> "App":
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; prints errors itself."""
+    _open_closed_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     debug, words = _take_debug(words)
     try:
@@ -105,6 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.hint:
             _say(f"  hint: {error.hint}")
         return error.exit_code
+    except PermissionError as error:
+        if debug:
+            _traceback()
+        _say(f"error: {error.filename or 'not permitted'}: {error.strerror or error}")
+        return NotPermittedError.exit_code
     except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
         if debug:
             _traceback()
@@ -112,6 +123,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("  hint: isotherm --debug shows where")
         return EXIT_FAILED
     return code
+
+
+def _open_closed_streams() -> None:
+    """Send to nowhere what would go to a stream that the caller has closed."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # as long as we run
+
+
+def _convert(kind: Any, tokens: "Sequence[Token]") -> Any:
+    """Return an option's value; a whole number is not rounded to one.
+
+    Raises:
+        CoercionError: A fraction stands where a whole number is expected.
+    """
+    from cyclopts import CoercionError, convert  # noqa: PLC0415  # as above
+
+    if kind is int or int in get_args(kind):
+        for token in tokens:
+            if _FRACTION.fullmatch(token.value):
+                raise CoercionError(
+                    f'expected a whole number, got "{token.value}".',
+                    token=token,
+                    target_type=int,
+                )
+    return convert(kind, tokens)
 
 
 def _run(words: list[str]) -> int:

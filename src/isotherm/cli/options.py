@@ -14,8 +14,12 @@ T = TypeVar("T")
 RECORDING = "perf.data:"
 
 
-def parse_ratio(text: str) -> float:
+def parse_ratio(text: str, what: str = "fast ratio") -> float:
     """Return a share in (0, 1], written as 0.2, 1/5 or 20%.
+
+    Args:
+        text: What a person wrote.
+        what: What it is of, for the message.
 
     Raises:
         UsageError: It is none.
@@ -32,8 +36,10 @@ def parse_ratio(text: str) -> float:
         value = math.nan
     if not 0 < value <= 1:
         raise UsageError(
-            f"fast ratio: expected a share in (0, 1], got {text!r}",
-            hint="fast memory over footprint: 0.2, 1/5 or 20%",
+            f"{what}: expected a share in (0, 1], got {text!r}",
+            hint="fast memory over footprint: 0.2, 1/5 or 20%"
+            if what == "fast ratio"
+            else "try 0.2, 1/5 or 20%",
         )
     return value
 

@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 80
 
 
+class _Console(Console):
+    """A console that leaves a reader who has gone to `isotherm.cli.main`."""
+
+    def on_broken_pipe(self) -> None:
+        """Say so; rich would end the program with exit code 1."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool) -> Console:
     """Return a console of at most 80 columns; colour only on a terminal.
 
     rich itself honours ``NO_COLOR`` and finds out whether it is a terminal.
     """
-    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=False)
     console.width = min(console.width, MAX_COLUMNS)
     return console
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isotherm.cli.compare import check_writable
 from isotherm.cli.options import (
     at_least,
     check_all,
@@ -23,6 +22,7 @@ from isotherm.cli.output import (
     start_logging,
     table,
 )
+from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
 if TYPE_CHECKING:
@@ -132,14 +132,17 @@ def plan(
         catalogue.check_policy,
         names if isinstance(names, list) else parse_list(names, str, "policies"),
     )
-    allowed = parse_ratio(max_slowdown)
+    allowed = parse_ratio(max_slowdown, "max slowdown")
     seed_list = parse_list(seeds, int, "seeds")
-    bound = None if memory_bound is None else parse_ratio(memory_bound)
+    bound = None
+    if memory_bound is not None:
+        bound = parse_ratio(memory_bound, "memory bound")
     options = parse_settings(workload_option or (), "workload option")
     catalogue.check_machine(machine)
     catalogue.check_placement(placement)
     ratio = parse_ratio(fast_ratio)
-    check_writable(out)
+    if out is not None:
+        check_writable(out)
 
     from isotherm.lab.advice import best_settings, candidates  # noqa: PLC0415  # likewise
     from isotherm.lab.fleet import host_traces, hosts_need  # noqa: PLC0415  # brings numba

@@ -27,6 +27,8 @@ from isotherm.cli.output import (
     start_logging,
     table,
 )
+from isotherm.cli.termination import tidy_end
+from isotherm.core.errors import UsageError
 from isotherm.core.units import PAGE_BYTES, render_bytes, render_ns
 from isotherm.lab import catalogue
 
@@ -134,6 +136,11 @@ def simulate(
     at_least("epoch", epoch, 1e-6)
     catalogue.check_policy(policy)
     catalogue.check_workload(workload)
+    if pages is not None and not catalogue.is_generator(workload):
+        raise UsageError(
+            f"--pages: {workload} is a trace of so many pages as it has, got {pages}",
+            hint="leave it out; --workload-option window=K/N plays a part of a trace",
+        )
     catalogue.check_machine(machine)
     catalogue.check_placement(placement)
     ratio = parse_ratio(fast_ratio)
@@ -181,7 +188,7 @@ def simulate(
         if record is None:
             result = run(spec, progress=progress)
         else:
-            with Recorder(record) as recorder:
+            with tidy_end(), Recorder(record) as recorder:
                 result = run(spec, recorder=recorder, progress=progress)
     if json:
         print_json(result)

@@ -1,5 +1,6 @@
 """``isotherm trace``: import other tools' traces, record a program, look at one."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from isotherm.cli.output import note, print_json, print_text, progress_bar
+from isotherm.cli.termination import tidy_end
 
 if TYPE_CHECKING:
     from isotherm.trace.info import TraceInfo
@@ -70,19 +72,20 @@ def import_(
         def progress(done: int, total: int | None) -> None:
             show(done, total or done or 1)
 
-        command = f"isotherm trace import {source.name} {out.name}"
+        words = ["isotherm", "trace", "import", str(source), str(out)]
         if format != "auto":
-            command += f" --format {format}"
+            words += ["--format", format]
         if size != 4096:
-            command += f" --page-bytes {size}"
-        info = import_trace(
-            source,
-            out,
-            form=format,
-            page_bytes=size,
-            command=command,
-            progress=progress,
-        )
+            words += ["--page-bytes", page_bytes]
+        with tidy_end():
+            info = import_trace(
+                source,
+                out,
+                form=format,
+                page_bytes=size,
+                command=shlex.join(words),
+                progress=progress,
+            )
     _show(info, json=json)
     return 0
 
@@ -182,7 +185,9 @@ def _record_exactly(
     from isotherm.trace.record import record_command  # noqa: PLC0415  # as above
 
     with _counter(f"record {Path(command[0]).name}") as show:
-        found = record_command(list(command), out, parse_size(llc), accesses, show)
+        size = parse_size(llc)
+        with tidy_end():
+            found = record_command(list(command), out, size, accesses, show)
     status = found.provenance.details.get("exit_status", "0")
     if status not in ("0", "ended at the limit"):
         note(f"note: {command[0]} ended with exit status {status}")
