@@ -57,8 +57,8 @@ def test_terminated_import_leaves_nothing(tmp_path: Path) -> None:
         with pipe.open("wb", buffering=0) as file:
             file.write(b"1\n" * 5_000_000)
             until(lambda: list(out.iterdir()))
-            run.terminate()
-            assert 143 == run.wait(60)
+            run.terminate()  # before the pipe's end, which it would take for its own
+        assert 143 == run.wait(60)
         assert [] == list(out.iterdir())
     finally:
         run.kill()
