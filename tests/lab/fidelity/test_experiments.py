@@ -36,12 +36,16 @@ def test_even_occupancies_are_not_what_was_measured() -> None:
 
 @pytest.mark.slow
 def test_tpp_keeps_more_local_than_default_linux() -> None:
-    """Web1 and Cache1: TPP first in every order, throughputs as claimed."""
+    """Web1 and Cache1: TPP first in every order, its throughput within 5 %."""
     verdict = quick("tpp")
     with_tpp = [p for p in verdict.pairs if ": tpp" in p.better]
     assert len(with_tpp) >= 4
     assert all(p.right for p in with_tpp)
-    assert next(t for t in verdict.tables if t.table.name == "throughput").holds
+    found = next(t for t in verdict.tables if t.table.name == "throughput").figures
+    errors = [abs(f.error) for f in found if f.cell.system == "tpp"]
+    assert len(errors) == 2
+    assert max(errors) <= 0.05
+    assert all(f.why for f in verdict.misses)
 
 
 @pytest.mark.slow
