@@ -122,7 +122,7 @@ def test_the_daemon_takes_up_memory_that_arrives_and_leaves(
         )
 
         cxl("leave")
-        comes(lambda: "[[0]]" in log.read_text(), "news that the node left")
+        comes(lambda: "nodes=[[0]]" in log.read_text(), "news that the node left")
         assert 4 * HOT_PAGES == pages_on(target.pid, hot, 0) + pages_on(
             target.pid, cold, 0
         )
