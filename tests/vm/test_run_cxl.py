@@ -14,7 +14,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.slow_vm,
     pytest.mark.layout("cxl"),
     pytest.mark.timeout(900),
     pytest.mark.usefixtures("quiet_kernel"),
