@@ -58,6 +58,9 @@ LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
 FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
 LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
+LISTEN_GAIN = 0.5  # the same after a pause that was made to hear them
+LOUD = 1.2  # times what counts: latencies that our own moves may have made
+LOUD_EPOCHS = 8  # in a row: then a pause
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
 PATIENCE_KEPT = 0.95  # of the hope beyond what is held, per epoch without moves
 LEAST_GAIN = 0.02  # of the memory time: where less is promised no move is made
@@ -115,6 +118,8 @@ class Isotherm:
         for rank, tier in enumerate(tiers):
             self._tier[list(tier.nodes)] = rank
         self._latency_ns: Floats | None = None
+        self._loud = 0  # epochs in a row in which moves hid what latencies are
+        self._listens = False
         self._counted = np.full(len(self._cell), cell_module.NOT_COUNTED, np.uint8)
         self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._population: NDArray[np.int64] | None = None
@@ -191,8 +196,11 @@ class Isotherm:
             tier_ns,
             threshold,
             epoch.move_limit_pages
-            if self._promised * (1.0 - view.futile_share) > LEAST_GAIN
-            or len(view.ahead)
+            if not self._listens
+            and (
+                self._promised * (1.0 - view.futile_share) > LEAST_GAIN
+                or len(view.ahead)
+            )
             else 0,
         )
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
@@ -424,11 +432,26 @@ class Isotherm:
         return out
 
     def _follow_latency(self, epoch: Epoch) -> Floats:
-        """Follow latencies slowly: our own moves load the tiers for an epoch."""
+        """Follow latencies slowly: our own moves load the tiers for an epoch.
+
+        Of an epoch with moves only a fall is believed: a tier that is slow because
+        pages are moved would make more moves pay, and those would keep it slow.
+        Where moves go on in spite of what they hide, one epoch goes without.
+        """
         now = self._tier_latency(epoch)
-        if self._latency_ns is None:
+        known = self._latency_ns
+        if known is None:
             self._latency_ns = now
-        self._latency_ns = self._latency_ns + LATENCY_GAIN * (now - self._latency_ns)
+            return now
+        moved = np.count_nonzero(epoch.outcome.errno == 0)
+        gain = LISTEN_GAIN if self._listens else LATENCY_GAIN
+        if moved > FEW_MOVES * self._setup.pages:
+            self._loud = self._loud + 1 if (now > LOUD * known).any() else 0
+            now = np.minimum(now, known)
+        else:
+            self._loud = 0
+        self._listens = self._loud >= LOUD_EPOCHS
+        self._latency_ns = known + gain * (now - known)
         return self._latency_ns
 
     def _threshold(
