@@ -1,10 +1,12 @@
 """Regret against the bounds, and what is judged otherwise."""
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from isotherm.lab.regret import judge
+from isotherm.lab.simulate import SimulationSpec, simulate
 
 
 def regret_of(rows: list[dict[str, object]]) -> dict[str, object]:
@@ -94,3 +96,32 @@ def test_trouble_and_options_tell_cells_apart(samples: ModuleType) -> None:
     found = [row["regret"] for row in judge(rows)]
     assert [None, None] == found[:2]
     assert found[2] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "judged"),
+    [
+        ("uniform", "uniform", False),
+        ("mine.toml", "stream", False),
+        ("uniform", None, True),  # a trace uniform.parquet
+        ("gups", "gups", True),
+    ],
+)
+def test_kind_says_what_is_flat(
+    samples: ModuleType, name: str, kind: str | None, judged: bool
+) -> None:
+    """A file may be called as it likes; what it is decides whether it is judged."""
+    rows = [
+        samples.result(policy, slowdown, workload=name) | {"workload_kind": kind}
+        for policy, slowdown in (("first-touch", 2.0), ("static-oracle", 1.0))
+    ]
+    assert judged == (judge(rows)[0]["regret"] is not None)
+
+
+def test_simulations_say_the_kind(tmp_path: Path) -> None:
+    """Of a generator and of a file that describes one."""
+    path = tmp_path / "mine.toml"
+    path.write_text('kind = "uniform"\n')
+    for workload in ("uniform", str(path)):
+        spec = SimulationSpec("first-touch", workload, pages=64, accesses=640)
+        assert "uniform" == simulate(spec)["workload_kind"]

@@ -183,6 +183,31 @@ def test_a_whole_machine_in_a_file(override) -> None:
             "[[performance]]\ninitiator = 'cpu0'\nnode = 0\nread_latency_ns = inf",
             "performance[0].read_latency_ns: expected a finite number",
         ),
+        (
+            "[[performance]]\ninitiator = 'cpu0'\nnode = 0\nread_latency_ns = 1e300",
+            "performance[0].read_latency_ns: expected from 0.1 to 1e+09, got 1e+300",
+        ),
+        (
+            "[[performance]]\ninitiator = 'cpu0'\nnode = 0\nread_latency_ns = 1e-300",
+            "performance[0].read_latency_ns: expected from 0.1",
+        ),
+        (
+            (
+                "[[performance]]\ninitiator = 'cpu0'\nnode = 0\n"
+                "read_bandwidth_mib_s = 1e30"
+            ),
+            "performance[0].read_bandwidth_mib_s: expected from 0.1 to 1e+09",
+        ),
+        ("[[node]]\nid = 1\ncpus = ''", "node[0].cpus: expected a list such as 0-3,8"),
+        ("[[node]]\nid = 1\ncpus = '0'", "node[0].cpus: found 0, which node 0 has"),
+        (
+            (
+                "mode = 'replace'\n"
+                "[[node]]\nid = 0\nkind = 'dram'\ncapacity = 9\ncpus = '0-3'\n"
+                "[[node]]\nid = 1\nkind = 'dram'\ncapacity = 9\ncpus = '2-5'\n"
+            ),
+            "node[0].cpus: found 2-3, which node 1 has",
+        ),
         ("[[initiator]]\nname = 'npu0'", "initiator[0].kind: expected cpu or gpu"),
         (
             "[[initiator]]\nname = 'x'\nkind = 'gpu'\nnode = 5",

@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import lzma
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,21 +130,27 @@ def test_compressed_and_cut(tmp_path: Path, ending: str) -> None:
         ("mooncake", b'{"timestamp": 1, "hash_ids": [-1]}\n', "line 1"),
         ("mooncake", b'{"timestamp": -1, "hash_ids": [1]}\n', "line 1"),
         ("mooncake", b'{"timestamp": 2, "hash_ids": [1]}\n' * 2
-         + b'{"timestamp": 1, "hash_ids": [1]}\n', "request 2"),
+         + b'{"timestamp": 1, "hash_ids": [1]}\n', "line 3"),
+        ("mooncake",
+         b'\n{"timestamp":2,"hash_ids":[]}\n\n{"timestamp":1,"hash_ids":[]}', "line 4"),
         ("oracle-general", b"x" * 25, "byte 25"),
-        ("libcachesim-csv", b"5,1,2\n4,1,2\n", "row 2"),
-        ("libcachesim-csv", b"time,obj_id\n5,1\n6,abc\n", "row 3: obj_id"),
+        ("libcachesim-csv", b"5,1,2\n4,1,2\n", "line 2"),
+        ("libcachesim-csv", b"time,obj_id\n5,1\n6,abc\n", "line 3: obj_id"),
+        ("libcachesim-csv", b"5,1,2\n\n4,1,2\n", "line 3"),
         ("libcachesim-csv", b"a,b\n5,1\n", "line 1"),
         ("perf", b"x 1 2.000000: e: 1000 2 |OP LOAD\nx 1 2.000000: e:\n", "line 2"),
         ("perf", b"x 1 2.000000: e: 1000 2 |OP LOAD\n1000 2 |OP LOAD\n", "line 2"),
         ("damo", b"base_time_absolute: 1 s\nmonitoring_start: 0 ns\nx\n", "line 3"),
         ("damo", b"monitoring_start: 0\nmonitoring_end: 1\nnr_regions: 1\n", "line 3"),
         ("damo", b"[1]", "JSON"),
-        ("csv", b"page,write\n1,0\n1,7\n", "row 3: write"),
-        ("csv", b"page,count\n1,0\n", "row 2: count"),
-        ("csv", b"page\n1\nx\n", "row 3: page"),
-        ("csv", b"page\n-1\n", "row 2: page"),
-        ("csv", b"page,time_ns\n1,5\n1,4\n", "row 3"),
+        ("csv", b"page,write\n1,0\n1,7\n", "line 3: write"),
+        ("csv", b"page,count\n1,0\n", "line 2: count"),
+        ("csv", b"page\n1\nx\n", "line 3: page"),
+        ("csv", b"page\n-1\n", "line 2: page"),
+        ("csv", b"page\n\n1\n\r\n\nx\n", "line 6: page"),
+        ("csv", b"page,time_ns\n1,5\n\n1,4\n", "line 4: got time 4 ns after 5"),
+        ("csv", b"page,time_ns\n1,-5\n", "time -5 ns, expected a time >= 0"),
+        ("csv", b"page,time_ns\n1,5\n1,4\n", "line 3"),
         ("csv", b"page,address\n1,5\n", "columns"),
         ("csv", b"page,page\n1,5\n", "columns"),
         ("csv", b"time_ns\n1\n", "columns"),
@@ -234,6 +241,48 @@ def test_parquet_out_of_range(tmp_path: Path) -> None:
         pq.write_table(pa.table({"page": column}), source)
         with pytest.raises(TraceFormatError, match=place):
             import_trace(source, tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "unit_ns"),
+    [
+        (pa.array([3, 5], pa.timestamp("us")), 1000),
+        (pa.array([3, 5], pa.timestamp("s", tz="UTC")), 1_000_000_000),
+        (pa.array([3, 5], pa.duration("ms")), 1_000_000),
+        (pa.array([3, 5], pa.timestamp("ns")), 1),
+        (pa.array([3.0, 5.0]), 1),
+        (pa.array(["3", "5"]), 1),
+        (pa.array(["3", "5"]).dictionary_encode(), 1),
+    ],
+)
+def test_times_of_any_unit(tmp_path: Path, column: pa.Array, unit_ns: int) -> None:
+    """A type that has a unit is converted; bare numbers are nanoseconds."""
+    source = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"page": [1, 2], "time_ns": column}), source)
+    info = import_trace(source, tmp_path / "out.parquet")
+    assert 2 * unit_ns == info.duration_ns
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("page", pa.array([True, False])),
+        ("page", pa.array([Decimal("1.5"), Decimal("2.5")])),
+        ("page", pa.array([1, 2], pa.timestamp("ns"))),
+        ("page", pa.array([b"1", b"2"])),
+        ("count", pa.array([True, True])),
+        ("time_ns", pa.array([1, 2], pa.date32())),
+        ("page", pa.array([1.5, 2.0])),
+    ],
+)
+def test_types_that_are_no_whole_numbers(
+    tmp_path: Path, name: str, column: pa.Array
+) -> None:
+    """They are refused by the column's name, not taken for what they are not."""
+    source = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"page": [1, 2]} | {name: column}), source)
+    with pytest.raises(TraceFormatError, match=rf"{name}: got .*, expected"):
+        import_trace(source, tmp_path / "out.parquet")
 
 
 def test_a_trace_is_not_imported_again(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ _SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 
 def parse_size(text: str) -> int:
     """Return the bytes that a person wrote; K, M, G, T, P are powers of 1024.
 
+    GB is GiB, as the kernel and most tools for memory have it.
+
     Raises:
         UsageError: The text is not a size.
 

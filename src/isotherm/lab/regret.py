@@ -68,7 +68,7 @@ def judge(results: Iterable[Result]) -> list[dict[str, Any]]:
         best = min(bounds) if bounds else None
         row["best_bound"] = best
         row["regret"] = None
-        if best is not None and first is not None and not is_flat(row["workload"]):
+        if best is not None and first is not None and not is_flat(row):
             row["regret"] = (row["slowdown"] - best) / max(first - best, REGRET_FLOOR)
         row["vs_first_touch"] = None if first is None else row["slowdown"] / first
         moves = row["promoted_pages"] + row["demoted_pages"]
@@ -76,6 +76,10 @@ def judge(results: Iterable[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def is_flat(workload: str) -> bool:
-    """Return whether a workload offers nothing to gain."""
-    return workload in FLAT_WORKLOADS
+def is_flat(result: Result) -> bool:
+    """Return whether the workload of a run offers nothing to gain.
+
+    Its kind says so, not its name, which is a file's where there is one. Results
+    from before kinds were kept have the name alone.
+    """
+    return result.get("workload_kind", result["workload"]) in FLAT_WORKLOADS

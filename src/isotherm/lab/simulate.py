@@ -450,6 +450,7 @@ class _Run:
         result: dict[str, Any] = {
             "policy": spec.policy,
             "workload": self.workload.name,
+            "workload_kind": getattr(self.workload, "kind", None),
             "machine": self.machine.spec.name,
             "fast_ratio": spec.fast_ratio,
             "seed": spec.seed,

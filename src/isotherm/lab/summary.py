@@ -294,9 +294,7 @@ def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
             f"Mean regret {own.regret:.2f}: 0 would be as good as knowing the future,"
             " 1 as good as never moving a page."
         )
-    flat = [
-        row for row in results if row["policy"] == subject and is_flat(row["workload"])
-    ]
+    flat = [row for row in results if row["policy"] == subject and is_flat(row)]
     if flat:
         moves = max(row["moves_per_page"] for row in flat)
         slower = max((row["vs_first_touch"] or 1) - 1 for row in flat)

@@ -39,6 +39,10 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 56)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
 
+#: What memory can be: beyond these the unit has slipped, or a digit.
+LATENCY_NS: Final = (0.1, 1e9)
+BANDWIDTH_MIB_S: Final = (0.1, 1e9)
+
 EMPTY = Topology(nodes=(), tiers=(), initiators=(), performance=(), distances={})
 
 
@@ -263,10 +267,32 @@ def _nodes(base: Topology, overrides: Overrides, path: Path) -> tuple[Node, ...]
                 changes["cpus"] = parse_list(row.cpus, MAX_CPUS)
             except ValueError as error:
                 raise ConfigError(f"{path}: {field}.cpus: expected {error}") from error
+            if not changes["cpus"] and not node.cpus:
+                raise ConfigError(
+                    f"{path}: {field}.cpus: expected a list such as 0-3,8; empty it "
+                    f"takes CPUs away, and node {row.id} has none"
+                )
         nodes[row.id] = dataclasses.replace(node, **changes)  # type: ignore[arg-type]  # fields of Node
+    _one_node_a_cpu(nodes, overrides, path)
     if not nodes:
         raise ConfigError(f"{path}: node: expected at least one in a replaced machine")
     return tuple(nodes[number] for number in sorted(nodes))
+
+
+def _one_node_a_cpu(
+    nodes: Mapping[int, Node], overrides: Overrides, path: Path
+) -> None:
+    """Check that no CPU that the file gives to a node is another one's as well."""
+    for i, row in enumerate(overrides.node):
+        if row.cpus is None:
+            continue
+        mine = set(nodes[row.id].cpus or ())
+        for other in nodes.values():
+            if other.id != row.id and (both := mine & set(other.cpus or ())):
+                raise ConfigError(
+                    f"{path}: node[{i}].cpus: found {render_list(tuple(sorted(both)))}"
+                    f", which node {other.id} has, expected each CPU on one node"
+                )
 
 
 def _absent(path: Path, field: str, node: int, nodes: object) -> ConfigError:
@@ -341,6 +367,12 @@ def _performance(
             if not math.isfinite(value):
                 raise ConfigError(
                     f"{path}: {field}.{name}: expected a finite number, got {value}"
+                )
+            low, high = LATENCY_NS if name.endswith("_ns") else BANDWIDTH_MIB_S
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"{path}: {field}.{name}: expected from {low:g} to {high:g}, "
+                    f"got {value:g}"
                 )
             changes[name] = Figure(value, Source.CONFIGURED)
         old = rows.get(key, AccessPerformance(*key))

@@ -1,6 +1,7 @@
 """From a generator's description to its workload."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from isotherm.workloads import (
@@ -40,4 +41,5 @@ def build(own: spec.GeneratorSpec, name: str, pages: int, seed: int) -> Generate
         pages: Footprint, >= 1.
         seed: >= 0; same arguments, same accesses.
     """
-    return BUILDERS[type(own)](own, name, pages, seed)
+    made = BUILDERS[type(own)](own, name, pages, seed)
+    return replace(made, kind=str(own.__struct_config__.tag))

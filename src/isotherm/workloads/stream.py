@@ -125,6 +125,7 @@ class Generated:
             has pages of its own.
         stream_starts: First page of each stream, ascending from 0.
         background: Traffic of others while it runs.
+        kind: Which generator made it, whatever it is called; None: several.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Generated:
     streams: tuple[AccessStream, ...] = ()
     stream_starts: tuple[int, ...] = ()
     background: tuple[Background, ...] = ()
+    kind: str | None = None
 
     def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
         """Yield the accesses of one epoch after the other (see ``Workload``).

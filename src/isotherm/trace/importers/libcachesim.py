@@ -8,7 +8,12 @@ from isotherm.core.errors import TraceFormatError
 from isotherm.core.units import NS_PER_S
 from isotherm.records.oracle_general import RECORD_BYTES, decode_records
 from isotherm.trace.importers.rows import ImportOptions, Rows, check_times
-from isotherm.trace.importers.tables import csv_batches, integers, seconds_to_ns
+from isotherm.trace.importers.tables import (
+    csv_batches,
+    integers,
+    line_of,
+    seconds_to_ns,
+)
 from isotherm.trace.source import ByteSource
 
 _BLOCK_BYTES = RECORD_BYTES << 17
@@ -64,11 +69,11 @@ def read_libcachesim_csv(source: ByteSource, options: ImportOptions) -> Iterator
             "time and obj_id",
             hint="name a column page or address, and use --format csv",
         )
-    row, last_ns = 0 if headerless else 1, 0
+    row, last_ns, place = 0 if headerless else 1, 0, line_of(source)
     for batch in csv_batches(source, names, (time, key), headerless=headerless):
         time_ns = seconds_to_ns(source, time, batch.column(time))
-        last_ns = check_times(source, time_ns, last_ns, "row", row + 1)
-        ids = integers(source, key, batch.column(key), np.uint64, row)
+        last_ns = check_times(source, time_ns, last_ns, place, row + 1)
+        ids = integers(source, key, batch.column(key), np.uint64, row, place)
         yield Rows(ids, time_ns=time_ns)
         row += len(time_ns)
 

@@ -33,6 +33,7 @@ def read_mooncake(source: ByteSource, options: ImportOptions) -> Iterator[Rows]:
     for block in source.blocks():
         pages: list[NDArray[np.uint64]] = []
         times: list[int] = []
+        lines: list[str] = []
         for index, text in enumerate(block.text.splitlines()):
             if not text.strip():
                 continue
@@ -53,11 +54,10 @@ def read_mooncake(source: ByteSource, options: ImportOptions) -> Iterator[Rows]:
                 )
             pages.append(page)
             times.append(time_ns)
+            lines.append(f"line {block.line + index}")
         requests += len(times)
         time_column = np.array(times, np.int64)
-        last_ns = check_times(
-            source, time_column, last_ns, "request", requests - len(times)
-        )
+        last_ns = check_times(source, time_column, last_ns, lines.__getitem__, 0)
         if pages:
             lengths = np.array([len(page) for page in pages], np.int64)
             yield Rows(np.concatenate(pages), time_ns=np.repeat(time_column, lengths))

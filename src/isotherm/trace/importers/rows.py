@@ -97,7 +97,7 @@ def check_times(
     source: ByteSource,
     times: NDArray[np.int64],
     last_ns: int,
-    place: str,
+    place: str | Callable[[int], str],
     first: int,
     step: int = 1,
 ) -> int:
@@ -107,20 +107,24 @@ def check_times(
         source: Where they come from.
         times: Times, shape (n,).
         last_ns: Last time before.
-        place: What the message counts, such as ``row``.
+        place: What the message counts, such as ``row``; or its words for a number.
         first: Number of the first of them.
         step: By which the number rises from one to the next.
 
     Raises:
-        TraceFormatError: One goes back.
+        TraceFormatError: One goes back, or is negative.
     """
     if not len(times):
         return last_ns
     before = np.concatenate([[last_ns], times[:-1]])
     if np.any(times < before):
         at = int(np.argmax(times < before))
+        number = first + at * step
+        where = place(number) if callable(place) else f"{place} {number}"
+        if times[at] < 0:
+            raise source.fail(where, f"time {int(times[at])} ns", "a time >= 0")
         raise source.fail(
-            f"{place} {first + at * step}",
+            where,
             f"time {int(times[at])} ns after {int(before[at])} ns",
             "times that do not go back",
         )

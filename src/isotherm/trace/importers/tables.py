@@ -1,6 +1,6 @@
 """CSV and Parquet with named columns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,10 +105,45 @@ def _errors(source: ByteSource) -> Iterator[None]:
         ) from error
 
 
+def row_of(number: int) -> str:
+    """Return words for a row, counted from 1."""
+    return f"row {number}"
+
+
+def line_of(source: ByteSource) -> Callable[[int], str]:
+    """Return what gives words for a row of a CSV file: the line that it is on.
+
+    Blank lines are no rows. A file is read again to find the line, so ask once; of
+    what cannot be read again (a pipe) the row is named.
+    """
+
+    def words(number: int) -> str:
+        if not source.path.is_file():
+            return row_of(number)
+        rows = 0
+        with ByteSource(source.path) as again:
+            for block in again.blocks():
+                for index, text in enumerate(block.text.split(b"\n")):
+                    rows += text not in (b"", b"\r")
+                    if rows == number:
+                        return f"line {block.line + index}"
+        return row_of(number)
+
+    return words
+
+
 def integers(
-    source: ByteSource, name: str, column: Any, dtype: type[np.generic], row: int = 0
+    source: ByteSource,
+    name: str,
+    column: Any,
+    dtype: type[np.generic],
+    row: int = 0,
+    place: Callable[[int], str] = row_of,
 ) -> NDArray[Any]:
-    """Return a column of strings or integers as integers of ``dtype``.
+    """Return a column of strings or whole numbers as integers of ``dtype``.
+
+    ``time_ns`` may be of a type of times or durations in any unit, ``write`` of
+    booleans.
 
     Args:
         source: For the message of an error.
@@ -116,24 +151,52 @@ def integers(
         column: Arrow array.
         dtype: Type wanted; a value that it cannot hold is an error.
         row: Rows before this column's first.
+        place: Words for a row, counted from 1.
 
     Raises:
-        TraceFormatError: A value is missing, no integer, or out of range.
+        TraceFormatError: A value is missing, no integer, or out of range, or the
+            column is of a type that holds something else.
     """
     pa, _ = import_arrow()
     kind = pa.from_numpy_dtype(dtype)
     if column.null_count:
         at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise source.fail(f"row {row + at + 1}: {name}", "nothing", _wanted(dtype))
+        raise source.fail(f"{place(row + at + 1)}: {name}", "nothing", _wanted(dtype))
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    with _errors(source):
+        column = _numbers(source, name, column)
     try:
         return np.array(column.cast(kind).to_numpy(zero_copy_only=False), dtype)
     except pa.ArrowException as error:
         at, found = _first_bad(column, kind)
         raise source.fail(
-            f"row {row + at + 1}: {name}", found, _wanted(dtype)
+            f"{place(row + at + 1)}: {name}", found, _wanted(dtype)
         ) from error
+
+
+def _numbers(source: ByteSource, name: str, column: Any) -> Any:
+    """Return a column that may be cast to integers; times are in nanoseconds.
+
+    Raises:
+        TraceFormatError: It is of a type that holds something else.
+        pyarrow.ArrowException: A time is beyond what nanoseconds hold.
+    """
+    pa, _ = import_arrow()
+    kind, types = column.type, pa.types
+    if name == "time_ns" and types.is_timestamp(kind):
+        return column.cast(pa.timestamp("ns", kind.tz)).cast(pa.int64())
+    if name == "time_ns" and types.is_duration(kind):
+        return column.cast(pa.duration("ns")).cast(pa.int64())
+    if types.is_boolean(kind) and name == "write":
+        return column
+    strings = types.is_string(kind) or types.is_large_string(kind)
+    if not (strings or types.is_integer(kind) or types.is_floating(kind)):
+        expected = "whole numbers"
+        if name == "time_ns":
+            expected += " of nanoseconds, times or durations"
+        raise source.fail(f"column {name}", f"values of type {kind}", expected)
+    return column
 
 
 def _wanted(dtype: Any) -> str:
@@ -198,7 +261,7 @@ def read_csv(source: ByteSource, options: ImportOptions) -> Iterator[Rows]:
         {name: batch.column(name) for name in wanted}
         for batch in csv_batches(source, names, wanted)
     )
-    yield from _rows(source, batches, options, first_row=1)
+    yield from _rows(source, batches, options, 1, line_of(source))
 
 
 def read_parquet(source: ByteSource, options: ImportOptions) -> Iterator[Rows]:
@@ -237,6 +300,7 @@ def _rows(
     batches: Iterator[dict[str, Any]],
     options: ImportOptions,
     first_row: int = 0,
+    place: Callable[[int], str] = row_of,
 ) -> Iterator[Rows]:
     pa, _ = import_arrow()
     row, last_ns = first_row, 0
@@ -246,7 +310,7 @@ def _rows(
             typed = column
             if name == "write" and pa.types.is_string(column.type):
                 typed = _flags(column)
-            columns[name] = integers(source, name, typed, _TYPES[name], row)
+            columns[name] = integers(source, name, typed, _TYPES[name], row, place)
         page = columns.pop("page", None)
         if page is None:
             page = columns.pop("address") >> options.shift
@@ -254,13 +318,14 @@ def _rows(
             continue
         if "count" in columns and not columns["count"].all():
             at = row + int(np.argmin(columns["count"])) + 1
-            raise source.fail(f"row {at}: count", 0, "at least 1")
+            raise source.fail(f"{place(at)}: count", 0, "at least 1")
         if "write" in columns and columns["write"].max() > 1:
             at = row + int(np.argmax(columns["write"] > 1)) + 1
-            raise source.fail(f"row {at}: write", int(columns["write"].max()), "0 or 1")
+            found = int(columns["write"].max())
+            raise source.fail(f"{place(at)}: write", found, "0 or 1")
         if "time_ns" in columns:
             times = columns["time_ns"]
-            last_ns = check_times(source, times, last_ns, "row", row + 1)
+            last_ns = check_times(source, times, last_ns, place, row + 1)
         yield Rows(page, **columns)
         row += len(page)
 
