@@ -29,6 +29,7 @@ from isotherm.cli.output import (
     table,
 )
 from isotherm.cli.report_files import ReportFiles
+from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
 EPILOGUE = """\
@@ -158,6 +159,9 @@ def compare(
         "workloads": _names(workloads, catalogue.WORKLOADS, catalogue.check_workload),
         "machines": _names(machines, catalogue.machines(), catalogue.check_machine),
     }
+    fixed = [name for name in chosen["workloads"] if not catalogue.is_generator(name)]
+    if pages is not None and fixed:
+        note(f"--pages is not for traces: {', '.join(fixed)}")
     ratios = parse_list(fast_ratios, parse_ratio, "fast ratios")
     seed_list = parse_list(seeds, int, "seeds")
     period_list = parse_list(sampling_periods, int, "sampling periods")
@@ -170,7 +174,8 @@ def compare(
     faults = parse_faults(fault or ())
     check_loss(sampling_loss)
     for path in (report, out):
-        check_writable(path)
+        if path is not None:
+            check_writable(path)
     files = ReportFiles.asked(report, export, costs, chosen["machines"])
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.
@@ -224,8 +229,6 @@ def compare(
         note(f"{found.resumed} of {len(specs)} runs were finished before, in {out}")
     for failure in found.errors:
         note(f"left out: {failure['error']}")
-    if files is not None:
-        files.write(found.results, found.timelines)
     if json:
         document: dict[str, Any] = {"results": found.results}
         if found.errors:
@@ -233,23 +236,9 @@ def compare(
         print_json(document)
     else:
         print_results(found.results)
+    if files is not None:  # last: what an hour has found is said by now
+        files.write(found.results, found.timelines)
     return 0
-
-
-def check_writable(path: Path | None) -> None:
-    """Check that a file can be written before an hour of work.
-
-    Raises:
-        UsageError: Its directory does not exist, or it is a directory.
-    """
-    from isotherm.core.errors import UsageError  # noqa: PLC0415  # only here
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory, expected a file to write")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path.parent}: no such directory")
 
 
 def _names(text: str, known: Any, check: Any) -> Sequence[str]:  # two shapes
