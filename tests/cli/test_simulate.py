@@ -1,6 +1,7 @@
 """simulate, compare and explain on small runs."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from isotherm.cli.main import main
+from isotherm.core.errors import IsothermError
 
 pytest.importorskip("pyarrow")
 
@@ -318,3 +320,37 @@ def test_terminated_recording_leaves_nothing(tmp_path: Path) -> None:
     finally:
         run.kill()
         run.wait()
+
+
+def test_what_a_comparison_found_is_said_before_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that cannot be written takes nothing with it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise IsothermError("the disk is full")
+
+    monkeypatch.setattr("isotherm.lab.report.write_report", full)
+    command = ["compare", "--policies", "isotherm", "--workloads", "gups", "--jobs"]
+    command += ["1", *SMALL, "--report", str(tmp_path / "x.html"), "--json"]
+    assert 1 == main(command)
+    said = capsys.readouterr()
+    assert 6 == len(json.loads(said.out)["results"])
+    assert "the disk is full" in said.err
+
+
+def test_a_report_goes_to_no_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all that writes files: refused before any work, and the pipe stays."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for command in (
+        ["compare", "--report", str(pipe)],
+        ["compare", "--out", str(pipe)],
+        ["demo", "--report", str(pipe)],
+        ["plan", "--out", str(pipe)],
+    ):
+        assert 2 == main(command)
+        assert "is a device, pipe or socket" in capsys.readouterr().err
+    assert pipe.is_fifo()

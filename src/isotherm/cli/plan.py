@@ -153,6 +153,9 @@ def plan(
     hosts = [catalogue.check_workload(workload)]
     if fleet is not None:
         hosts = [str(path) for path in host_traces(fleet)]
+    fixed = [host for host in hosts if not catalogue.is_generator(host)]
+    if pages is not None and fixed:
+        note(f"--pages is not for traces: {', '.join(fixed)}")
     planner = Planner(
         machine=machine,
         policies=chosen,
