@@ -43,6 +43,14 @@ def test_grid_adds_first_touch_and_bounds() -> None:
     assert len(specs) == 12
 
 
+def test_hint_settings_multiply_what_looks() -> None:
+    """Every setting is a run of what uses hints; bounds and first-touch run once."""
+    settings = (("sampling",), ("accessed-bit", "sampling"), (), None)
+    specs = Grid(["isotherm", "lru"], ["gups"], hint_settings=settings).specs()
+    assert list(settings) == [s.hints for s in specs if s.policy == "isotherm"]
+    assert len(specs) == len(settings) + 6
+
+
 def test_bounds_run_once_for_all_periods() -> None:
     """Sampling periods multiply policies, not what needs no samples."""
     specs = Grid(

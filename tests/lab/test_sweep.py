@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,8 @@ import pytest
 
 from isotherm.lab.batches import Cell, cut
 from isotherm.lab.compare import compare
-from isotherm.lab.grid import spec_key
+from isotherm.lab.grid import Grid, spec_key
+from isotherm.lab.store import ResultStore
 
 pytest.importorskip("pyarrow")
 
@@ -140,3 +143,32 @@ def test_killed_sweep_repeats_no_finished_run(
     # A worker may die between the end of a run and the line that it writes.
     assert len(before) - len(kept) <= len(workers)
     assert sum(times.values()) - helper.MANY <= len(workers)
+
+
+@pytest.mark.slow
+def test_documented_queries(
+    tmp_path: Path, helper: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queries of the reference page answer on the file of a sweep."""
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    page = Path(__file__).parents[2] / "docs" / "reference" / "sweeps.md"
+    queries = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    settings = (("sampling",), ("accessed-bit",))
+    common = replace(helper.specs(1)[0], pages=256, accesses=10240)
+    specs = Grid(
+        ["tpp", "isotherm"], ["gups"], hint_settings=settings, common=common
+    ).specs()
+    with ResultStore(tmp_path / "sweep.parquet") as store:
+        found = compare(specs, jobs=1, store=store)
+    answers = [duckdb.sql(query).fetchall() for query in queries]
+    assert len(answers) == 3
+    mean_regret = {row[0]: row[1] for row in answers[0]}
+    ours = [r["regret"] for r in found.results if r["policy"] == "isotherm"]
+    assert mean_regret["isotherm"] == pytest.approx(sum(ours) / len(ours))
+    slower = {(r["policy"]) for r in found.results if r["vs_first_touch"] > 1.01}
+    assert {row[0] for row in answers[1]} <= slower
+    assert {row[1] for row in answers[2] if row[0] == "isotherm"} == {
+        '["sampling"]',
+        '["accessed-bit"]',
+    }

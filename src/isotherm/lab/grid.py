@@ -23,8 +23,9 @@ DEFAULT_RATE: Final = 10.0
 class Grid:
     """What is to be compared; every combination is one run.
 
-    ``rates`` may hold None: the trace's own times rule. ``common`` is what all
-    runs share; its own values for the axes are ignored.
+    ``rates`` may hold None: the trace's own times rule. ``hint_settings`` are what
+    ``SimulationSpec.hints`` may be; None: that of ``common``. ``common`` is what all
+    runs share; its own values for the other axes are ignored.
     """
 
     policies: Sequence[str]
@@ -35,6 +36,7 @@ class Grid:
     rates: Sequence[float | None] | None = None
     placements: Sequence[str] = ("random",)
     sampling_periods: Sequence[int] = (2000,)
+    hint_settings: Sequence[tuple[str, ...] | None] | None = None
     common: SimulationSpec = field(
         default_factory=lambda: SimulationSpec(policy="isotherm", workload="zipf")
     )
@@ -46,6 +48,9 @@ class Grid:
         can be shared.
         """
         policies = list(dict.fromkeys([*self.policies, *REFERENCES]))
+        settings = self.hint_settings
+        if settings is None:
+            settings = (self.common.hints,)
         specs = []
         for workload, seed, machine, placement in itertools.product(
             self.workloads, self.seeds, self.machines, self.placements
@@ -53,8 +58,8 @@ class Grid:
             rates = self.rates
             if rates is None:
                 rates = (default_rate(workload),)
-            for rate, ratio, period, policy in itertools.product(
-                rates, self.fast_ratios, self.sampling_periods, policies
+            for rate, ratio, period, hints, policy in itertools.product(
+                rates, self.fast_ratios, self.sampling_periods, settings, policies
             ):
                 spec = replace(
                     self.common,
@@ -66,6 +71,7 @@ class Grid:
                     rate=rate,
                     placement=placement,
                     sampling_period=period,
+                    hints=hints,
                 )
                 specs.append(_without_hints(spec) if _needs_none(policy) else spec)
         read: dict[str, str] = {}
