@@ -24,11 +24,11 @@ from isotherm.cli.output import (
     print_json,
     print_table,
     print_text,
-    progress_bar,
     start_logging,
     table,
 )
 from isotherm.cli.report_files import ReportFiles
+from isotherm.cli.sweep_progress import sweep_progress
 from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
@@ -41,6 +41,9 @@ Examples:
       --out grid.parquet
   isotherm compare --policies isotherm,tpp --workloads trace.parquet --rate 10 \\
       --json
+
+  isotherm compare --policies isotherm,tpp --workloads all --seeds 1,2,3 \\
+      --hints sampling --hints accessed-bit --hints sampling,accessed-bit
 
 first-touch and the bounds all-fast, all-slow, static-oracle and clairvoyant
 are always run beside what was asked for. Runs that are in --out FILE are not
@@ -74,7 +77,7 @@ def compare(
     ] = "2000",
     pages: int | None = None,
     accesses: int | None = None,
-    hints: str | None = None,
+    hints: Annotated[list[str] | None, Parameter(negative=())] = None,
     sampling_loss: float = 0.0,
     epoch: float = 0.5,
     memory_bound: float | None = None,
@@ -84,6 +87,7 @@ def compare(
     compressibility: str | None = None,
     jobs: int | None = None,
     scheduler: str | None = None,
+    trace_cache: float | None = None,
     report: Path | None = None,
     export: Path | None = None,
     costs: Path | None = None,
@@ -116,8 +120,9 @@ def compare(
     accesses
         Stop after so many (default: 120 simulated seconds, a trace's end).
     hints
-        Comma list of sampling, accessed-bit, hint-fault, region, or none
+        Comma list of sampling, accessed-bit, hint-fault, region, chmu, or none
         (default: all that the policy wants); what it cannot use stays off.
+        Repeated: each list is a setting, and every policy runs under each.
     sampling_loss
         Share of samples that the hardware drops, in [0, 1).
     epoch
@@ -138,6 +143,9 @@ def compare(
         Processes (default: one per core); results do not depend on it.
     scheduler
         Address of a Dask scheduler to run on instead.
+    trace_cache
+        Disk for decoded traces while it runs, in GiB on each host (default: 8, at
+        most a quarter of what is free; 0: a trace is decoded for every run).
     report
         Write a self-contained HTML report to this file.
     export
@@ -154,6 +162,7 @@ def compare(
     at_least("pages", pages, 1)
     at_least("accesses", accesses, 1)
     at_least("epoch", epoch, 1e-6)
+    at_least("trace cache", trace_cache, 0)
     chosen = {
         "policies": _names(policies, catalogue.POLICIES, catalogue.check_policy),
         "workloads": _names(workloads, catalogue.WORKLOADS, catalogue.check_workload),
@@ -168,7 +177,7 @@ def compare(
     at_least("sampling periods", min(period_list), 1)
     pace = None if rates is None else parse_list(rates, parse_rate, "rates")
     placement_list = parse_list(placements, catalogue.check_placement, "placements")
-    mechanisms = parse_hints(hints)
+    settings = [parse_hints(text) for text in hints or (None,)]
     options = parse_pairs(option or (), "option")
     workload_options = parse_settings(workload_option or (), "workload option")
     faults = parse_faults(fault or ())
@@ -183,13 +192,13 @@ def compare(
     from isotherm.lab.grid import Grid  # noqa: PLC0415
     from isotherm.lab.simulate import SimulationSpec  # noqa: PLC0415
     from isotherm.lab.store import ResultStore  # noqa: PLC0415
+    from isotherm.lab.trace_cache import DEFAULT_LIMIT_BYTES  # noqa: PLC0415
 
     common = SimulationSpec(
         policy="isotherm",
         workload="zipf",
         pages=pages,
         accesses=accesses,
-        hints=mechanisms,
         epoch_s=epoch,
         memory_bound=memory_bound,
         options=options,
@@ -207,6 +216,7 @@ def compare(
         rates=pace,
         placements=placement_list,
         sampling_periods=period_list,
+        hint_settings=list(dict.fromkeys(settings)),
         common=common,
     )
     specs = grid.specs()
@@ -215,8 +225,11 @@ def compare(
         from isotherm.lab.shown import timeline_wanted  # noqa: PLC0415
 
         keep = timeline_wanted(specs)
+    trace_bytes = DEFAULT_LIMIT_BYTES
+    if trace_cache is not None:
+        trace_bytes = int(trace_cache * (1 << 30))
     store = nullcontext() if out is None else ResultStore(out)
-    with store as kept, progress_bar("comparing") as bar:
+    with store as kept, sweep_progress("comparing") as bar:
         found = run(
             specs,
             jobs=jobs,
@@ -224,21 +237,43 @@ def compare(
             store=kept,
             keep_timeline=keep,
             progress=bar,
+            trace_bytes=trace_bytes,
         )
     if found.resumed:
         note(f"{found.resumed} of {len(specs)} runs were finished before, in {out}")
     for failure in found.errors:
         note(f"left out: {failure['error']}")
+    if found.decoded:
+        note(f"{found.decoded} traces decoded, shared by the runs of each")
+    shown = found.results if len(settings) == 1 else with_hints_named(found.results)
     if json:
         document: dict[str, Any] = {"results": found.results}
         if found.errors:
             document["errors"] = found.errors
         print_json(document)
     else:
-        print_results(found.results)
+        print_results(shown)
     if files is not None:  # last: what an hour has found is said by now
-        files.write(found.results, found.timelines)
+        files.write(shown, found.timelines)
     return 0
+
+
+def with_hints_named(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return results in which a policy under different hints has different names.
+
+    >>> row = {"policy": "isotherm", "hints": ["accessed-bit", "sampling"]}
+    >>> with_hints_named([row])[0]["policy"]
+    'isotherm (accessed-bit, sampling)'
+    """
+    return [
+        row
+        if row["policy"] in catalogue.WITHOUT_HINTS
+        else {
+            **row,
+            "policy": f"{row['policy']} ({', '.join(row['hints']) or 'no hints'})",
+        }
+        for row in results
+    ]
 
 
 def _names(text: str, known: Any, check: Any) -> Sequence[str]:  # two shapes
