@@ -45,6 +45,7 @@ def run_on_cluster(job: Job, cells: Sequence[Cell], address: str) -> Stream:
             hint="pip install 'isotherm[cluster]'",
         ) from None
     client = _connect(address)
+    lost = False
     try:
         threads = _wait_for_workers(client, address)
         batches = {}
@@ -68,13 +69,15 @@ def run_on_cluster(job: Job, cells: Sequence[Cell], address: str) -> Stream:
                     batches[single] = [cell]
                     ended.add(single)  # type: ignore[no-untyped-call]  # theirs
             except (CancelledError, OSError) as error:
+                lost = True
                 raise IsothermError(
                     f"scheduler {address}: lost: {error}",
                     hint="with --out FILE the same command goes on where it stopped",
                 ) from error
             future.release()
-        client.run(streams.leave, job.token, on_error="ignore")
     finally:
+        if not lost:
+            client.run(streams.leave, job.token, on_error="ignore")
         client.close()  # type: ignore[no-untyped-call]  # theirs
 
 
