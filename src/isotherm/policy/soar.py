@@ -150,7 +150,9 @@ class Soar:
         page = seen.page
         weight = sample_weights(seen)
         if weight is None or seen.latency_ns is None:
-            latency_ns = epoch.latency_ns.mean(0)[epoch.node[page]]
+            by_node = epoch.latency_ns.mean(0)
+            page = page[epoch.node[page] < len(by_node)]  # those that have memory
+            latency_ns = by_node[epoch.node[page]]
             weight = np.full(len(page), 1.0 / epoch.parallelism)
         else:
             latency_ns = seen.latency_ns.astype(np.float64)
