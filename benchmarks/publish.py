@@ -1,11 +1,13 @@
-"""Put a measured table between its markers in docs/measurements.md."""
+"""Put what was measured between its markers in docs/measurements.md or README.md."""
 
 import platform
 import re
 from pathlib import Path
 from typing import Final
 
-MEASUREMENTS: Final = Path(__file__).resolve().parents[1] / "docs" / "measurements.md"
+ROOT: Final = Path(__file__).resolve().parents[1]
+MEASUREMENTS: Final = ROOT / "docs" / "measurements.md"
+README: Final = ROOT / "README.md"
 
 
 def publish(name: str, text: str, path: Path = MEASUREMENTS) -> None:

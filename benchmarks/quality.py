@@ -31,8 +31,10 @@ from isotherm.policy.registry import NEEDS_FUTURE
 from isotherm.trace.stream import Pace, Workload
 from isotherm.workloads.registry import make_workload
 from quality_grid import (
+    OURS,
     PEERS,
     PERIODS,
+    PLACE,
     QUICK_PERIOD,
     QUICK_SEED,
     RATIOS,
@@ -50,9 +52,11 @@ from quality_grid import (
     workloads_of,
 )
 from quality_report import print_bars, read_bars
-from quality_store import Runs, Stale
+from quality_store import Runs, Stale, is_current
 
-OUT: Final = Path(__file__).resolve().parents[1] / "out" / "quality"
+ROOT: Final = Path(__file__).resolve().parents[1]
+OUT: Final = ROOT / "out" / "quality"
+PUBLISHED: Final = ROOT / "docs" / "results" / "quality.parquet"
 RUNS: Final = "runs.parquet"
 CELLS: Final = "quality.parquet"
 
@@ -148,44 +152,70 @@ def run(
 # ---- cells
 
 
-def cell_rows(
-    planned: Sequence[Planned], done: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return one row per policy and cell, of the cells of which all is there."""
-    keys = [entry.key for entry in planned]
-    missing = {
-        entry.cell for entry, key in zip(planned, keys, strict=True) if key not in done
+Rows = dict[tuple[object, ...], dict[str, Any]]
+
+
+def read_published(path: Path, pages: int) -> Rows:
+    """Return the rows of a file of cells by their place; none where it is not there.
+
+    Rows of generators with another number of pages are left out.
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415  # workers do without
+
+    rows = pq.read_table(path).to_pylist() if path.exists() else []
+    return {
+        tuple(row[name] for name in PLACE): row
+        for row in rows
+        if row["pages"] == pages or REGIMES[row["regime"]].traces
     }
-    rows = []
-    for entry, key in zip(planned, keys, strict=True):
-        if entry.cell in missing:
-            continue
-        result, spec = done[key], entry.spec
-        moves = result["promoted_pages"] + result["demoted_pages"]
-        rows.append(
-            {
-                "regime": entry.regime,
-                "workload": spec.workload.removeprefix(TRACE),
-                "tuning": spec.workload in TUNING_WORKLOADS,
-                "flat": is_flat(spec.workload),
-                "fast_ratio": spec.fast_ratio,
-                "seed": spec.seed,
-                "period": entry.period,
-                "policy": spec.policy,
-                "variant": entry.variant,
-                "options": " ".join(f"{k}={v:g}" for k, v in spec.options.items()),
-                "slowdown": result["slowdown"],
-                "fast_share": result["fast_share"],
-                "moves_per_page": moves / result["pages"],
-                "hint_share": result["hint_overhead_ns"]
-                / (result["mean_latency_ns"] * result["accesses"]),
-                "accesses": result["accesses"],
-                "pages": result["pages"],
-                "simulated_s": result["simulated_s"],
-                "code": result.get("code"),
-            }
-        )
-    return rows
+
+
+def cell_rows(
+    planned: Sequence[Planned],
+    done: dict[str, dict[str, Any]],
+    published: Rows | None = None,
+) -> list[dict[str, Any]]:
+    """Return one row per policy and cell, of the cells of which all is there.
+
+    Args:
+        planned: The runs.
+        done: Finished ones by key.
+        published: Rows that stand for runs that are not kept, or kept from other
+            code than there is.
+    """
+    made = [(entry, _row_of(entry, done, published or {})) for entry in planned]
+    missing = {entry.cell for entry, row in made if row is None}
+    return [row for entry, row in made if row is not None and entry.cell not in missing]
+
+
+def _row_of(
+    entry: Planned, done: dict[str, dict[str, Any]], published: Rows
+) -> dict[str, Any] | None:
+    result, kept, spec = done.get(entry.key), published.get(entry.place), entry.spec
+    if result is None or (kept is not None and not is_current(result)):
+        return kept
+    moves = result["promoted_pages"] + result["demoted_pages"]
+    return {
+        "regime": entry.regime,
+        "workload": spec.workload.removeprefix(TRACE),
+        "tuning": spec.workload in TUNING_WORKLOADS,
+        "flat": is_flat(spec.workload),
+        "fast_ratio": spec.fast_ratio,
+        "seed": spec.seed,
+        "period": entry.period,
+        "policy": spec.policy,
+        "variant": entry.variant,
+        "options": entry.options,
+        "slowdown": result["slowdown"],
+        "fast_share": result["fast_share"],
+        "moves_per_page": moves / result["pages"],
+        "hint_share": result["hint_overhead_ns"]
+        / (result["mean_latency_ns"] * result["accesses"]),
+        "accesses": result["accesses"],
+        "pages": result["pages"],
+        "simulated_s": result["simulated_s"],
+        "code": result.get("code"),
+    }
 
 
 def write_cells(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -246,7 +276,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Stale,
         choices=list(Stale),
         default=Stale.ASIDE,
-        help="runs made by other code: use them, set them aside, drop them",
+        help="runs made by other code: use them and what was published, the same but"
+        " isotherm's made again, set them aside, drop them",
     )
     args = parser.parse_args(arguments)
     args.seeds = args.seeds or ([QUICK_SEED] if args.quick else list(SEEDS))
@@ -258,8 +289,11 @@ def run_all(args: argparse.Namespace) -> Path:
     """Make all runs that were asked for; return the file of the cells.
 
     The file holds the cells asked for and, of the whole grid, those that earlier
-    runs have finished.
+    runs have finished. Where runs of other code are used, published rows stand for
+    runs that are not kept: those are not made again, and the file has them.
     """
+    uses = args.stale in (Stale.USE, Stale.OURS)
+    published = read_published(PUBLISHED, args.pages) if uses else {}
     args.out.mkdir(parents=True, exist_ok=True)
     part = Selection(
         args.workloads,
@@ -284,9 +318,14 @@ def run_all(args: argparse.Namespace) -> Path:
     entries = [e for regime in REGIMES.values() for e in plan(regime, whole, tuned)]
     path: Path = args.out / CELLS
     for name in args.only:
-        wanted = [entry.spec for entry in plan(REGIMES[name], part, tuned)]
+        wanted = [
+            entry.spec
+            for entry in plan(REGIMES[name], part, tuned)
+            if entry.place not in published
+            or (args.stale == Stale.OURS and entry.spec.policy == OURS)
+        ]
         done = run(wanted, args, name)
-        write_cells(cell_rows(entries, done), path)
+        write_cells(cell_rows(entries, done, published), path)
         print_bars(read_bars(path), {name})
     return path
 

@@ -43,6 +43,12 @@ TUNING_WORKLOADS: Final = ("zipf", "gups", "drift", "scan-zipf")
 #: Before the name of a recorded program: "graph" is a generator as well.
 TRACE: Final = "trace:"
 
+#: What tells the rows of a table of cells apart.
+PLACE: Final = (
+    *("regime", "workload", "fast_ratio", "seed", "period"),
+    *("policy", "variant", "options"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Regime:
@@ -121,6 +127,20 @@ class Planned:
         """What the runs of one cell have in common."""
         spec = self.spec
         return (self.regime, spec.workload, spec.fast_ratio, spec.seed, self.period)
+
+    @property
+    def options(self) -> str:
+        """The policy's options as text."""
+        return " ".join(f"{k}={v:g}" for k, v in self.spec.options.items())
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where its row stands in a table of cells; see ``PLACE``."""
+        spec = self.spec
+        return (
+            *(self.regime, spec.workload.removeprefix(TRACE), spec.fast_ratio),
+            *(spec.seed, self.period, spec.policy, self.variant, self.options),
+        )
 
     @property
     def key(self) -> str:

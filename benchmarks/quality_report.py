@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/quality_report.py [CELLS] [--out docs/results]
 
 Writes quality.md, the whole table with the losses first, and quality.parquet, the
-cells behind it; puts the bars into docs/measurements.md.
+cells behind it; puts the bars into docs/measurements.md, the short of it into README.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from isotherm.lab.regret import REGRET_FLOOR
-from publish import markdown, publish
+from publish import README, markdown, publish
 from quality_grid import BOUNDS, OURS, REGIMES, TUNING_WORKLOADS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -27,6 +27,19 @@ FLAT_MOVES_BAR: Final = 0.2  # moves over pages there
 NEAR: Final = 0.02  # within this of the best peer
 NEAR_BAR: Final = 0.95  # share of cells
 BEST_BAR: Final = 0.80  # share of cells
+
+MEAN: Final = "mean regret"
+WORST: Final = "highest regret of a cell"
+FLAT_MOVES: Final = "moves over pages on uniform and stream"
+#: The regimes besides main, in the words of a short paragraph.
+SHORT: Final = {
+    "rate-100": "a hundred accesses a page and second",
+    "rate-1": "one access a page and second",
+    "bits-only": "accessed bits alone",
+    "ragged": "contiguity aligned to nothing",
+    "first-access": "placed by first access",
+    "traces": "recorded programs",
+}
 
 #: One row a cell: ours, bounds, and the best run of any peer, tuned or not.
 CELLS_SQL: Final = f"""
@@ -176,10 +189,10 @@ def bars_of(rows: Iterable[dict[str, Any]]) -> list[Bar]:
             continue
         name = regime.name
         bars += [
-            Bar(name, "mean regret", row["mean_regret"], regime.mean_bar),
+            Bar(name, MEAN, row["mean_regret"], regime.mean_bar),
             Bar(name, "mean regret, workloads for tuning", row["regret_tuning"]),
             Bar(name, "mean regret, other workloads", row["regret_others"]),
-            Bar(name, "highest regret of a cell", row["max_regret"], regime.max_bar),
+            Bar(name, WORST, row["max_regret"], regime.max_bar),
             Bar(
                 name,
                 "slower than first-touch, worst cell",
@@ -212,7 +225,7 @@ def bars_of(rows: Iterable[dict[str, Any]]) -> list[Bar]:
             ),
             Bar(
                 name,
-                "moves over pages on uniform and stream",
+                FLAT_MOVES,
                 row["flat_moves"],
                 FLAT_MOVES_BAR,
             ),
@@ -272,6 +285,45 @@ def render_summary(bars: Sequence[Bar]) -> str:
         bar = asked.get(row[0])
         row.insert(1, bar.verdict.rpartition(":")[0] if bar else "")
     return markdown(["figure", f"bar ({regimes[0]})", *regimes], rows)
+
+
+def render_short(bars: Sequence[Bar]) -> str:
+    """Return the bars of the first regime, and of the others the regret, as prose."""
+    at = {(bar.regime, bar.name): bar.value for bar in bars}
+
+    def regret(regime: str) -> str:
+        mean, worst = (at.get((regime, name)) for name in (MEAN, WORST))
+        return "" if mean is None else f"{mean:.2f}, worst {worst or 0.0:.2f}"
+
+    def share(name: str, digits: int = 0) -> str:
+        return f"{at.get(('main', name)) or 0.0:.{digits}%}".replace("%", " %")
+
+    parts = []
+    if regret("main"):
+        parts.append(
+            "At ten accesses a page and second isotherm's mean regret is"
+            f" {at['main', MEAN]:.2f} (0 would be the best bound, 1 never moving a"
+            f" page), in the worst of {at['main', 'cells']:.0f} cells"
+            f" {at['main', WORST]:.2f}; it is within 2 % of the best peer in"
+            f" {share('within 2 % of the best peer')} of cells, the fastest in"
+            f" {share('faster than every peer')}, and never more than"
+            f" {share('slower than first-touch, worst cell', 1)} slower than never"
+            " moving a page. Where nothing is to be gained it moves at most"
+            f" {at.get(('main', FLAT_MOVES)) or 0.0:.2f} pages a page in two minutes."
+        )
+    others = [
+        f"{words} {regret(name)}" for name, words in SHORT.items() if regret(name)
+    ]
+    if others:
+        parts.append(f"Mean regret elsewhere: {'; '.join(others)}.")
+    slower = {n: at.get((n, "slower than first-touch, worst cell")) for n in REGIMES}
+    worst, by = max(slower.items(), key=lambda item: item[1] or 0.0)
+    if by is not None and by > 0:
+        parts.append(
+            f"The worst cell against never moving a page is {by:.0%} slower"
+            f" ({REGIMES[worst].title}).".replace("%", " %", 1)
+        )
+    return " ".join(parts)
 
 
 def _ratio(value: float) -> str:
@@ -408,7 +460,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("cells", type=Path, nargs="?", default=CELLS)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument(
-        "--no-publish", action="store_true", help="leave docs/measurements.md alone"
+        "--no-publish",
+        action="store_true",
+        help="leave docs/measurements.md and README alone",
     )
     args = parser.parse_args(arguments)
     if not args.cells.is_file():
@@ -427,6 +481,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not args.no_publish:
         link = "The whole table: [results/quality.md](results/quality.md)."
         publish("quality", f"{render_summary(bars)}\n\n{link}")
+        publish("quality-short", render_short(bars), README)
     print_bars(bars, {bar.regime for bar in bars})
     return 0
 

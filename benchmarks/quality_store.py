@@ -17,9 +17,13 @@ Row = dict[str, Any]
 
 
 class Stale(StrEnum):
-    """What becomes of runs that were made by other code than there is now."""
+    """What becomes of runs that were made by other code than there is now.
+
+    ``OURS``: isotherm's are set aside, all others are used.
+    """
 
     USE = "use"
+    OURS = "ours"
     ASIDE = "aside"
     DROP = "drop"
 
@@ -48,16 +52,18 @@ class Runs(ResultStore):
         self._beside = path.with_stem(path.stem + ASIDE)
         self._aside = _read_aside(self._beside) if self._beside.exists() else {}
         self.mixed = 0
-        others = [key for key, row in self.done.items() if not _is_current(row)]
+        others = [key for key, row in self.done.items() if not is_current(row)]
         self.stale = len(others)
+        if stale == Stale.OURS:
+            others = [key for key in others if self.done[key].get("policy") == OURS]
         if stale != Stale.USE:
             for key in others:
                 row = self.done.pop(key)
-                if stale == Stale.ASIDE:
+                if stale != Stale.DROP:
                     self._aside[key, str(row.get("code"))] = row
         if stale == Stale.DROP:
             self._aside.clear()
-        back = [at for at, row in self._aside.items() if _is_current(row)]
+        back = [at for at, row in self._aside.items() if is_current(row)]
         self.back = sum(key not in self.done for key, _ in back)
         for at in back:
             self.done.setdefault(at[0], self._aside.pop(at))
@@ -85,7 +91,8 @@ class Runs(ResultStore):
         super().save(rows, keys)
 
 
-def _is_current(row: Row) -> bool:
+def is_current(row: Row) -> bool:
+    """Return whether a run was made by the code that there is."""
     try:
         return bool(row.get("code") == code_of(row["policy"], row["workload"]))
     except (KeyError, UsageError):

@@ -104,6 +104,47 @@ def test_incomplete_cells_are_left_out():
     assert {0.2, 0.5} - {lost.spec.fast_ratio} == {r["fast_ratio"] for r in rest}
 
 
+def test_published_rows_stand_for_runs_that_are_not_kept(monkeypatch, tmp_path: Path):
+    """Also for those of other code; a run of this code stands before what was."""
+    part = quality.Selection(workloads=("zipf",), ratios=(0.2,), seeds=(1,))
+    planned = list(quality.plan(quality.REGIMES["main"], part, {}))
+    rows = [
+        {**dict(zip(quality.PLACE, e.place, strict=True)), "slowdown": 2.0, "pages": 8}
+        for e in planned
+    ]
+    path = tmp_path / "cells.parquet"
+    quality.write_cells(rows, path)
+    assert {} == quality.read_published(tmp_path / "none.parquet", 8)
+    assert {} == quality.read_published(path, 9)  # of another size
+    published = quality.read_published(path, 8)
+    assert rows == quality.cell_rows(planned, {}, published)
+
+    ours = next(e for e in planned if e.spec.policy == "isotherm")
+    result = dict.fromkeys(("promoted_pages", "demoted_pages", "fast_share"), 0)
+    result |= dict.fromkeys(("pages", "accesses", "simulated_s"), 1)
+    result |= {"slowdown": 1.5, "hint_overhead_ns": 0.0, "mean_latency_ns": 1.0}
+    for current, expected in ((False, 2.0), (True, 1.5)):
+        monkeypatch.setattr(quality, "is_current", lambda row, now=current: now)
+        got = quality.cell_rows(planned, {ours.key: result}, published)
+        assert len(rows) == len(got)
+        assert [expected] == [
+            r["slowdown"]
+            for r, e in zip(got, planned, strict=True)
+            if e.place == ours.place
+        ]
+
+
+def test_the_short_of_it_says_what_the_table_says(cells: Path):
+    """Means and worst cells of main, and nothing of regimes that are not there."""
+    got = report.render_short(report.read_bars(cells))
+    assert "mean regret is 0.35 (0 would" in got
+    assert "in the worst of 3 cells 0.50;" in got
+    assert "in 50 % of cells, the fastest in 50 %" in got
+    assert "never more than 0.5 % slower" in got
+    assert "at most 0.10 pages a page" in got
+    assert "elsewhere" not in got
+
+
 def test_tables_go_between_their_markers(tmp_path: Path):
     """What stood there is replaced, the rest of the page stays."""
     page = tmp_path / "page.md"
@@ -121,3 +162,4 @@ def test_every_table_has_its_place():
     for name in ("quality", "core", "decision"):
         assert f"<!-- {name} -->" in page
         assert f"<!-- /{name} -->" in page
+    assert "<!-- quality-short -->" in publish.README.read_text()

@@ -79,6 +79,17 @@ def test_stale_runs_are_used_where_that_is_asked_for(path: Path, code: dict[str,
         assert (["isotherm", "lru"], 1) == (policies(runs), runs.stale)
 
 
+def test_isotherm_alone_may_be_made_again(path: Path, code: dict[str, str]):
+    """Peers' runs of other code are used; isotherm's come back with their code."""
+    code |= {"isotherm": "new", "lru": "new"}
+    with Runs(path, Stale.OURS) as runs:
+        assert (["lru"], 2) == (policies(runs), runs.stale)
+        runs.save([], [])
+    code["isotherm"] = "old"
+    with Runs(path, Stale.OURS) as runs:
+        assert (["isotherm", "lru"], 1) == (policies(runs), runs.back)
+
+
 def test_dropped_runs_are_gone(path: Path, code: dict[str, str]):
     """Those of other code do not come back with it."""
     code["isotherm"] = "new"

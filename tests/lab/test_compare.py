@@ -16,7 +16,13 @@ import pytest
 from isotherm.core.errors import IsothermError, UnsupportedError
 from isotherm.lab.catalogue import FAULTS, WITHOUT_HINTS
 from isotherm.lab.compare import compare
-from isotherm.lab.grid import Grid, default_rate, spec_key
+from isotherm.lab.grid import (
+    ALWAYS_TOLD,
+    Grid,
+    default_rate,
+    spec_key,
+    spec_values,
+)
 from isotherm.lab.report import timeline_wanted
 from isotherm.lab.simulate import SimulationSpec
 from isotherm.lab.store import ResultStore
@@ -91,6 +97,14 @@ def test_key_tells_runs_apart(tmp_path: Path) -> None:
     before = spec_key(replace(SPEC, workload=str(trace)))
     trace.write_bytes(b"12")
     assert before != spec_key(replace(SPEC, workload=str(trace)))
+
+
+def test_fields_that_came_later_leave_old_keys_alone() -> None:
+    """At its default a new option is not in the name of a run; otherwise it is."""
+    assert set(ALWAYS_TOLD) == set(spec_values(SPEC))
+    for later in ({"compressibility": "3"}, {"recording": "perf.data"}):
+        assert {**spec_values(SPEC), **later} == spec_values(replace(SPEC, **later))
+        assert spec_key(SPEC) != spec_key(replace(SPEC, **later))
 
 
 TWO_TIERS = """

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,14 @@ from isotherm.machine.sim.spec import BUILT_IN, load_machine
 #: Run beside every comparison: without them a slowdown says little.
 REFERENCES: Final = ("first-touch", *BOUNDS)
 DEFAULT_RATE: Final = 10.0
+#: Fields of a spec that name a run whatever their values; do not add to these.
+ALWAYS_TOLD: Final = frozenset(
+    (
+        *("policy", "workload", "machine", "fast_ratio", "pages", "accesses", "seed"),
+        *("rate", "placement", "hints", "sampling_period", "sampling_loss", "epoch_s"),
+        *("memory_bound", "options", "workload_options", "faults"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +104,15 @@ def _without_hints(spec: SimulationSpec) -> SimulationSpec:
 
 
 def spec_values(spec: SimulationSpec) -> dict[str, Any]:
-    """Return a spec as plain JSON values."""
+    """Return a spec as plain JSON values.
+
+    A field that came later stands in it only where it is not at its default: runs
+    from before there was one keep their names.
+    """
     values: dict[str, Any] = msgspec.to_builtins(asdict(spec))
-    if values["recording"] is None:  # runs from before there were any keep their keys
-        del values["recording"]
+    for later in fields(spec):
+        if later.name not in ALWAYS_TOLD and values[later.name] == later.default:
+            del values[later.name]
     return values
 
 
