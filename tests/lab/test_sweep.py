@@ -107,15 +107,17 @@ def test_lost_worker_loses_and_doubles_nothing(
     times = runs_of(tmp_path)
     assert set(keys) == set(times)
     twice = {key for key, count in times.items() if count > 1}
+    assert max(times.values()) <= 2
     if way == "pool":  # its workers write to the journal themselves
-        assert set() == twice
+        # The other worker is ended too, maybe between a run and the line it writes.
+        assert len(twice) <= 1
+        return
     victims = next(
         batch
         for batch in cut(cells, 2)
         if any(cell.spec.seed == helper.VICTIM for cell in batch)
     )
     assert twice <= {cell.key for cell in victims}
-    assert max(times.values()) <= 2
 
 
 @pytest.mark.slow
