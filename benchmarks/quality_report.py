@@ -17,6 +17,7 @@ from typing import Any, Final
 from isotherm.lab.regret import REGRET_FLOOR
 from publish import README, markdown, publish
 from quality_grid import BOUNDS, OURS, REGIMES, TUNING_WORKLOADS
+from quality_short import FLAT_MOVES, MEAN, WORST, render_short
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CELLS: Final = ROOT / "out" / "quality" / "quality.parquet"
@@ -27,19 +28,6 @@ FLAT_MOVES_BAR: Final = 0.2  # moves over pages there
 NEAR: Final = 0.02  # within this of the best peer
 NEAR_BAR: Final = 0.95  # share of cells
 BEST_BAR: Final = 0.80  # share of cells
-
-MEAN: Final = "mean regret"
-WORST: Final = "highest regret of a cell"
-FLAT_MOVES: Final = "moves over pages on uniform and stream"
-#: The regimes besides main, in the words of a short paragraph.
-SHORT: Final = {
-    "rate-100": "a hundred accesses a page and second",
-    "rate-1": "one access a page and second",
-    "bits-only": "accessed bits alone",
-    "ragged": "contiguity aligned to nothing",
-    "first-access": "placed by first access",
-    "traces": "recorded programs",
-}
 
 #: One row a cell: ours, bounds, and the best run of any peer, tuned or not.
 CELLS_SQL: Final = f"""
@@ -285,45 +273,6 @@ def render_summary(bars: Sequence[Bar]) -> str:
         bar = asked.get(row[0])
         row.insert(1, bar.verdict.rpartition(":")[0] if bar else "")
     return markdown(["figure", f"bar ({regimes[0]})", *regimes], rows)
-
-
-def render_short(bars: Sequence[Bar]) -> str:
-    """Return the bars of the first regime, and of the others the regret, as prose."""
-    at = {(bar.regime, bar.name): bar.value for bar in bars}
-
-    def regret(regime: str) -> str:
-        mean, worst = (at.get((regime, name)) for name in (MEAN, WORST))
-        return "" if mean is None else f"{mean:.2f}, worst {worst or 0.0:.2f}"
-
-    def share(name: str, digits: int = 0) -> str:
-        return f"{at.get(('main', name)) or 0.0:.{digits}%}".replace("%", " %")
-
-    parts = []
-    if regret("main"):
-        parts.append(
-            "At ten accesses a page and second isotherm's mean regret is"
-            f" {at['main', MEAN]:.2f} (0 would be the best bound, 1 never moving a"
-            f" page), in the worst of {at['main', 'cells']:.0f} cells"
-            f" {at['main', WORST]:.2f}; it is within 2 % of the best peer in"
-            f" {share('within 2 % of the best peer')} of cells, the fastest in"
-            f" {share('faster than every peer')}, and never more than"
-            f" {share('slower than first-touch, worst cell', 1)} slower than never"
-            " moving a page. Where nothing is to be gained it moves at most"
-            f" {at.get(('main', FLAT_MOVES)) or 0.0:.2f} pages a page in two minutes."
-        )
-    others = [
-        f"{words} {regret(name)}" for name, words in SHORT.items() if regret(name)
-    ]
-    if others:
-        parts.append(f"Mean regret elsewhere: {'; '.join(others)}.")
-    slower = {n: at.get((n, "slower than first-touch, worst cell")) for n in REGIMES}
-    worst, by = max(slower.items(), key=lambda item: item[1] or 0.0)
-    if by is not None and by > 0:
-        parts.append(
-            f"The worst cell against never moving a page is {by:.0%} slower"
-            f" ({REGIMES[worst].title}).".replace("%", " %", 1)
-        )
-    return " ".join(parts)
 
 
 def _ratio(value: float) -> str:

@@ -8,6 +8,7 @@ import pytest
 import publish
 import quality
 import quality_report as report
+import quality_short
 
 
 def row(workload: str, policy: str, slowdown: float, **more: Any) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_published_rows_stand_for_runs_that_are_not_kept(monkeypatch, tmp_path: 
 
 def test_the_short_of_it_says_what_the_table_says(cells: Path):
     """Means and worst cells of main, and nothing of regimes that are not there."""
-    got = report.render_short(report.read_bars(cells))
+    got = quality_short.render_short(report.read_bars(cells))
     assert "mean regret is 0.35 (0 would" in got
     assert "in the worst of 3 cells 0.50;" in got
     assert "in 50 % of cells, the fastest in 50 %" in got
