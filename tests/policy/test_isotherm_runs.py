@@ -33,6 +33,22 @@ def test_uniform_is_left_alone():
     assert moved["slowdown"] < 1.005 * still["slowdown"]
 
 
+@pytest.mark.parametrize("period", [2000, 20000])
+def test_chance_in_the_first_samples_moves_nothing(period):
+    """Two fifths of the pages were moved where the first five epochs were believed."""
+    pages = 32768
+    spec = SimulationSpec(
+        *("isotherm", "uniform"),
+        pages=pages,
+        accesses=pages * 10 * 8,
+        fast_ratio=0.5,
+        seed=2,
+        sampling_period=period,
+    )
+    moved = simulate(spec)
+    assert moved["promoted_pages"] + moved["demoted_pages"] < 0.02 * pages
+
+
 def test_a_run_repeats():
     """One seed, one result, to the last bit."""
     timing = {"wall_s", "setup_s", "accesses_per_wall_s"}

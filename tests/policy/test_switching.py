@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from isotherm.policy.cells import CELLS
 from isotherm.policy.switching import (
     DECAY,
+    HANDFUL,
     SELF_TRANSITIONS,
     Boundary,
     Transitions,
@@ -169,6 +170,14 @@ def test_chances_add_up_to_one():
     assert np.ones(17) == pytest.approx(chance.sum(1), rel=1e-5)
 
 
+def test_what_was_watched_for_a_moment_is_not_believed_to_last():
+    """After n epochs it ends in each with a chance of 1/n; after a handful, in none."""
+    moves = Transitions()
+    got = [moves.watch() for _ in range(HANDFUL + 3)]
+    assert [1 - 1 / n for n in range(1, HANDFUL + 1)] == got[:HANDFUL]
+    assert [1.0] * 3 == got[HANDFUL:]
+
+
 # ---- the price
 
 
@@ -217,6 +226,17 @@ def test_a_page_that_stays_is_worth_its_gain_and_the_cost_of_a_move():
     )
     expected = [-found.price - COST, 50_000.0 - found.price + COST]
     assert expected == pytest.approx(found.advantage[:2].tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("lasting", [0.0, 0.5, 0.75])
+def test_what_may_end_soon_has_to_pay_soon(lasting):
+    """What is worth a swap in the long run is not while little of it is believed."""
+    gain = np.array([4 * COST, 4.5 * COST])
+    found = settle_often(gain, [50, 50], [50, 50], lasting * np.eye(2), times=400)
+    apart = found.advantage[1] - found.advantage[0]
+    assert 0.5 * COST / (1 - lasting) == pytest.approx(apart, rel=1e-3)
+    believed = settle_often(gain, [50, 50], [50, 50], np.eye(2), times=400)
+    assert 2.5 * COST == pytest.approx(np.diff(believed.advantage[:2])[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("first", [0.0, 60_000.0])

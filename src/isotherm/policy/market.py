@@ -74,6 +74,9 @@ class Market:
         busy = (moved > 0.5 * transitions.weight) | (population.sum(1) > 0)
         cells = np.flatnonzero(busy)
         chance = transitions.among(cells)
+        lasting = transitions.watch()
+        if lasting < 1.0:
+            chance *= np.float32(lasting)
         free = self._free(epoch)
         parts: list[Moves] = []
         notes: dict[str, float] = {}

@@ -2,10 +2,11 @@
 
 The advantage of holding a page of cell c in the upper tier rather than the lower:
 
-    D(c) = dL dt r(c) - mu + clip(sum over c' of P(c'|c) D(c'), -M, +M)
+    D(c) = dL dt r(c) - mu + clip(g sum over c' of P(c'|c) D(c'), -M, +M)
 
 dL latency saved per access, dt the epoch, r the cell's rate, mu the price of an
-upper slot for an epoch, P where its pages go next, M the cost of one move. The
+upper slot for an epoch, P where its pages go next, M the cost of one move, g the
+chance that what was seen holds for another epoch, 1 but in the first few. The
 clip is the option to move later, which makes it an optimal-switching problem
 without a horizon to tune (a restless bandit in the sense of Whittle 1988, with
 switching costs as in Glazebrook, Ruiz-Hernandez and Kirkbride 2006).
@@ -25,6 +26,7 @@ ROUNDS = 3  # of sweeps and a step of the price, per epoch
 PRICE_STEP = 0.3
 MARKET_SHARE = 0.02  # bid and ask are those of the best 2 % of pages
 DECAY = 0.985
+HANDFUL = 10  # epochs watched: from then on P alone says what lasts
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +35,28 @@ class Transitions:
     """Where pages of a cell go next, with exponential forgetting.
 
     New counts get a growing weight instead of all old ones a shrinking one.
+
+    Attributes:
+        count: Pages that went from a cell to a cell, by weight.
+        weight: That of a page that goes now.
+        watched: Epochs in which there were pages, ``HANDFUL`` + 1 at most.
     """
 
     def __init__(self) -> None:
         self.count = np.zeros((CELLS, CELLS), np.float32)
         self.weight = 1.0
+        self.watched = 0
+
+    def watch(self) -> float:
+        """Take note of an epoch; return the chance that what is seen lasts another.
+
+        What was watched for n epochs is taken to last n more: it ends in each with
+        a chance of 1/n (of a pattern of unknown age, seen so long, the chance to
+        last as long again is a half; Gott 1993). P cannot say so before there are
+        counts in it; from a handful of epochs on it does.
+        """
+        self.watched = min(self.watched + 1, HANDFUL + 1)
+        return 1.0 - 1.0 / self.watched if self.watched <= HANDFUL else 1.0
 
     def forget(self) -> None:
         """Decay by one epoch."""
