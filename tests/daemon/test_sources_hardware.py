@@ -157,7 +157,9 @@ def test_hardware_that_is_not_there(name, monkeypatch, tmp_path, capsys) -> None
     if kind.probe().present:
         pytest.skip(f"this host has {name}")
     # A host with one tier is refused for that; here it is asked what it can look with.
-    monkeypatch.setattr("isotherm.daemon.host.check_tiers", lambda topology: None)
+    for module in ("host", "session"):
+        name_of = f"isotherm.daemon.{module}.check_tiers"
+        monkeypatch.setattr(name_of, lambda topology: None)
     words = ["run", "--hints", name, "--dry-run", "--duration", "1", "--", "sleep", "1"]
     assert 3 == main(words)
     said = [
