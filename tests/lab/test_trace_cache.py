@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -185,12 +186,11 @@ def test_processes_share(tmp_path: Path, trace: Trace) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where folders of sweeps are made."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return where folders of sweeps are made: a short path, as sockets want it."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield Path(folder)
 
 
 def test_folder_is_shared_and_goes_with_its_last(root: Path) -> None:
