@@ -273,7 +273,8 @@ def _show(found: "TraceInfo", *, json: bool) -> None:
         "cache": "" if origin.llc_bytes is None else render_bytes(origin.llc_bytes),
         "note": origin.note,
     }
-    lines |= {name.replace("_", " "): text for name, text in origin.details.items()}
+    details = {name.replace("_", " "): text for name, text in origin.details.items()}
+    lines = details | lines if details.keys() & lines.keys() else lines | details
     width = min(max(len(name) for name in lines), 24)
     for name, text in lines.items():
         if text:

@@ -314,7 +314,7 @@ def _provenance(
 ) -> Provenance:
     names = ", ".join(one.name for one in chosen)
     facts.details = {
-        "accesses": "synthesised: estimated rate times interval, whole accesses",
+        "accesses_are": "synthesised: estimated rate times interval, whole accesses",
         "time": "CLOCK_MONOTONIC since the beginning, by interval",
         "interval_s": f"{wanted.interval_s:g}",
         "hints": names,

@@ -143,10 +143,14 @@ def recommend(needs: Sequence[Need], offers: Sequence[Offer]) -> str:
             f"{best.saved:.1%} of the memory's price."
         )
     if quiet is not None and quiet.ratio - best.ratio <= 1 / STEPS:
+        movers = [o for o in offers if o.policy not in WITHOUT_MOVER]
+        as_well = ""
+        if movers:
+            mover = min(movers, key=lambda o: o.ratio)
+            as_well = f": {quiet.policy} does as well as {mover.policy}"
         return (
             f"Buy {1 - quiet.ratio:.0%} of the footprint as slow memory and leave "
-            f"tiering off: {quiet.policy} does as well as {best.policy}. It saves "
-            f"{quiet.saved:.0%} of the memory's price."
+            f"tiering off{as_well}. It saves {quiet.saved:.0%} of the memory's price."
         )
     spread = max(
         max(n.ratios) - min(n.ratios) for n in needs if n.policy == best.policy

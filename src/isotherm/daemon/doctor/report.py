@@ -57,13 +57,16 @@ class Report:
         move = [fact.name for fact in self.of("actuator") if fact.present]
         movers = [fact.name for fact in self.of("mover") if fact.present]
         parts = [
-            f"looks with {', '.join(look)}" if look else "has nothing to look with",
+            f"may look with {', '.join(look)}" if look else "has nothing to look with",
             "moves between nodes" if "move-pages" in move else "has one memory node",
         ]
         if "process-madvise-pageout" in move:
             parts.append("puts cold memory out to swap")
         if movers:
             parts.append(f"meets other movers: {', '.join(movers)}")
+        if not {"move-pages", "zram", "zswap"} & set(move):
+            # Unless a node comes later, as check_tiers() has it.
+            parts.append("ends with 3: one memory tier")
         return "isotherm run " + "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
