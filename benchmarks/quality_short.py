@@ -30,8 +30,8 @@ def render_short(bars: Sequence["Bar"]) -> str:
         mean, worst = (at.get((regime, name)) for name in (MEAN, WORST))
         return "" if mean is None else f"{mean:.2f}, worst {worst or 0.0:.2f}"
 
-    def share(name: str, digits: int = 0) -> str:
-        return f"{at.get(('main', name)) or 0.0:.{digits}%}".replace("%", " %")
+    def share(name: str) -> str:
+        return f"{at.get(('main', name)) or 0.0:.1%}".replace("%", " %")
 
     parts = []
     if regret("main"):
@@ -42,7 +42,7 @@ def render_short(bars: Sequence["Bar"]) -> str:
             f" {at['main', WORST]:.2f}; it is within 2 % of the best peer in"
             f" {share('within 2 % of the best peer')} of cells, the fastest in"
             f" {share('faster than every peer')}, and never more than"
-            f" {share('slower than first-touch, worst cell', 1)} slower than never"
+            f" {share('slower than first-touch, worst cell')} slower than never"
             " moving a page. Where nothing is to be gained it moves at most"
             f" {at.get(('main', FLAT_MOVES)) or 0.0:.2f} pages a page in two minutes."
         )

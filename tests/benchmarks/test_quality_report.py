@@ -140,7 +140,7 @@ def test_the_short_of_it_says_what_the_table_says(cells: Path):
     got = quality_short.render_short(report.read_bars(cells))
     assert "mean regret is 0.35 (0 would" in got
     assert "in the worst of 3 cells 0.50;" in got
-    assert "in 50 % of cells, the fastest in 50 %" in got
+    assert "in 50.0 % of cells, the fastest in 50.0 %" in got
     assert "never more than 0.5 % slower" in got
     assert "at most 0.10 pages a page" in got
     assert "elsewhere" not in got
