@@ -65,6 +65,13 @@ def test_nothing_known_is_no_load_and_nowhere() -> None:
         (Op.LOAD | (0x02 | 0x200) << 5, Where.REMOTE),
         (Op.LOAD | (0x02 | 0x08) << 5, Where.CACHE),
         (Op.LOAD | (0x04 | 0x08) << 5, Where.UNKNOWN),  # a miss of L1, no more
+        # Of Intel's table (pebs_data_source[]): what a load that missed L3 may say.
+        (0x02 | 0x04 << 5 | 1 << 19 | 3 << 33, Where.UNKNOWN),  # 0x00: "ukn L3"
+        (0x02 | 0x102 << 5 | 3 << 33 | 1 << 37, Where.REMOTE),  # 0x0b
+        (0x02 | 0x82 << 5 | 3 << 33, Where.LOCAL),
+        (0x02 | 0x42 << 5 | 2 << 19 | 3 << 33, Where.CACHE),  # 0x04: L3 hit
+        (0x02 | 0x402 << 5 | 1 << 37 | 3 << 33, Where.CACHE),  # another's cache
+        (0x02 | 0x12 << 5 | 12 << 33, Where.CACHE),  # 0x02: line fill buffer
     ],
 )
 def test_levels_name_a_kind_of_memory(given: int, expected: Where) -> None:

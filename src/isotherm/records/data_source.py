@@ -93,6 +93,7 @@ _TO_WHERE: Final = np.array(
 # The older field mem_lvl, 14 bits from bit 5: hit, and where.
 _OLD_SHIFT: Final = np.uint64(5)
 _OLD_HIT: Final = 1 << 1
+_OLD_MISS: Final = 1 << 2
 _OLD_CACHE: Final = (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) | (3 << 10)
 _OLD_LOCAL: Final = 1 << 7
 _OLD_REMOTE: Final = (1 << 8) | (1 << 9)
@@ -162,6 +163,10 @@ def _bits(word: Words, field: tuple[int, int]) -> NDArray[np.uint8]:
 def where_of(word: Words) -> NDArray[np.uint8]:
     """Return what each word says of the memory, a `Where`, uint8[n].
 
+    Intel's PMU names the level that was asked, in both fields: a word with a cache
+    in the newer one may tell a miss of it, or memory, in the older one
+    (pebs_data_source[], arch/x86/events/intel/ds.c). The older one is then right.
+
     >>> ram, cxl = (13 << 33) | 2, (9 << 33) | 2
     >>> remote = ram | 1 << 37
     >>> [Where(w).name for w in where_of(np.array([ram, remote, cxl, 2], np.uint64))]
@@ -171,6 +176,13 @@ def where_of(word: Words) -> NDArray[np.uint8]:
     where = _TO_WHERE[found.level]
     where[(where == Where.LOCAL) & (found.remote == 1)] = Where.REMOTE
     old = (word >> _OLD_SHIFT).astype(np.int64) & 0x3FFF
+    missed = (old & _OLD_MISS != 0) & (old & _OLD_HIT == 0)
+    where[(found.level >= Level.L1) & (found.level <= Level.L4) & missed] = (
+        Where.UNKNOWN
+    )
+    cached = (found.level != Level.OLD) & (_TO_WHERE[found.level] == Where.CACHE)
+    where[cached & (old & _OLD_LOCAL != 0)] = Where.LOCAL
+    where[cached & (old & _OLD_REMOTE != 0)] = Where.REMOTE
     use = (found.level == Level.OLD) & (old & _OLD_HIT != 0)
     for mask, kind in (
         (_OLD_OTHER, Where.OTHER),
