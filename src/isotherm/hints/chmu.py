@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
@@ -46,7 +47,16 @@ class HotLists(Protocol):
 
     @property
     def list_size(self) -> int:
-        """Entries that fit into its list between two drains."""
+        """Entries that fit into its list between two drains; 0: not known yet."""
+        ...
+
+    @property
+    def in_lumps(self) -> bool:
+        """Whether a drain may bring nothing although the list holds entries.
+
+        The kernel hands a list on when it is half full. What comes then is of all
+        epochs since the last time.
+        """
         ...
 
     @property
@@ -59,7 +69,10 @@ class HotLists(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop counting; may be called again."""
+        """Stop counting; may be called again.
+
+        What the list holds may still be collected.
+        """
         ...
 
     def collect(self) -> Drained:
@@ -82,6 +95,8 @@ class RegisterLists:
         DeviceError: The block is not there or contradicts itself.
         UnsupportedError: It has no such instance.
     """
+
+    in_lumps: Final = False
 
     def __init__(self, access: RegisterAccess, number: int = 0) -> None:
         instances = open_block(access)
@@ -201,7 +216,8 @@ class ChmuSource:
         self._tune = tune
         self._entry_ns = entry_ns
         self._settings = settings
-        self._told = 0  # epochs of the devices that batches have told of
+        # Epochs of each device that batches have told of.
+        self._told = [0] * len(self.devices)
         self._told_ns = 0
         self._start_ns = clock.now_ns()
         self.untranslated = 0  #: frames listed that no managed page stands on
@@ -246,23 +262,55 @@ class ChmuSource:
     def drain(self) -> tuple[HintBatch, ...]:
         """Return one batch, or none while an epoch of the devices lasts."""
         drained = [device.lists.collect() for device in self.devices]
+        waited = self._waited(drained)
+        wanted = (
+            self._wanted(drained, waited) if self._tune else self.settings.threshold
+        )
+        changed = wanted != self._settings.threshold
+        if changed:
+            drained = [
+                one.then(_rest(device.lists)) if device.lists.in_lumps else one
+                for device, one in zip(self.devices, drained, strict=True)
+            ]
+            waited = self._waited(drained)
+        batches = self._batches(drained, waited)
+        if changed and (batches or self._in_lumps):
+            self._settings = replace(self._settings, threshold=wanted)
+            for device in self.devices:
+                device.lists.start(self._settings)
+            self._told, self._told_ns = [0] * len(self.devices), 0
+        return batches
+
+    @property
+    def _in_lumps(self) -> bool:
+        return any(device.lists.in_lumps for device in self.devices)
+
+    def _batches(
+        self, drained: list[Drained], waited: list[int]
+    ) -> tuple[HintBatch, ...]:
+        """Return what was drained as a batch; none while an epoch lasts.
+
+        Args:
+            drained: Of each device.
+            waited: Epochs since each device's last delivery.
+        """
         entries = self.entries = sum(len(one.units) for one in drained)
-        exposure_s, epochs = self._exposure(entries)
+        exposure_s, epochs = self._exposure(drained, waited)
         capability, settings = self.capability, self._settings
         if exposure_s <= 0:
             return ()
         overflowed = any(one.overflowed for one in drained)
         self.overflows += overflowed
+        magnitude = settings.reporting is Reporting.EPOCH
         listed = [
             Listed(
                 device.window,
                 one.units.unit,
-                one.units.count,
+                _over(one.units.count, epochs, own if magnitude else epochs),
                 self._exact and not one.overflowed and one.units.lost == 0,
             )
-            for device, one in zip(self.devices, drained, strict=True)
+            for device, one, own in zip(self.devices, drained, waited, strict=True)
         ]
-        magnitude = settings.reporting is Reporting.EPOCH
         shift, factor = settings.unit_shift, 1 << settings.down_sampling
         found = to_ranges(listed, shift, self._table, merge=magnitude)
         self.untranslated += found.unknown
@@ -295,44 +343,82 @@ class ChmuSource:
             background_ns=registers * self._entry_ns,
             capability=capability,
         )
-        if self._tune:
-            self._follow_fill(drained, overflowed=overflowed)
         return (batch,)
 
-    def _exposure(self, entries: int) -> tuple[float, int]:
-        """Return the seconds that this drain stands for, and how many epochs."""
-        counted_ns = self.devices[0].lists.counted_ns()
+    def _waited(self, drained: list[Drained]) -> list[int]:
+        """Return the epochs that ended since each device last handed on its list."""
+        waited = []
+        for device, one, told in zip(self.devices, drained, self._told, strict=True):
+            epochs = device.lists.counted_ns() // self._settings.epoch_ns - told
+            # Its clock may be a little ahead of ours.
+            waited.append(max(epochs, 1 if len(one.units) else 0))
+        if not self._in_lumps:  # all are read at once
+            waited = [max(waited)] * len(waited)
+        return waited
+
+    def _exposure(self, drained: list[Drained], waited: list[int]) -> tuple[float, int]:
+        """Return the seconds that this drain stands for, and how many epochs.
+
+        A list that comes in lumps and has not come tells nothing: its epochs are of
+        its next delivery.
+        """
         if self._settings.reporting is not Reporting.EPOCH:
+            counted_ns = self.devices[0].lists.counted_ns()
             since_ns, self._told_ns = counted_ns - self._told_ns, counted_ns
             return since_ns / NS_PER_S, 1
-        ended = counted_ns // self._settings.epoch_ns
-        epochs, self._told = ended - self._told, ended
-        if entries and epochs == 0:  # its clock is a little ahead of ours
-            epochs, self._told = 1, ended + 1
-        return max(0, epochs) * self._settings.epoch_ns / NS_PER_S, max(0, epochs)
+        epochs = 0
+        for at, (device, one) in enumerate(zip(self.devices, drained, strict=True)):
+            came = len(one.units) or one.units.lost or one.overflowed
+            if came or not device.lists.in_lumps:
+                self._told[at] += waited[at]
+                epochs = max(epochs, waited[at])
+        return epochs * self._settings.epoch_ns / NS_PER_S, epochs
 
-    def _follow_fill(self, drained: list[Drained], *, overflowed: bool) -> None:
-        """Raise the threshold where a list is full, lower it where it is empty."""
+    def _wanted(self, drained: list[Drained], waited: list[int]) -> int:
+        """Return a higher threshold where a list is full, a lower where all are empty.
+
+        Args:
+            drained: Of each device.
+            waited: Epochs since each device's last delivery.
+        """
         lists = [device.lists for device in self.devices]
-        fill = max(
-            len(one.units) / each.list_size
-            for one, each in zip(drained, lists, strict=True)
-        )
-        now = self._settings.threshold
-        wanted = now
-        if overflowed or fill > FULL:
+        fills = [
+            _fill(each, len(one.units), epochs)
+            for each, one, epochs in zip(lists, drained, waited, strict=True)
+        ]
+        now = wanted = self._settings.threshold
+        if any(one.overflowed for one in drained) or max(fills) > FULL:
             counts = np.concatenate([one.units.count for one in drained])
-            wanted = max(now + 1, int(np.median(counts)))
+            wanted = max(now + 1, int(np.median(counts)) if len(counts) else 0)
             if self._settings.reporting is not Reporting.EPOCH:
                 wanted = 2 * now
-        elif fill < SPARSE:
+        elif max(fills) < SPARSE:
             wanted = max(1, now * 3 // 4)
-        wanted = min(wanted, *(each.most for each in lists))
-        if wanted != now:
-            self._settings = replace(self._settings, threshold=wanted)
-            for each in lists:
-                each.start(self._settings)
-            self._told = self._told_ns = 0
+        return min(wanted, *(each.most for each in lists))
+
+
+def _fill(lists: HotLists, entries: int, epochs: int) -> float:
+    """Return the share of a list that an epoch fills; between, where none is known."""
+    if not lists.in_lumps:
+        return entries / lists.list_size
+    if lists.list_size == 0 or epochs == 0:
+        return (FULL + SPARSE) / 2
+    if entries == 0:  # less than half a list in all these
+        return 0.5 / epochs
+    return entries / epochs / lists.list_size
+
+
+def _rest(lists: HotLists) -> Drained:
+    """Stop a list, and return what it still held."""
+    lists.stop()
+    return lists.collect()
+
+
+def _over(count: NDArray[np.uint64], epochs: int, own: int) -> NDArray[np.uint64]:
+    """Return counts of a device's own epochs as of the batch's."""
+    if own in (0, epochs):
+        return count
+    return count * np.uint64(epochs) // np.uint64(own)
 
 
 class Machine(Protocol):

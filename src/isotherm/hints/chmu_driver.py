@@ -76,6 +76,12 @@ class Drained:
     units: HotUnits
     overflowed: bool
 
+    def then(self, later: "Drained") -> "Drained":
+        """Return this and what the same list held later."""
+        return Drained(
+            self.units.then(later.units), self.overflowed or later.overflowed
+        )
+
 
 def _flags(bits: int) -> tuple[int, ...]:
     return tuple(i for i in range(bits.bit_length()) if bits >> i & 1)

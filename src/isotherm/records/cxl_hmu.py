@@ -11,7 +11,7 @@ short is taken as far as it goes. Words that belong to no packet are counted as
 lost. An entry that happens to look like a head costs itself and its neighbour.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -37,6 +37,7 @@ class HotUnits:
         counter_width: Bits of a count; 0 where there was no packet.
         packets: Packets that were read.
         lost: Words that could not be read as entries.
+        sizes: Entries of each packet, int64[packets]; empty where there are none.
     """
 
     unit: Words
@@ -44,6 +45,7 @@ class HotUnits:
     counter_width: int
     packets: int
     lost: int
+    sizes: Counts = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -61,6 +63,7 @@ class HotUnits:
             later.counter_width or self.counter_width,
             self.packets + later.packets,
             self.lost + later.lost,
+            np.concatenate([self.sizes, later.sizes]),
         )
 
 
@@ -195,7 +198,7 @@ def decode_words(words: Words, counter_width: int | None = None) -> HotUnits:
     unit, count = np.empty(total, np.uint64), np.empty(total, np.uint64)
     gather(words, start, size, counter_width, unit, count)
     lost = len(words) - total - HEAD_WORDS * len(start)
-    return HotUnits(unit, count, counter_width, len(start), lost)
+    return HotUnits(unit, count, counter_width, len(start), lost, size)
 
 
 def decode_stream(

@@ -107,6 +107,9 @@ class Areas:
             raise OSError(code, "refused")
         self.is_open = True
 
+    def disable(self) -> None:
+        """Stop."""
+
     def close(self) -> None:
         """Stop."""
         self.is_open = False
@@ -120,6 +123,63 @@ class Areas:
         """Return the next stretch."""
         data = self.stretches.pop(0) if self.stretches else b""
         return {3: (np.frombuffer(data, np.uint8), 0)}
+
+
+class HandedOn(Areas):
+    """A device that counts the same every epoch, and a kernel that hands its list on.
+
+    As the posted driver does it: at half a list, on overflow, and the rest on stop.
+
+    Args:
+        counts: Accesses an epoch by unit; they are listed in this order.
+        slots: Entries that fit into the list.
+    """
+
+    def __init__(self, counts: dict[int, int], slots: int) -> None:
+        super().__init__()
+        self.counts, self.slots = counts, slots
+        self.held: list[tuple[int, int]] = []
+        self.dropped = 0
+        self._written = b""
+
+    def _hand_on(self) -> None:
+        word = np.array([u << WIDTH | n for u, n in self.held], np.uint64)
+        self._written += packets(word, WIDTH).tobytes()
+        self.held = []
+
+    def epoch(self) -> None:
+        """Let an epoch end."""
+        threshold = self.opened[-1][0].config1 & 0xFFFFFFFF
+        found = [(u, n) for u, n in self.counts.items() if n >= threshold]
+        room = self.slots - len(self.held)
+        self.held += found[:room]
+        self.dropped = max(0, len(found) - room)
+        if len(self.held) >= self.slots // 2:
+            self._hand_on()
+
+    def disable(self) -> None:
+        """Write the rest of the list."""
+        self._hand_on()
+
+    def open(self) -> None:
+        """Begin with an empty list."""
+        super().open()
+        self.held = []
+
+    def close(self) -> None:
+        """Forget what was not read."""
+        super().close()
+        self._written = b""
+
+    def drain_aux(self) -> dict[int, tuple[np.ndarray, int]]:
+        """Return what was written."""
+        data, self._written = self._written, b""
+        return {3: (np.frombuffer(data, np.uint8), 0)}
+
+    @property
+    def thresholds(self) -> list[int]:
+        """With which it was opened."""
+        return [spec.config1 & 0xFFFFFFFF for spec, _ in self.opened]
 
 
 class Frames:
@@ -324,17 +384,122 @@ def test_broken_packets_are_lost(host: Path) -> None:
     assert (2, [4]) == (batch.lost, batch.seen.count.tolist()) or batch.lost == 1
 
 
+def test_the_threshold_rises_where_the_list_overflows(host: Path) -> None:
+    """No register tells: packets that are as large as can be do."""
+    # The hot units are listed last, so a list that overflows has none of them.
+    counts = {u: 3 + u // 8 for u in range(320)}
+    areas = HandedOn(counts, 64)
+    made, clock = opened(host, areas)
+    seen = set()
+    for _ in range(24):
+        clock.advance(EPOCH_NS)
+        areas.epoch()
+        for batch in made.drain():
+            assert isinstance(batch.seen, RangeCounts)
+            seen = {*batch.seen.start.tolist()}
+    assert 0 == areas.dropped
+    assert {*range(288, 320)} <= seen
+    assert sorted(areas.thresholds) == areas.thresholds
+
+
+@pytest.mark.parametrize(
+    ("first", "drains"), [(b"", 6), (listed({1: 4}), 2)], ids=["none", "at-once"]
+)
+def test_the_threshold_stays_while_nothing_is_known(
+    host: Path, first: bytes, drains: int
+) -> None:
+    """A list that did not come tells nothing; one that came at once is not sparse."""
+    areas = Areas(first)
+    made, clock = opened(host, areas)
+    for _ in range(drains):
+        clock.advance(EPOCH_NS)
+        made.drain()
+    assert 1 == len(areas.opened)
+
+
+def test_epochs_that_the_list_was_held(host: Path) -> None:
+    """What comes late stands for all epochs since the last time: rates stay true."""
+    areas = HandedOn(dict.fromkeys(range(11), 12), 64)
+    made, clock = opened(host, areas)
+    made._sources[0]._tune = False
+    rates = []
+    for epoch in range(9):
+        clock.advance(EPOCH_NS)
+        areas.epoch()
+        batches = made.drain()
+        assert (epoch % 3 == 2) == bool(batches)
+        for batch in batches:
+            assert isinstance(batch.seen, RangeCounts)
+            assert 6.0 == batch.seen.threshold
+            assert [epoch - 2, epoch + 1] == [
+                batch.start_ns // EPOCH_NS,
+                batch.end_ns // EPOCH_NS,
+            ]
+            rates += (batch.seen.count / batch.seen.exposure_s).tolist()
+    assert [24.0] * 33 == rates
+
+
 def test_a_changed_threshold_opens_the_event_anew(host: Path) -> None:
-    """While next to nothing is listed it falls, and counting begins again."""
-    areas = Areas(listed({1: 4}))
+    """It falls while next to nothing is listed; what the list held is not lost."""
+    areas = HandedOn(dict.fromkeys(range(32), 40), 64)
     made, clock = opened(host, areas)
     clock.advance(EPOCH_NS)
-    made.drain()
-    thresholds = [spec.config1 & 0xFFFFFFFF for spec, _ in areas.opened]
-    assert [2, 1] == thresholds
-    clock.advance(EPOCH_NS)
-    (batch,) = made.drain()
-    assert 1.0 == batch.seen.threshold
+    areas.epoch()
+    assert 1 == len(made.drain())
+    areas.counts = {7: 9}
+    counts = []
+    for _ in range(4):
+        clock.advance(EPOCH_NS)
+        areas.epoch()
+        for batch in made.drain():
+            assert isinstance(batch.seen, RangeCounts)
+            counts.append(
+                (
+                    batch.seen.start.tolist(),
+                    batch.seen.count.tolist(),
+                    batch.seen.exposure_s.tolist(),
+                    batch.seen.threshold,
+                )
+            )
+    assert [2, 1] == areas.thresholds
+    # Three epochs of nine accesses, as counted with the threshold of then.
+    assert [([7], [27.0], [1.5], 6.0)] == counts
+    made.close()
+    assert not areas.is_open
+
+
+def test_two_devices_that_hand_on_at_other_times(host: Path) -> None:
+    """Each list stands for its own epochs."""
+    region(
+        host,
+        0,
+        ["decoder5.0", decoder(host, 6, 1)],
+        interleave_granularity="4096",
+    )
+    unit(host, 1)
+    both = [HandedOn({0: 10}, 2), HandedOn({0: 10}, 4)]
+    waiting, clock = list(both), VirtualClock()
+    made = ChmuUnits(
+        one_process(),
+        clock,
+        Frames(),
+        EPOCH_NS,
+        root=host,
+        make=lambda spec, cpus: waiting.pop(0).made(spec, cpus),
+    )
+    made.open()
+    made._sources[0]._tune = False
+    found = []
+    for _ in range(4):
+        clock.advance(EPOCH_NS)
+        for each in both:
+            each.epoch()
+        (batch,) = made.drain()
+        assert isinstance(batch.seen, RangeCounts)
+        rate = batch.seen.count / batch.seen.exposure_s
+        found.append(dict(zip(batch.seen.start.tolist(), rate.tolist(), strict=True)))
+    assert [{0: 20.0}, {0: 20.0, 1: 20.0}] * 2 == found
+    made.close()
 
 
 def test_a_unit_that_the_driver_refuses(host: Path) -> None:

@@ -9,7 +9,10 @@ who asks:
 * down-sampling is never asked for: what its bits mean is disputed, and a device
   that says it wrongly makes the driver refuse;
 * the threshold stays below what the counter can hold: the driver does not see to it;
-* a change means to begin anew: starting resets the counters.
+* a change means to begin anew: starting resets the counters. The rest of the list is
+  written when the event stops, and read before it is closed;
+* it hands on when the list is half full or has overflowed, and tells neither how
+  long the list is nor that it overflowed: both are learned from the packets.
 """
 
 import re
@@ -47,8 +50,6 @@ AUX_PAGES: Final = 4096
 DATA_PAGES: Final = 8
 #: Sizes of unit to try where the driver refuses the one wanted; sysfs tells none.
 UNITS: Final = tuple(range(8, 22))
-#: Entries a drain at which the threshold is thought too low.
-MOST_ENTRIES: Final = 65536
 #: Of the epoch: devices may have a least epoch; the driver does not tell it.
 LEAST_EPOCH_NS: Final = 100_000_000
 #: A page of the frame map, read anew; the budget gives a quarter to it.
@@ -71,8 +72,12 @@ class AuxEvents(Protocol):
         """Return the bytes, by CPU, and where in the area they began."""
         ...
 
+    def disable(self) -> None:
+        """Stop, so that what the PMU still holds is written."""
+        ...
+
     def close(self) -> None:
-        """Stop; may be called again."""
+        """Stop and forget; may be called again."""
         ...
 
 
@@ -84,6 +89,7 @@ class RefreshedFrames(FrameTable, Protocol):
         ...
 
 
+_NOTHING: Final = Drained(HotUnits.none(), overflowed=False)
 MakeEvents = Callable[[EventSpec, tuple[int, ...] | None], AuxEvents]
 
 
@@ -145,7 +151,7 @@ class PerfLists:
         make: Makes the event.
     """
 
-    list_size = MOST_ENTRIES
+    in_lumps: Final = True
 
     def __init__(self, pmu: Pmu, clock: Clock, make: MakeEvents = _make_events) -> None:
         self._pmu = pmu
@@ -155,6 +161,9 @@ class PerfLists:
         self._settings: Settings | None = None
         self._began_ns = 0
         self._width = 0
+        self._largest = 0  # entries of a packet
+        self._met = 0  # packets as large
+        self._rest = _NOTHING
         self.damaged = 0  #: times that the area was cut short
 
     @property
@@ -169,14 +178,25 @@ class PerfLists:
         """Largest threshold: as far as counters are known to reach."""
         return (1 << (self._width or 16)) - 1
 
+    @property
+    def list_size(self) -> int:
+        """Entries that fit into its list, as far as packets tell; 0: nothing is known.
+
+        A packet is at least half a list, so the largest is doubled. Where it has come
+        again with just as many entries, it is taken for a full list: one that
+        overflows gives the same number every time.
+        """
+        return self._largest if self._met > 1 else 2 * self._largest
+
     def start(self, settings: Settings) -> None:
-        """Count from nothing with these settings.
+        """Count from nothing with these settings; what was not collected is dropped.
 
         Raises:
             NotPermittedError: Events of a whole CPU may not be opened.
             UnsupportedError: The kernel refuses.
         """
         self.stop()
+        self._rest = _NOTHING
         events = self._make(event_of(self._pmu, settings), self._cpus())
         try:
             events.open()
@@ -189,20 +209,39 @@ class PerfLists:
         return None if self._pmu.cpus is None else self._pmu.cpus[:1]
 
     def stop(self) -> None:
-        """Stop counting; may be called again."""
-        if self._events is not None:
-            self._events.close()
+        """Stop counting and keep what the list still held; may be called again."""
+        events = self._events
+        if events is None:
+            return
+        try:
+            whole = self.collect()
+            events.disable()
+            rest = self._read(events)
+        finally:
             self._events = None
+            events.close()
+        self._rest = whole.then(rest)
 
     def collect(self) -> Drained:
         """Return what was listed since the last call."""
-        units = HotUnits.none()
         if self._events is None:
-            return Drained(units, overflowed=False)
-        for data, _ in self._events.drain_aux().values():
+            rest, self._rest = self._rest, _NOTHING
+            return rest
+        found = self._read(self._events)
+        # Not of a packet that was written because the event stopped: it may be short.
+        for size in found.units.sizes.tolist():
+            if size > self._largest:
+                self._largest, self._met = size, 0
+            self._met += size == self._largest
+        return found
+
+    def _read(self, events: AuxEvents) -> Drained:
+        """Return what the area holds."""
+        units = HotUnits.none()
+        for data, _ in events.drain_aux().values():
             units = units.then(decode_stream(data, self._width or None))
             self._width = self._width or units.counter_width
-        beside = self._events.drain()
+        beside = events.drain()
         damaged = sum(r.aux_damaged + r.missing for r in beside)
         self.damaged += damaged
         return Drained(

@@ -77,6 +77,8 @@ class EventSpec:
         exclude_kernel: Leave out what the kernel itself does.
         exclude_hv: Leave out what a hypervisor does; IBS refuses to.
         inherit: Threads started later are watched, too.
+        aux_watermark: Bytes of an AUX area after which the kernel moves its head;
+            0: half the area.
     """
 
     type: int
@@ -90,6 +92,7 @@ class EventSpec:
     exclude_kernel: bool = False
     exclude_hv: bool = True
     inherit: bool = True
+    aux_watermark: int = 0
 
     def attr(self) -> bytes:
         """Return struct perf_event_attr; times are CLOCK_MONOTONIC."""
@@ -114,7 +117,8 @@ class EventSpec:
             0,  # bp_type
         )
         more = struct.pack("<QQQQ", self.config1, self.config2, 0, 0)
-        rest = struct.pack("<IiQII", 0, _CLOCK_MONOTONIC, 0, 0, 0)
+        watermark = self.aux_watermark
+        rest = struct.pack("<IiQII", 0, _CLOCK_MONOTONIC, 0, watermark, 0)
         whole = head + more + rest
         if not self.config3:  # kernels before 6.3 refuse a longer one
             return whole
@@ -158,6 +162,11 @@ def open_event(spec: EventSpec, tid: int, cpu: int, group: int = -1) -> int:
 def enable_event(fd: int, *, group: bool = False) -> None:
     """Let an event count, or a whole group by its leader."""
     fcntl.ioctl(fd, _IOC_ENABLE, _GROUP if group else 0)
+
+
+def disable_event(fd: int) -> None:
+    """Stop an event; its ring stays, and its PMU writes there what it still holds."""
+    fcntl.ioctl(fd, _IOC_DISABLE, 0)
 
 
 def change_period(fd: int, period: int) -> None:

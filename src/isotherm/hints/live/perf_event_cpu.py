@@ -12,6 +12,7 @@ from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedEr
 from isotherm.hints.live.perf_event import (
     EventSpec,
     change_period,
+    disable_event,
     enable_event,
     online_cpus,
     open_event,
@@ -103,6 +104,11 @@ class CpuEvents:
             return False
         self.spec = replace(self.spec, period=period)
         return True
+
+    def disable(self) -> None:
+        """Stop every event; what it has written can still be read."""
+        for ring in self._rings.values():
+            disable_event(ring.fd)
 
     def drain(self) -> list[RingRecords]:
         """Return what every ring holds, decoded, in order of CPUs."""
