@@ -128,6 +128,23 @@ def test_a_period_that_changes(new_target) -> None:
     assert 7 == events.spec.period
 
 
+def test_what_was_written_outlives_the_stop(new_target) -> None:
+    """A stopped event counts no more; what it wrote before is still read."""
+    target = new_target(PAGES)
+
+    def mine(events: CpuEvents) -> int:
+        return sum(int((r.pid == target.pid).sum() + r.lost) for r in events.drain())
+
+    with CpuEvents(FAULTS, data_pages=2048) as events:
+        events.drain()
+        target.write(0, 23)
+        events.disable()
+        target.write(23, 23)
+        assert 23 <= mine(events)
+        target.write(46, 23)
+        assert 0 == mine(events)
+
+
 def test_a_leader_opens_with_its_member() -> None:
     """A group of two on every CPU; nothing is left open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
