@@ -1,10 +1,13 @@
 """SPE from recorded AUX areas: settings, processes by context or by frame, losses."""
 
+import mmap
+
 import numpy as np
 import pytest
 
 from isotherm.core.clock import VirtualClock
 from isotherm.core.errors import UnsupportedError
+from isotherm.hints.batch import Look, Mechanism
 from isotherm.hints.live.spe import SpeSource, read_part
 from isotherm.records.perf_fields import Kind
 from tests.hints.live.fake_pmus import (
@@ -84,6 +87,30 @@ def test_settings_are_what_sysfs_offers(tmp_path, spaces) -> None:
     assert 0xD0C == read_part(tmp_path)
 
 
+def test_the_kernel_shows_records_by_the_page(tmp_path, spaces) -> None:
+    """The watermark stands in its place in perf_event_attr, far below half an area."""
+    _, _, sampler = source_of(neoverse(tmp_path), spaces)
+    attr = sampler.spec.attr()
+    assert (112, mmap.PAGESIZE) == (len(attr), int.from_bytes(attr[104:108], "little"))
+
+
+def test_what_a_new_period_flushes_has_the_old_one(tmp_path, spaces) -> None:
+    """Records carry no period: those that the kernel held count as they were drawn."""
+    areas = {0: spe(1) + spe(2)}, {0: spe(3)}
+    made, _, _ = source_of(neoverse(tmp_path), spaces, *areas)
+    made.look((Look(Mechanism.SAMPLING, 0, 8, period=131072),))
+    got = [(b.seen.period, b.seen.page.tolist()) for b in made.drain()]
+    assert [(65536.0, [1, 2]), (131072.0, [3])] == got
+
+
+def test_the_longest_period_is_the_register_s(tmp_path, spaces) -> None:
+    """PMSIRR_EL1.INTERVAL is 24 bits from bit 8 on."""
+    made, _, sampler = source_of(neoverse(tmp_path), spaces)
+    for period in (1 << 30, 1 << 40):
+        made.look((Look(Mechanism.SAMPLING, 0, 8, period=period),))
+    assert [1 << 30, 0xFFFFFF00] == sampler.periods
+
+
 def test_accesses_of_a_process_by_context(tmp_path, spaces) -> None:
     """Virtual pages of the process in the context; two CPUs in order of time."""
     areas = {0: spe(1, time=5) + spe(2, time=20), 1: spe(3, time=10, store=True)}
@@ -153,6 +180,21 @@ def test_an_area_cut_short_makes_it_rarer(tmp_path, spaces) -> None:
     (batch,) = made.drain()
     assert (1, 1) == (batch.lost, made.damaged)
     assert [131072] == sampler.periods
+
+
+def test_a_record_that_was_cut_joins_no_other(tmp_path, spaces) -> None:
+    """Where the kernel says that data are missing, the rest of a record is lost."""
+    flagged = record(Kind.AUX, b"".join(v.to_bytes(8, "little") for v in (0, 96, 1)))
+    # A context that is cut off before the addresses, then a record without one.
+    first = spe(1) + op() + context(PID)
+    second = spe(3, tid=0, physical=False) + spe(4)
+    made, _, _ = source_of(
+        neoverse(tmp_path), spaces, {0: first}, {0: second}, rings=[[flagged]]
+    )
+    (batch,) = made.drain()
+    assert ([1], 2) == (batch.seen.page.tolist(), batch.lost)  # the flag, the rest
+    (batch,) = made.drain()
+    assert ([4], 1) == (batch.seen.page.tolist(), batch.lost)  # nobody's
 
 
 def test_without_spe(tmp_path, spaces) -> None:

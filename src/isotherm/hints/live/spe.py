@@ -6,8 +6,10 @@ CONTEXTIDR (CONFIG_PID_IN_CONTEXTIDR); else the physical address finds the page.
 of the settings: drivers/perf/arm_spe_pmu.c.
 """
 
+import mmap
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from isotherm.core.availability import Availability
 from isotherm.core.clock import Clock
 from isotherm.core.errors import UnsupportedError
-from isotherm.hints.batch import HintBatch, Look, Mechanism
+from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
 from isotherm.hints.capability import Capability
 from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.perf_event import EventSpec
@@ -47,7 +49,7 @@ NAME: Final = "spe"
 #: Operations a sample to begin with.
 PERIOD: Final = 65536
 LEAST_PERIOD: Final = 1024
-MOST_PERIOD: Final = (1 << 24) - 1  # PMSIRR.INTERVAL: 24 bits, the upper 16 settable
+MOST_PERIOD: Final = 0xFFFF_FF00  # PMSIRR_EL1.INTERVAL: bits 31 to 8
 MULTIPLE: Final = 256
 #: Cycles below which nothing came from memory.
 LATENCY_CYCLES: Final = 96
@@ -56,6 +58,9 @@ LATENCY_CYCLES: Final = 96
 RECORD_NS: Final = 100.0
 #: 1 MiB a CPU: 16000 records.
 AUX_PAGES: Final = 256
+#: The kernel shows what the core wrote after so many bytes: records that took long
+#: are few, and half an area of them would be minutes old.
+WATERMARK: Final = mmap.PAGESIZE
 RECORD_BYTES: Final = 64
 #: A record that is not whole after this is none (PMSIDR_EL1.MaxSize: 2 KiB).
 _MOST_RECORD: Final = 2048
@@ -119,7 +124,38 @@ def event_of(pmu: Pmu, period: int = PERIOD) -> EventSpec:
         config2=config2,
         config3=config3,
         inherit=False,
+        aux_watermark=WATERMARK,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """What the rings held that was sampled with one period.
+
+    Attributes:
+        period: Operations a sample.
+        areas: Bytes of each CPU's AUX area, and where in it they began.
+        beside: What came beside them.
+    """
+
+    period: int
+    areas: dict[int, tuple[NDArray[np.uint8], int]]
+    beside: list[RingRecords]
+
+    @property
+    def damaged(self) -> int:
+        return sum(r.aux_damaged for r in self.beside)
+
+    @property
+    def throttled(self) -> bool:
+        return any(r.throttled for r in self.beside)
+
+    @property
+    def is_empty(self) -> bool:
+        missing = sum(r.missing for r in self.beside)
+        return not (missing or self.damaged or self.throttled) and not any(
+            len(data) for data, _ in self.areas.values()
+        )
 
 
 def accesses_of(records: SpeRecords, cpu: int, *, common: bool) -> Accesses:
@@ -195,6 +231,8 @@ class SpeSource:
             owner=self._owner,
         )
         self._carry: dict[int, NDArray[np.uint8]] = {}
+        self._in_force = self.control.period
+        self._flushed: list[_Stretch] = []
         self._start_ns = 0
         self._is_open = False
         #: Records of what no memory answered; times that an area was cut short.
@@ -239,7 +277,7 @@ class SpeSource:
     def close(self) -> None:
         """Stop; may be called again."""
         self._sampler.close()
-        self._carry = {}
+        self._carry, self._flushed = {}, []
         self._is_open = False
 
     def __enter__(self) -> Self:
@@ -255,17 +293,62 @@ class SpeSource:
             if look.mechanism is not Mechanism.SAMPLING or look.period is None:
                 continue
             if self.control.ask(look.period):
-                self._sampler.set_period(self.control.period)
+                self._retune()
 
     def drain(self) -> tuple[HintBatch, ...]:
-        """Return the samples since the last drain, in one batch."""
+        """Return the samples since the last drain, a batch for each period."""
         if not self._is_open:
             return ()
         began = time.thread_time_ns()
         self._owners.clear()  # numbers of threads are given out again
-        period = float(self.control.period)
+        stretches, self._flushed = [*self._flushed, self._take()], []
+        held = [one for one in stretches if not one.is_empty] or stretches[-1:]
+        self.translate.refresh()
+        read = [self._samples_of(one) for one in held]
+        start_ns, self._start_ns = self._start_ns, self._clock.now_ns()
+        application_ns = [count * RECORD_NS for _, _, count in read]
+        background_ns = float(time.thread_time_ns() - began)
+        spent_ns = sum(application_ns) + background_ns
+        elapsed_ns = self._start_ns - start_ns
+        rarer = any(one.throttled or one.damaged for one in held)
+        if self.control.after(spent_ns, elapsed_ns, throttled=rarer):
+            self._retune()
+        return tuple(
+            HintBatch(
+                NAME,
+                start_ns,
+                self._start_ns,
+                seen,
+                lost=lost,
+                application_ns=cost_ns,
+                background_ns=background_ns / len(read),
+                capability=self.capability,
+            )
+            for (seen, lost, _), cost_ns in zip(read, application_ns, strict=True)
+        )
+
+    def _take(self) -> _Stretch:
+        areas = self._sampler.drain_aux()  # before the records that speak of them
+        return _Stretch(self._in_force, areas, self._sampler.drain())
+
+    def _retune(self) -> None:
+        """Change the period, and keep what was sampled with the one before.
+
+        The kernel stops the event for that and so shows what the core has written
+        (__perf_event_period(), kernel/events/core.c). Records carry no period.
+        """
+        if not self._sampler.set_period(self.control.period):
+            return
+        if self._is_open:
+            before = self._take()
+            if not before.is_empty:
+                self._flushed.append(before)
+        self._in_force = self.control.period
+
+    def _samples_of(self, stretch: _Stretch) -> tuple[Samples, int, int]:
+        """Return samples, how many were lost or unknown, and how many were taken."""
         parts, times, lost = [], [], 0
-        for cpu, (data, at) in self._sampler.drain_aux().items():
+        for cpu, (data, at) in stretch.areas.items():
             records, broken = self._decode(cpu, data, at)
             lost += -(-broken // RECORD_BYTES)
             accesses = accesses_of(records, cpu, common=self._common)
@@ -273,34 +356,17 @@ class SpeSource:
             self.filtered += int(len(kept) - kept.sum())
             parts.append(accesses.rows(kept))
             times.append(records.column(Column.TIME)[kept])
-        beside = self._sampler.drain()
-        damaged = sum(r.aux_damaged for r in beside)
-        throttled = any(r.throttled for r in beside)
-        self.damaged += damaged
-        lost += damaged + sum(r.missing for r in beside)
+        if stretch.damaged:  # what is cut off there goes on nowhere
+            lost += len(self._carry)
+            self._carry = {}
+        self.damaged += stretch.damaged
+        lost += stretch.damaged + sum(r.missing for r in stretch.beside)
         accesses = Accesses.joined(parts, times)
-        self.translate.refresh()
         total = len(accesses)
+        period = float(stretch.period)
         corrected = period * (total + lost) / total if total else period
         seen, unknown = self.translate.samples(accesses, corrected)
-        start_ns, self._start_ns = self._start_ns, self._clock.now_ns()
-        application_ns = (total + lost) * RECORD_NS
-        background_ns = float(time.thread_time_ns() - began)
-        spent_ns, elapsed_ns = application_ns + background_ns, self._start_ns - start_ns
-        if self.control.after(spent_ns, elapsed_ns, throttled=throttled or damaged > 0):
-            self._sampler.set_period(self.control.period)
-        return (
-            HintBatch(
-                NAME,
-                start_ns,
-                self._start_ns,
-                seen,
-                lost=lost + unknown,
-                application_ns=application_ns,
-                background_ns=background_ns,
-                capability=self.capability,
-            ),
-        )
+        return seen, lost + unknown, total + lost
 
     def _decode(
         self, cpu: int, data: NDArray[np.uint8], at: int
