@@ -11,7 +11,15 @@ from isotherm.hints.recorded_samples import RecordedProcesses, RecordedSamples
 from isotherm.machine.linux.spaces import NO_PAGE
 from isotherm.records.perf_data import PerfData
 from isotherm.records.perf_fields import Kind
-from tests.records.perf_files import attr, aux_info, auxtrace, perf_data, time_conv
+from tests.records.perf_files import (
+    attr,
+    aux_info,
+    auxtrace,
+    comm,
+    fork,
+    perf_data,
+    time_conv,
+)
 from tests.records.perf_files_many import L1, LOADS, RAM, many_samples, recording
 from tests.records.samples import record
 from tests.records.spe_packets import access, aligned
@@ -147,6 +155,19 @@ def test_arm_records_are_samples(known: bool) -> None:
     second = source.drain()[0].seen
     assert ([2] if known else []) == second.page.tolist()
     assert ([1] if known else []) == second.write.tolist()
+
+
+def test_threads_of_an_arm_recording_are_their_process() -> None:
+    """One page that two threads access is one page; another process has its own."""
+    area = b"".join(aligned(access(5, time=10 + tid, tid=tid)) for tid in (70, 71, 90))
+    records = aux_info(4) + time_conv(0, 40, 7) + comm(70, 70) + fork(70, 71)
+    file = perf_data([(attr(LOADS, kind=8), [1])], records + auxtrace(area))
+    clock = VirtualClock()
+    source = RecordedSamples(
+        PerfData(io.BytesIO(file), "x"), RecordedProcesses(RAW), clock.now_ns
+    )
+    clock.advance(SECOND)
+    assert [0, 0, 3] == source.drain()[0].seen.page.tolist()
 
 
 def test_looks_change_nothing() -> None:

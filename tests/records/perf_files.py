@@ -117,3 +117,18 @@ def aux_info(kind: int) -> bytes:
 def time_conv(shift: int, factor: int, zero: int) -> bytes:
     """Return the record that says how long ticks of the timer are."""
     return struct.pack("<IHHQQQ", 79, 0, 32, shift, factor, zero)
+
+
+def comm(pid: int, tid: int) -> bytes:
+    """Return the record that names a thread of a process."""
+    return struct.pack("<IHHIIQ", 3, 0, 24, pid, tid, 0)
+
+
+def fork(pid: int, tid: int) -> bytes:
+    """Return the record of a thread that starts; its first thread was the parent."""
+    return struct.pack("<IHHIIIIQ", 7, 0, 32, pid, pid, tid, pid, 0)
+
+
+def mmap2(pid: int, tid: int) -> bytes:
+    """Return the record of a mapping without a name."""
+    return struct.pack("<IHHII", 10, 0, 80, pid, tid) + bytes(64)

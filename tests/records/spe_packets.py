@@ -43,14 +43,16 @@ def timestamp(value: int) -> bytes:
     return b"\x71" + struct.pack("<Q", value)
 
 
-def access(page: int, *, frame: int = 0, store: bool = False, time: int = 0) -> bytes:
+def access(
+    page: int, *, frame: int = 0, store: bool = False, time: int = 0, tid: int = 4242
+) -> bytes:
     """Return a record as a Neoverse core writes one."""
     out = address(0, 0xFFFF << 48 | 0x1234) + op(store=store)
     out += counter(0, 300) + counter(1, 20) + events(1 << 9 | 1 << 3 | 2)
     out += address(2, page << 12 | 0x18 | 0xA5 << 56) + counter(2, 5)
     if frame:
         out += address(3, frame << 12 | 0x18 | 1 << 63)
-    out += source(0xE) + context(4242)
+    out += source(0xE) + context(tid)
     return out + (timestamp(time) if time else END)
 
 

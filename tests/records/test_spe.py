@@ -133,6 +133,17 @@ def test_sources_and_events_name_a_kind_of_memory() -> None:
     assert names == [Where(w).name for w in other]
 
 
+def test_events_are_the_architecture_s_bits() -> None:
+    """Bits of the events packet: Arm ARM DDI 0487, D10.2, not our names for them."""
+    names = ("RETIRED", "L1D_REFILL", "TLB_WALK", "LLC_ACCESS", "LLC_MISS", "REMOTE")
+    assert [1, 3, 5, 8, 9, 10] == [Event[n].bit_length() - 1 for n in names]
+    bits = (0x100, 0x200, 0x300, 0x400, 0x500, 0x20)
+    data = b"".join(op() + address(2, 4096) + events(one) + END for one in bits)
+    where = where_of_source(decode(data), common=False)
+    names = ("CACHE", "UNKNOWN", "UNKNOWN", "REMOTE", "REMOTE", "UNKNOWN")
+    assert list(names) == [Where(w).name for w in where]
+
+
 word = st.integers(0, 2**64 - 1)
 packets = st.one_of(
     st.builds(address, st.integers(0, 31), word),

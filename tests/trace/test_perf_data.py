@@ -16,6 +16,9 @@ from tests.records.perf_files import (
     attr,
     aux_info,
     auxtrace,
+    comm,
+    fork,
+    mmap2,
     numa,
     perf_data,
     time_conv,
@@ -88,6 +91,16 @@ def test_spe_data_become_accesses(tmp_path) -> None:
     assert [5, 7, 6] == got["page"]
     assert [0, 0, 1] == got["write"]
     assert "ticks" in info.provenance.details["times"]
+
+
+@pytest.mark.parametrize("told", [comm, fork, mmap2])
+def test_threads_of_a_process_share_their_pages(tmp_path, told) -> None:
+    """The context of SPE is a thread: what the file tells of it names the process."""
+    area = b"".join(aligned(access(5, time=30 + tid, tid=tid)) for tid in (70, 71, 90))
+    data = aux_info(4) + comm(70, 70) + told(70, 71) + auxtrace(area)
+    info, got = imported(tmp_path, perf_data([(attr(LOADS), [1])], data, FEATURES))
+    assert [5, 5, 5 | 1 << 52] == got["page"]
+    assert "70,90" == info.provenance.details["processes"]
 
 
 def test_ticks_become_nanoseconds_where_the_file_says_how(tmp_path) -> None:

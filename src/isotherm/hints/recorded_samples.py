@@ -228,9 +228,10 @@ def all_samples(data: PerfData) -> Iterator[FileSamples]:
     def put(name: Field, values: NDArray[np.uint64]) -> None:
         columns[COLUMNS.index(name)] = values
 
-    low = spe[Column.CONTEXT] & np.uint64(0xFFFFFFFF)
     known = present & np.uint64(Present.VIRTUAL) != 0
-    put(Field.TID, low | low << np.uint64(32))
+    thread = spe[Column.CONTEXT] & np.uint64(0xFFFFFFFF)
+    process = found.pid.astype(np.uint32).astype(np.uint64)
+    put(Field.TID, process | thread << np.uint64(32))
     put(Field.TIME, spe[Column.TIME])
     put(Field.ADDR, np.where(known, spe[Column.VIRTUAL], np.uint64(0)))
     put(Field.CPU, found.cpu.astype(np.uint32).astype(np.uint64))

@@ -25,6 +25,7 @@ from isotherm.records.perf_file_samples import (
     joined,
     rows_of,
 )
+from isotherm.records.perf_file_threads import take_threads
 from isotherm.records.perf_sample import (
     BROKEN_WORDS,
     KINDS,
@@ -115,6 +116,9 @@ class PerfData:
         self.aux_type: int | None = None
         #: Shift, factor and start that make a timer's ticks nanoseconds of perf.
         self.time_conv: tuple[int, int, int] | None = None
+        #: Process of each thread that a record tells of, in a file with AUX data;
+        #: of a number that was given out again, the last one's.
+        self.process_of_thread: dict[int, int] = {}
         self._zstd: Decompressor | None = None
         self._inner = b""  # decompressed, not whole yet
         self._readers: list[EventReader] = []
@@ -297,6 +301,8 @@ class PerfData:
         if len(self._at) < room:
             self._at = np.empty(room, np.int64)
         found, stop = index(words, at, least, self._at, self.tally)
+        if self.aux_type is not None:
+            take_threads(words[at:stop], self.process_of_thread)
         if found and readers:
             items.append(self._decode(words, self._at[:found], readers))
         else:

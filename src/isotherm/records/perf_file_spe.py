@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.records.perf_data import AuxData, PerfData
+from isotherm.records.perf_file_threads import processes_of
 from isotherm.records.perf_sample import Words
 from isotherm.records.spe import COLUMNS, Column, decode_spe
 
@@ -22,12 +23,14 @@ class FileSpe:
         columns: As of `SpeRecords`, uint64[columns, n]; times are nanoseconds where
             ``in_ns``, else ticks of the timer.
         cpu: CPU of each, -1 unknown, int32[n].
+        pid: Process of each: of the thread in its context, int32[n].
         broken_bytes: Bytes that no record was made of.
         in_ns: Whether the file says how long a tick is.
     """
 
     columns: Words
     cpu: NDArray[np.int32]
+    pid: NDArray[np.int32]
     broken_bytes: int
     in_ns: bool
 
@@ -56,7 +59,9 @@ def read_spe(data: PerfData) -> FileSpe:
     cpu[cpu >= 1 << 31] = -1
     if data.time_conv is not None:
         joined[Column.TIME] = to_ns(joined[Column.TIME], data.time_conv)
-    return FileSpe(joined, cpu.astype(np.int32), broken, data.time_conv is not None)
+    pid = processes_of(joined[Column.CONTEXT], data.process_of_thread)
+    in_ns = data.time_conv is not None
+    return FileSpe(joined, cpu.astype(np.int32), pid, broken, in_ns)
 
 
 def to_ns(ticks: Words, conversion: tuple[int, int, int]) -> Words:

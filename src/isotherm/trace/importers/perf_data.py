@@ -115,7 +115,7 @@ class _Import:
         time_ns = np.minimum(columns[Column.TIME], np.uint64(MAX_NS)).astype(np.int64)
         yield self._rows(
             columns[Column.VIRTUAL],
-            columns[Column.CONTEXT].astype(np.uint32).view(np.int32),
+            found.pid[known],
             time_ns,
             (columns[Column.OP] & np.uint64(1)).astype(np.uint8),
             self._who(cpu),
