@@ -135,6 +135,21 @@ def test_a_new_generation_counts_on(table) -> None:
     assert [70.0] == made.drain()[0].seen.count.tolist()
 
 
+def test_two_periods_between_readings_are_not_none(table) -> None:
+    """The one bit of generation is the same again; the period before has changed."""
+    index = np.full(PAGES, -1)
+    index[:3] = [3, 4, 5]
+    table.words[3:6] = [entry(100, 7), entry(100, 7), entry(100, 7)]
+    table.save()
+    made, clock = source_of(table, index)
+    made.drain()
+    clock.advance(10**9)
+    # Accesses went on in both; in the first alone; in neither.
+    table.words[3:6] = [entry(150, 250), entry(0, 90), entry(0, 0)]
+    table.save()
+    assert [400.0, 90.0, 0.0] == made.drain()[0].seen.count.tolist()
+
+
 def test_down_sampling_is_counted_up(table) -> None:
     """One in sixteen was counted; a share that changes is refused."""
     index = np.full(PAGES, -1)

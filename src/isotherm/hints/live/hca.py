@@ -324,7 +324,9 @@ def _difference(
 
     A count that went down began anew: what it holds came since then. An entry of
     another generation is of another period, and the one before has been moved to
-    ``previous``.
+    ``previous``. The generation is one bit: where it is the same and ``previous`` is
+    not, two periods have passed or more, and what both counts hold came since then;
+    it is a lower bound.
     """
     at = np.searchsorted(before, unit)
     at[at == len(before)] = 0
@@ -335,7 +337,10 @@ def _difference(
     fell = table.count[rows] < was.count[old]
     grown = table.count[rows] - was.count[old]
     over = table.count[rows] + np.maximum(table.previous[rows] - was.count[old], 0)
-    new[rows] = np.where(same, np.where(fell, table.count[rows], grown), over)
+    again = same & (table.previous[rows] != was.previous[old])
+    both = table.count[rows] + table.previous[rows]
+    one = np.where(fell, table.count[rows], grown)
+    new[rows] = np.select([again, same], [both, one], over)
     return new
 
 
