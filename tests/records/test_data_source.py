@@ -12,7 +12,6 @@ from isotherm.records.data_source import (
     Op,
     PhysicalNodes,
     Where,
-    classify,
     where_of,
 )
 
@@ -86,13 +85,3 @@ def test_blocks_join_to_ranges() -> None:
     assert [0, 0, 2, -1, -1] == NODES.node_of(inside).tolist()
     nothing = PhysicalNodes.of_blocks({}, BLOCK)
     assert [-1] == nothing.node_of(np.array([1], np.uint64)).tolist()
-
-
-def test_the_physical_address_decides() -> None:
-    """CXL that the PMU takes for DRAM is told by its address; without one, by level."""
-    kinds = np.full(len(Where), -1, np.int16)
-    kinds[Where.CXL], kinds[Where.LOCAL] = 2, 0
-    ram, cxl = word(Op.LOAD, Level.RAM), word(Op.LOAD, Level.CXL)
-    physical = np.array([2 * BLOCK + 5, 5, 0, 0, 6 * BLOCK], np.uint64)
-    words = np.array([ram, cxl, ram, cxl, ram], np.uint64)
-    assert [2, 0, 0, 2, -1] == classify(physical, words, NODES, kinds).tolist()

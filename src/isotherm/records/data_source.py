@@ -2,8 +2,8 @@
 
 A word of bit fields (union perf_mem_data_src, include/uapi/linux/perf_event.h).
 PMUs fill it in with different care: Intel's tables have no code for CXL, so reads
-from there look like DRAM; IBS gives no level for stores. So the node of the
-physical address comes first where there is one (`classify`).
+from there look like DRAM; IBS gives no level for stores. So it says only whether
+memory answered; of which node a page is, its place says.
 """
 
 from dataclasses import dataclass
@@ -235,22 +235,3 @@ class PhysicalNodes:
         at = np.searchsorted(self.start, address, side="right") - 1
         inside = (at >= 0) & (address < self.end[at])
         return np.where(inside, self.node[at], -1).astype(np.int16)
-
-
-def classify(
-    physical: Words, word: Words, nodes: PhysicalNodes, node_of_kind: NDArray[np.int16]
-) -> NDArray[np.int16]:
-    """Return the node that each access went to, -1 unknown, int16[n].
-
-    The physical address decides; where there is none, what the PMU says.
-
-    Args:
-        physical: Physical address, 0 unknown, uint64[n].
-        word: Data sources, uint64[n].
-        nodes: Which address is whose.
-        node_of_kind: Node for each `Where` that is one node here, else -1, int16[7].
-    """
-    node = nodes.node_of(physical)
-    unknown = physical == 0
-    node[unknown] = node_of_kind[where_of(word[unknown])]
-    return node

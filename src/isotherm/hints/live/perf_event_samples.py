@@ -22,7 +22,6 @@ Words = NDArray[np.uint64]
 NO_PID: Final = -1
 _PAGE_SHIFT: Final = np.uint64(12)
 _KERNEL: Final = np.uint64(1 << 63)
-_NODES: Final = 256
 #: Pages of the frame map that are read anew at every drain: some 8 ms of pagemap.
 REFRESH_PAGES: Final = 1 << 18
 
@@ -104,15 +103,13 @@ class Processes(Protocol):
 
 
 class Translator:
-    """Finds flat pages and nodes of accesses, and counts what it cannot.
+    """Finds flat pages of accesses, and counts what it cannot.
 
     Args:
         spaces: Which flat page is whose.
         nodes: Which node a physical address is of.
         frames: Which flat page is on a frame; None: only virtual addresses of
             known processes are translated.
-        node_of_kind: Node for each `Where` that is one node here, else -1, int16[7];
-            None: only physical addresses name a node.
         initiator_of_cpu: Initiator of every CPU, uint8; None: unknown.
         cycles_per_ns: How fast the latency's cycles are; None: latencies are unknown.
         owner: Returns the process that a thread belongs to.
@@ -124,7 +121,6 @@ class Translator:
         nodes: PhysicalNodes,
         *,
         frames: FrameMap | None = None,
-        node_of_kind: NDArray[np.int16] | None = None,
         initiator_of_cpu: NDArray[np.uint8] | None = None,
         cycles_per_ns: float | None = None,
         owner: Callable[[int], int] | None = None,
@@ -132,15 +128,12 @@ class Translator:
         self._spaces = spaces
         self._nodes = nodes
         self._frames = frames
-        self._kinds = node_of_kind
         self._initiator = initiator_of_cpu
         self._cycles_per_ns = cycles_per_ns
         self._owner = owner
         #: Accesses of managed or unknown processes that no flat page was found for;
         #: of other processes; to addresses that are no memory of a node.
         self.unknown = self.foreign = self.devices = 0
-        #: Accesses of flat pages by node; the last place: node unknown.
-        self.by_node = np.zeros(_NODES + 1, np.int64)
 
     @property
     def knows_initiator(self) -> bool:
@@ -168,17 +161,14 @@ class Translator:
 
     def samples(self, accesses: Accesses, period: float) -> tuple[Samples, int]:
         """Return the accesses of flat pages, and how many could not be translated."""
-        node = self._node(accesses)
-        device = (node < 0) & (accesses.physical != 0) & (len(self._nodes.start) > 0)
+        device = self._nodes.node_of(accesses.physical) < 0
+        device &= (accesses.physical != 0) & (len(self._nodes.start) > 0)
         self.devices += int(device.sum())
         page, foreign = self._pages(accesses)
         self.foreign += int(foreign.sum())
         found = (page != NO_PAGE) & ~device
         unknown = int((~found & ~device & ~foreign).sum())
         self.unknown += unknown
-        self.by_node += np.bincount(
-            np.where(node[found] < 0, _NODES, node[found]), minlength=_NODES + 1
-        )[: _NODES + 1]
         latency = None
         if self._cycles_per_ns is not None:
             latency = (accesses.cycles[found] / self._cycles_per_ns).astype(np.float32)
@@ -190,16 +180,6 @@ class Translator:
             latency,
         )
         return seen, unknown
-
-    def _node(self, accesses: Accesses) -> NDArray[np.int16]:
-        """Return the node of each access: of its physical address, else as told."""
-        node = self._nodes.node_of(accesses.physical)
-        unknown = accesses.physical == 0
-        if self._kinds is not None:
-            node[unknown] = self._kinds[accesses.where[unknown]]
-        else:
-            node[unknown] = -1
-        return node
 
     def _who(self, cpu: NDArray[np.int32]) -> NDArray[np.uint8] | None:
         if self._initiator is None:
