@@ -175,7 +175,11 @@ def test_an_area_cut_short_makes_it_rarer(tmp_path, spaces) -> None:
     """The kernel's flag counts as a loss and doubles the period."""
     flagged = record(Kind.AUX, b"".join(v.to_bytes(8, "little") for v in (0, 64, 1)))
     made, _, sampler = source_of(
-        neoverse(tmp_path), spaces, {0: spe(1)}, rings=[[flagged]]
+        neoverse(tmp_path),
+        spaces,
+        {0: spe(1)},
+        rings=[[flagged]],
+        budget=1e9,  # whatever the first use of a kernel costs here
     )
     (batch,) = made.drain()
     assert (1, 1) == (batch.lost, made.damaged)
