@@ -1,11 +1,11 @@
 """The numbers of docs/vision.md: every use case on the machines that it would run on.
 
-    python benchmarks/vision.py            # run what is missing, then write the tables
+    python benchmarks/vision.py            # run all, and write the tables
     python benchmarks/vision.py web llm    # these only
 
 Each use case is one or more grids of ``isotherm compare``, printed above its table,
-and where it asks for capacity ``isotherm plan``. Finished runs are kept in
-out/vision and not made again.
+and where it asks for capacity ``isotherm plan``. Nothing is kept between starts: kept
+runs would be those of other code.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from publish import markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/vision.md"
-OUT = ROOT / "out/vision"
 #: What Linux ships, and isotherm.
 POLICIES = ("isotherm", "numab2", "damon")
 BOUNDS = ("static-oracle", "clairvoyant")
@@ -115,14 +114,13 @@ def run(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def tables(name: str, case: Case) -> str:
+def tables(case: Case) -> str:
     """Return the commands of a case and what they gave."""
     parts = []
     policies = [*POLICIES, *case.policies]
-    for number, grid in enumerate(case.grids):
+    for grid in case.grids:
         words = ["compare", "--policies", ",".join(policies), *grid.split()]
-        kept = OUT / f"{name}-{number}.parquet"
-        rows = run([*words, "--out", str(kept)])["results"]
+        rows = run(words)["results"]
         parts.append(f"`isotherm {shlex.join(words)}`")
         parts.append(_grid(rows, policies))
     if case.plans:
@@ -176,10 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", choices=[[], *CASES])
     given = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
     for name in given.cases or CASES:
         print(name, file=sys.stderr)
-        publish(name, tables(name, CASES[name]), PAGE)
+        publish(name, tables(CASES[name]), PAGE)
 
 
 if __name__ == "__main__":

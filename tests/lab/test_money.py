@@ -66,6 +66,14 @@ def test_advice_to_leave_it_off():
     assert "leave tiering off" in recommend(needs, offers_of(needs))
 
 
+def test_advice_compares_no_policy_with_itself():
+    """Where placement alone needs least, it is held against the best mover."""
+    needs = [Need("first-touch", [0.5], [1.05]), Need("tpp", [0.6], [1.05])]
+    offers = [offer(need, MACHINE, ASSUMED) for need in needs]
+    assert "first-touch does as well as tpp." in recommend(needs, offers)
+    assert "does as well" not in recommend(needs[:1], offers[:1])
+
+
 def test_advice_not_to_tier():
     """Nearly all of it must be fast: nothing to save."""
     needs = [Need("isotherm", [63 / 64], [1.04]), Need("first-touch", [1.0], [1.0])]

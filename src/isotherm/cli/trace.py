@@ -274,7 +274,7 @@ def _show(found: "TraceInfo", *, json: bool) -> None:
         "note": origin.note,
     }
     details = {name.replace("_", " "): text for name, text in origin.details.items()}
-    lines = details | lines if details.keys() & lines.keys() else lines | details
+    lines |= {name: text for name, text in details.items() if name not in lines}
     width = min(max(len(name) for name in lines), 24)
     for name, text in lines.items():
         if text:
