@@ -1,6 +1,7 @@
 """Decoded traces: the same accesses, decoded once, bounded, and removed."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -187,7 +188,12 @@ def test_processes_share(tmp_path: Path, trace: Trace) -> None:
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return where folders of sweeps are made: a short path, as sockets want it."""
+    """Return where folders of sweeps are made: a short path, as sockets want it.
+
+    multiprocessing keeps its own folder for the life of the process, so it must
+    not be born below one that goes away with a test.
+    """
+    multiprocessing.util.get_temp_dir()
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)
