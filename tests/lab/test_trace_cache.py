@@ -187,13 +187,16 @@ def test_processes_share(tmp_path: Path, trace: Trace) -> None:
 
 
 @pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Return where folders of sweeps are made: a short path, as sockets want it.
 
-    multiprocessing keeps its own folder for the life of the process, so it must
-    not be born below one that goes away with a test.
+    multiprocessing and pytest keep folders of their own for the life of the
+    process: they must not be born below one that goes away with a test.
     """
     multiprocessing.util.get_temp_dir()
+    tmp_path_factory.getbasetemp()
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)
