@@ -38,8 +38,8 @@ layers: .venv/.test
 	$(BIN)/lint-imports
 
 style: .venv/.test
-	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks
-	$(BIN)/ruff format --check src vmtest tests benchmarks
+	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy
+	$(BIN)/ruff format --check src vmtest tests benchmarks deploy
 
 types: .venv/.test
 	$(BIN)/mypy

@@ -50,6 +50,7 @@ def run(
     with_other_movers: Annotated[bool, Flag] = False,
     config: Path | None = None,
     record: Path | None = None,
+    metrics: str | None = None,
     verbose: Annotated[bool, Flag] = False,
     json: Annotated[bool, Flag] = False,
 ) -> int:
@@ -84,6 +85,8 @@ def run(
         A TOML file; isotherm config show lists every key.
     record
         Keep what isotherm explain reads in this directory.
+    metrics
+        Serve figures for Prometheus on this HOST:PORT; :9977 is this host only.
     verbose
         Log every epoch.
     json
@@ -98,7 +101,7 @@ def run(
         )
     if duration is not None and not duration > 0:
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
-    settings = _settings(config, epoch, limit, hints)
+    settings = _settings(config, epoch, limit, hints, metrics)
     if verbose:
         _log_all()
 
@@ -145,7 +148,11 @@ def _parse_pids(words: list[str] | tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _settings(
-    path: Path | None, epoch: float | None, limit: float | None, hints: str | None
+    path: Path | None,
+    epoch: float | None,
+    limit: float | None,
+    hints: str | None,
+    metrics: str | None,
 ) -> "Config":
     """Return the configuration with what the command line says."""
     import msgspec  # noqa: PLC0415  # --help
@@ -165,6 +172,8 @@ def _settings(
         fields["loop"]["longest_epoch_s"] = longest
     if limit is not None:
         fields["migration"]["limit_mib_s"] = limit
+    if metrics is not None:
+        fields["metrics"]["listen"] = metrics
     if hints is not None:
         fields["sources"]["use"] = [word.strip() for word in hints.split(",")]
     try:

@@ -132,6 +132,15 @@ class KernelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = False
 
 
+class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Figures for Prometheus."""
+
+    listen: Annotated[
+        str,
+        Meta(description='HOST:PORT to serve them on; "": nowhere'),
+    ] = ""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it, by section."""
 
@@ -142,6 +151,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: SourcesConfig = SourcesConfig()
     movers: MoversConfig = MoversConfig()
     kernel: KernelConfig = KernelConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
 
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)

@@ -23,6 +23,7 @@ from isotherm.core.errors import (
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.host import Host, check_tiers, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
+from isotherm.daemon.metrics import Meter
 from isotherm.daemon.movers import Mover, refuse
 from isotherm.daemon.planned import Planned
 from isotherm.daemon.preflight import Checked, Request, preflight
@@ -35,6 +36,7 @@ from isotherm.daemon.targets import Claims, find_cgroup, memcg_path
 from isotherm.daemon.waiting import Waiter
 from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.targets.discover import read_members
+from isotherm.observability.metrics import Figures, MetricsServer
 from isotherm.observability.recording import check_directory
 
 EXIT_GONE: Final = 5
@@ -254,6 +256,21 @@ class _Session:
             log.warning("no-explain-socket", why=error.message)
             return nullcontext()
 
+    def _measured(self, figures: Figures) -> AbstractContextManager[object]:
+        """Serve figures meanwhile, where that is asked for.
+
+        Raises:
+            UsageError: The address is none.
+            UnsupportedError: Nothing can be served there.
+        """
+        listen = self.request.config.metrics.listen
+        if not listen:
+            return nullcontext()
+        server = MetricsServer(listen, figures)
+        host, port = server.address
+        log.info("metrics", url=f"http://{host}:{port}/metrics")
+        return server
+
     # -- the two movers ----------------------------------------------------
 
     def _manage(self, host: Host) -> tuple[str, dict[str, Any]]:
@@ -279,11 +296,17 @@ class _Session:
                 round(request.config.loop.epoch_s * 1e9),
                 service.engine.move_cost_ns(),
             )
-        planned = Planned()
+        planned, meter = Planned(), Meter(request.root)
         if request.dry_run:
             service.observers.append(planned)
+        if request.config.metrics.listen:
+            service.observers.append(meter)
         try:
-            with host.serving(service), self._answering(service):
+            with (
+                self._measured(meter.figures),
+                host.serving(service),
+                self._answering(service),
+            ):
                 log.info(
                     "run",
                     target=self._describe_target(),
@@ -316,7 +339,6 @@ class _Session:
             dry_run=request.dry_run,
         )
         began = time.monotonic()
-        mover.start(time.monotonic_ns())
 
         def look() -> None:
             # Forks are claimed, the dead are let go.
@@ -324,7 +346,10 @@ class _Session:
             host.tell(host.machine.take_events())
             mover.epoch(time.monotonic_ns())
 
-        reason = _wait_out(self.waiter.wait, request.duration_s, host.alive, look)
+        with self._measured(Meter(request.root).figures):
+            mover.start(time.monotonic_ns())
+            wait = self.waiter.wait
+            reason = _wait_out(wait, request.duration_s, host.alive, look)
         return reason, mover.result(time.monotonic() - began) | host.result()
 
     # -- the end -----------------------------------------------------------
