@@ -50,6 +50,9 @@ class Samples:
         stall_ns: For how much of that its processor waited for it and for nothing
             else, float32[n], NaN unknown; None if the source cannot tell. (Intel's
             retire latency is one; misses in flight at a time share theirs.)
+        thread: Which thread accessed, int64[n], -1 unknown; None if the source
+            cannot tell. Never a ground for moving memory: it is for those who place
+            threads.
     """
 
     page: NDArray[np.uint32]
@@ -58,6 +61,7 @@ class Samples:
     period: float
     latency_ns: NDArray[np.float32] | None = None
     stall_ns: NDArray[np.float32] | None = None
+    thread: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,9 @@ class AccessedBits:
             before. A batch for the window itself follows.
         writes_only: Only writes set the bits: a set one is an access like any
             other, an unset one says nothing of reads.
+        initiator: Who accesses the pages of each block, uint8[n], 255 unknown; None
+            if nobody can say. A bit does not name who set it: this is where the
+            processes run whose memory it is.
     """
 
     block: NDArray[np.uint32]
@@ -82,6 +89,7 @@ class AccessedBits:
     observed: NDArray[np.uint8] | None = None
     opening: bool = False
     writes_only: bool = False
+    initiator: NDArray[np.uint8] | None = None
 
     def whole_blocks(self, pages: int) -> "AccessedBits":
         """Return the blocks that say something of every page.

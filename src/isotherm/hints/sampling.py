@@ -47,6 +47,11 @@ class SampleColumns(Protocol):
         """For how much of that its processor waited for it; None if untold."""
         ...
 
+    @property
+    def stream(self) -> NDArray[np.uint8] | None:
+        """Which stream or thread accessed; None if untold."""
+        ...
+
 
 class SamplingMachine(Protocol):
     """What a sampling driver needs of a machine."""
@@ -97,6 +102,7 @@ class SamplingSource:
             got.period,
             got.latency_ns,
             got.stall_ns,
+            None if got.stream is None else got.stream.astype(np.int64),
         )
         start_ns, self._start_ns = self._start_ns, self._machine.now_ns()
         cost_ns = (len(got.page) + got.lost) * self._sample_ns

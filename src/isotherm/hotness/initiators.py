@@ -9,6 +9,7 @@ from isotherm.trace.stream import UNKNOWN_INITIATOR
 
 REGION_PAGES = 64
 MAX_INITIATORS = 8
+ALL_OF_ONE = 1e3  # samples that a region is taken to have where all are of one
 MOST_WEIGHT = 1e6  # single floats add up counts of 1 in a sum of 16 million
 
 
@@ -27,14 +28,39 @@ class InitiatorShares:
         self._weight = 1.0
         self._only: int | None = None
         self._counts: NDArray[np.float32] | None = None
+        #: Seconds for which it has been gathered.
+        self.age_s = 0.0
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return 0 if self._counts is None else self._counts.nbytes
 
+    @property
+    def samples(self) -> NDArray[np.float32] | None:
+        """Samples by region and initiator, the last column of those unknown.
+
+        float32[regions, MAX_INITIATORS + 1], one that comes now counts 1. Where all
+        were of one initiator that is known, every region has ``ALL_OF_ONE`` of it.
+        None where there are none, or nobody names initiators.
+        """
+        if self._counts is None:
+            if self._only is None or self._only == UNKNOWN_INITIATOR:
+                return None
+            row = np.zeros(MAX_INITIATORS + 1, np.float32)
+            row[self._column(np.array([self._only]))] = ALL_OF_ONE
+            return np.broadcast_to(row, (self._regions, len(row)))
+        now: NDArray[np.float32] = self._counts / np.float32(self._weight)
+        return now
+
+    def clear(self) -> None:
+        """Forget it all: threads have moved, and say anew who accesses what."""
+        self._weight, self._only, self._counts, self.age_s = 1.0, None, None, 0.0
+
     def add(self, page: NDArray[np.uint32], initiator: NDArray[np.uint8]) -> None:
         """Count samples."""
+        if len(page) == 0:
+            return
         if self._counts is None:
             first = int(initiator[0])
             if (initiator == first).all() and self._only in (None, first):
@@ -50,14 +76,16 @@ class InitiatorShares:
             np.float32(self._weight),
         )
 
-    def fade(self, keep: float) -> None:
+    def fade(self, keep: float, passed_s: float = 0.0) -> None:
         """Let what was counted weigh so much less than what is to come.
 
         New counts get a growing weight instead of all old ones a shrinking one.
 
         Args:
             keep: In (0, 1].
+            passed_s: Seconds that have passed.
         """
+        self.age_s += passed_s
         self._weight /= keep
         if self._weight > MOST_WEIGHT:
             if self._counts is not None:

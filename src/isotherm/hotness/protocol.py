@@ -159,6 +159,19 @@ class EvidenceView(HotnessView, Protocol):
         ...
 
     @property
+    def initiator_counts(self) -> NDArray[np.float32] | None:
+        """Samples by region of 64 pages and initiator, the last column unknown.
+
+        float32[regions, initiators + 1]; None while there is nothing to tell apart.
+        """
+        ...
+
+    @property
+    def initiators_age_s(self) -> float:
+        """Seconds for which it has been gathered who accesses what."""
+        ...
+
+    @property
     def fresh_blocks(self) -> tuple[int, int]:
         """Blocks worked out anew in the last update, [first, last)."""
         ...

@@ -212,7 +212,7 @@ class GammaTracker:
             check(batch, self.pages)
         self._epoch += 1
         keep = max(LEAST_KEPT, 0.5 ** (self.epoch_s / self._half_life_s))
-        self.initiators.fade(keep)
+        self.initiators.fade(keep, self.epoch_s)
         if self.stall is not None:
             self.stall.fade(keep)
         if self.reference is None:
@@ -227,6 +227,7 @@ class GammaTracker:
                 self._add_samples(batch.seen)
             elif isinstance(batch.seen, FaultDelays):
                 late = batch.seen
+                self.initiators.add(late.page, late.initiator)
                 counted = self._counted
                 if counted is not None:
                     late = counted.faults_left(late)
@@ -237,6 +238,7 @@ class GammaTracker:
         self._keep_ages()
         for batch in bits:
             if isinstance(batch.seen, AccessedBits):
+                self._add_owners(batch.seen)
                 seen = self._readers.own(batch, batch.seen)
                 self._look_at_bits(seen, b0, sparse=batch.source in SPARSE)
         if not self._has_looks(bits):
@@ -248,6 +250,13 @@ class GammaTracker:
             self._estimate_mean()
         self._counted = None
         return TrackerView(self)
+
+    def _add_owners(self, seen: AccessedBits) -> None:
+        """Count who accesses what bits have shown to be accessed."""
+        if seen.initiator is not None:
+            used = np.flatnonzero(seen.bits)
+            page = seen.block[used] * np.uint32(BLOCK_PAGES)
+            self.initiators.add(page, seen.initiator[used])
 
     # ---- units: rates are kept relative to the reference rate
 

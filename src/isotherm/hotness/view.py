@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from isotherm.core.units import PAGES_PER_HUGE_PAGE
 from isotherm.hotness import arithmetic as ar
 from isotherm.hotness import evidence, regions
+from isotherm.hotness.initiators import InitiatorShares
 from isotherm.hotness.stall import StallView
 
 if TYPE_CHECKING:
@@ -161,6 +162,21 @@ class TrackerView:
     def initiator_share(self, start_page: int, end_page: int) -> dict[int, float]:
         """Return the share of accesses per initiator; 255 is unknown."""
         return self._tracker.initiators.share(start_page, end_page)
+
+    @property
+    def initiator_counts(self) -> NDArray[np.float32] | None:
+        """Samples by region of 64 pages and initiator; see ``InitiatorShares``."""
+        return self._tracker.initiators.samples
+
+    @property
+    def initiators_age_s(self) -> float:
+        """Seconds for which it has been gathered who accesses what."""
+        return self._tracker.initiators.age_s
+
+    @property
+    def initiators(self) -> InitiatorShares:
+        """Who accesses each region, for consumers in bulk."""
+        return self._tracker.initiators
 
     def _extreme(self, count: int, *, hottest: bool) -> NDArray[np.uint32]:
         """Cut at a histogram of codes first, so that only candidates are sorted."""

@@ -27,6 +27,7 @@ class AccessStream:
             (0, 1]; the others hit the line that one before them has fetched.
         initiator: Who makes them; None: the machine's first initiator.
         workload: Which workload they belong to; None: the one that there is.
+        thread: A thread of a program: it may be run on another initiator.
     """
 
     name: str
@@ -34,6 +35,7 @@ class AccessStream:
     miss_share: float = 1.0
     initiator: int | None = None
     workload: str | None = None
+    thread: bool = False
 
 
 class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

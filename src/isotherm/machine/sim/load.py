@@ -88,10 +88,12 @@ class Load:
     ) -> None:
         self._spec = spec
         if spec.uniform_stall and not any(
-            s.workload is not None or s.initiator for s in streams
+            s.workload is not None or s.initiator or s.thread for s in streams
         ):
             streams = ()  # they differ in nothing that counts here
         self.streams = streams
+        #: Whether some of them may be run on another initiator.
+        self.has_threads = any(stream.thread for stream in streams)
         self.nodes = len(spec.nodes)
         self.tier_rank = np.array([n.tier for n in spec.nodes], np.int64)
         self._fast = self.tier_rank == 0
@@ -155,6 +157,25 @@ class Load:
         self._latency_ns = 0.0
         #: Accesses that shared a latency in the last epoch, on average.
         self.met_parallelism = spec.parallelism
+
+    def run_on(self, row: int, initiator: int) -> None:
+        """Have a stream's accesses made by another initiator from now on.
+
+        Raises:
+            UsageError: The machine lacks it, or the stream is no thread.
+        """
+        if not (0 <= row < len(self.streams) and self.streams[row].thread):
+            raise UsageError(f"stream {row}: expected a thread of the workload")
+        if not 0 <= initiator < len(self._spec.initiators):
+            raise UsageError(
+                f"stream {row}: expected initiators 0 to"
+                f" {len(self._spec.initiators) - 1}, got {initiator}"
+            )
+        self.initiator[row] = initiator
+        if not self._spec.uniform_stall:
+            stated = self.streams[row].parallelism
+            self.parallelism[row] = self._spec.parallelism_of(initiator, stated)
+            self.weight[row] = self.miss_share[row] / self.parallelism[row]
 
     def _check_background(self, row: Background) -> None:
         name = self._spec.name

@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,8 @@ class Bill:
     background_ns: float = 0.0
     accesses: int = 0
     fast_accesses: int = 0
+    #: Made by another initiator than the one that the node is nearest to.
+    remote_accesses: int = 0
 
 
 class SimMachine:
@@ -322,6 +324,9 @@ class SimMachine:
     def advance(self, chunk: AccessChunk, dt_ns: int) -> EpochCosts:
         """Let one epoch pass: play its accesses, with actions at their time."""
         start_ns = self._clock.now_ns()
+        if self.load.has_threads and chunk.stream is not None:
+            who = self.load.initiator.astype(np.uint8)[chunk.stream]
+            chunk = replace(chunk, initiator=who)
         if self.expander is not None:
             self.expander.pass_time(start_ns)
         counts = np.zeros((self.load.rows, 2, play.MAX_NODES), np.int64)
@@ -498,4 +503,7 @@ class SimMachine:
         self.bill.all_fast_ns += costs.all_fast_ns
         self.bill.accesses += accesses
         self.bill.fast_accesses += int(per_node[:, :, self.tier_rank == 0].sum())
+        near = self.read_ns.argmin(0)  # of every node, the first of those that are
+        far = self.read_ns > self.read_ns[near, np.arange(self._nodes)]
+        self.bill.remote_accesses += int(per_node.sum(1)[far].sum())
         return costs

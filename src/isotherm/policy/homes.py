@@ -1,0 +1,229 @@
+"""Which node of a tier a page should be on: the one nearest to who accesses it.
+
+Nodes of one tier differ only in whom they are near to. Evidence says who accesses
+what, by region of 64 pages; where threads run is no part of it.
+
+* A move into a tier goes to the tier's nearest node for its region, while that has
+  room.
+* A page that is on another node of its tier crosses over where what that saves while
+  it stays exceeds the move; both ways, so that full nodes exchange pages.
+
+Where nobody names initiators, or all accesses are of one that is as near to all
+nodes, nothing changes.
+"""
+
+from dataclasses import replace
+from typing import Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isotherm.core.units import NS_PER_S
+from isotherm.hotness.initiators import REGION_PAGES
+from isotherm.hotness.protocol import EvidenceView
+from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.topology.model import Topology
+
+#: Seconds in which it is gathered who accesses what, before pages cross: in each
+#: such window either pages cross or threads are moved, never both.
+WINDOW_S: Final = 10.0
+#: Samples of a region before its pages cross; about so many tell 3:1 from 1:1.
+LEAST_SAMPLES: Final = 6.0
+#: A page that crosses is taken to stay for so long: as long as a move is followed to
+#: see what it earns (DEFAULT_HOLD_NS of migration/holdback.py).
+STAY_NS: Final = 30 * NS_PER_S
+#: Of a tier's pages, kept free where full nodes exchange pages.
+EXCHANGE: Final = 1 / 256
+#: Of a page's accesses at least so many must be nearer over there: less is noise.
+LEAST_SHARE: Final = 0.2
+
+Floats = NDArray[np.float64]
+
+
+class Homes:
+    """Nodes of tiers, and who is near to them.
+
+    Args:
+        topology: Nodes and tiers.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._tiers = [np.array(t.nodes) for t in topology.tiers if len(t.nodes) > 1]
+
+    def reserve(self, epoch: Epoch) -> Epoch:
+        """Return the epoch with the room that pages cross through left out."""
+        if not self._tells(epoch):
+            return epoch
+        capacity = epoch.usage.capacity_pages.copy()
+        for nodes in self._tiers:
+            capacity[nodes] -= self._kept(capacity, nodes)
+        return replace(epoch, usage=replace(epoch.usage, capacity_pages=capacity))
+
+    def settle(
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        rate: Floats,
+        kind: NDArray[np.uint16],
+        limit: int,
+    ) -> tuple[Moves, dict[str, float]]:
+        """Return the moves with their nodes, and those that cross, with notes.
+
+        Args:
+            moves: What pays between tiers.
+            epoch: As the machine tells it, before `reserve`.
+            rate: Of every kind of page, accesses per second.
+            kind: Kind of every page, uint16[pages].
+            limit: Moves at most, of all kinds.
+        """
+        if not self._tells(epoch):
+            return moves, {}
+        view = cast("EvidenceView", epoch.hotness)
+        counts = cast("NDArray[np.float32]", view.initiator_counts)
+        initiators = len(epoch.latency_ns)
+        known = counts[:, :initiators].astype(np.float64)
+        total = known.sum(1)
+        share = known / np.maximum(total, 1e-9)[:, None]
+        nodes = [node.tolist() for node in self._tiers]
+        moves = _nearest(moves, epoch, share, total, nodes)
+        if view.initiators_age_s <= WINDOW_S or limit <= len(moves):
+            return moves, {}
+        parts, crossing = [moves], 0
+        for of_tier in self._tiers:
+            room = limit - sum(map(len, parts))
+            crossed = self._cross(epoch, moves, of_tier, share, total, rate, kind, room)
+            parts += crossed
+            crossing += len(crossed[-1]) if crossed else 0
+        return Moves.concat(*parts), {"crossing_pages": float(crossing)}
+
+    # ---- pages that cross
+
+    def _cross(
+        self,
+        epoch: Epoch,
+        moves: Moves,
+        nodes: NDArray[np.int64],
+        share: Floats,
+        total: Floats,
+        rate: Floats,
+        kind: NDArray[np.uint16],
+        limit: int,
+    ) -> list[Moves]:
+        latency_ns = share @ epoch.latency_ns[:, nodes]
+        best = latency_ns.argmin(1)
+        cost_ns = epoch.move_cost_ns[np.ix_(nodes, nodes)].max()
+        parts = []
+        for at, here in enumerate(nodes.tolist()):
+            # Of the regions that are nearer to another node, the pages on this one.
+            saved_ns = latency_ns[:, at] - latency_ns[np.arange(len(best)), best]
+            widest = np.ptp(epoch.latency_ns[:, nodes], axis=1).max()
+            away = (total >= LEAST_SAMPLES) & (saved_ns > LEAST_SHARE * widest)
+            region = np.flatnonzero(away)
+            if len(region) == 0:
+                continue
+            page = (region[:, None] * REGION_PAGES + np.arange(REGION_PAGES)).ravel()
+            page = page[page < len(epoch.node)]
+            page = page[epoch.node[page] == here]
+            of = page // REGION_PAGES
+            gain = saved_ns[of] * rate[kind[page]] * (STAY_NS / NS_PER_S)
+            gain = gain / epoch.parallelism - cost_ns
+            pays = gain > 0
+            page, of, gain = page[pays], of[pays], gain[pays]
+            parts.append(
+                Moves(
+                    page.astype(np.uint32),
+                    nodes[best[of]].astype(np.uint8),
+                    gain.astype(np.float32),
+                    np.full(len(page), int(Reason.PAYS), np.uint8),
+                )
+            )
+        if not parts:
+            return []
+        every = Moves.concat(*parts)
+        every = every.take(np.flatnonzero(~np.isin(every.page, moves.page)))
+        every = every.take(np.argsort(-every.gain_ns, kind="stable")[: max(0, limit)])
+        if len(every) == 0:
+            return []
+        return [*self._make_room(epoch, moves, every, nodes, rate, kind), every]
+
+    def _make_room(
+        self,
+        epoch: Epoch,
+        moves: Moves,
+        crossing: Moves,
+        nodes: NDArray[np.int64],
+        rate: Floats,
+        kind: NDArray[np.uint16],
+    ) -> list[Moves]:
+        """Return demotions of the coldest pages where a full node stands in the way."""
+        tiers = epoch.topology.tiers
+        rank = epoch.topology.tier_of(int(nodes[0]))
+        if rank + 1 == len(tiers):
+            return []
+        below = list(tiers[rank + 1].nodes)
+        into = int(below[int(np.argmax(epoch.usage.free_pages[below]))])
+        keep = self._kept(epoch.usage.capacity_pages, nodes)
+        parts = []
+        for node, kept in zip(nodes.tolist(), keep.tolist(), strict=True):
+            leaving = int(np.count_nonzero(epoch.node[moves.page] == node))
+            coming = int(np.count_nonzero(moves.node == node))
+            short = min(kept, int(np.count_nonzero(crossing.node == node)))
+            short -= int(epoch.usage.free_pages[node]) + leaving - coming
+            if short <= 0:
+                continue
+            here = np.flatnonzero(epoch.node == node)
+            here = here[~np.isin(here, moves.page) & ~np.isin(here, crossing.page)]
+            short = min(short, len(here))
+            if short == 0:
+                continue
+            cold = np.argpartition(rate[kind[here]], short - 1)[:short]
+            parts.append(Moves.to(here[np.sort(cold)], into, Reason.MAKES_ROOM, 0.0))
+        return parts
+
+    def _kept(
+        self, capacity: NDArray[np.int64], nodes: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        kept: NDArray[np.int64] = np.ceil(capacity[nodes] * EXCHANGE).astype(np.int64)
+        return np.minimum(kept, np.maximum(capacity[nodes] - 1, 0))
+
+    def _tells(self, epoch: Epoch) -> bool:
+        """Return whether there is a choice of nodes, and evidence to choose by."""
+        if not self._tiers or len(epoch.latency_ns) < 2:
+            return False
+        return cast("EvidenceView", epoch.hotness).initiator_counts is not None
+
+
+def _nearest(
+    moves: Moves,
+    epoch: Epoch,
+    share: Floats,
+    total: Floats,
+    tiers: list[list[int]],
+) -> Moves:
+    """Return moves with each tier's nearest node, as far as there is room there."""
+    if len(moves) == 0:
+        return moves
+    node = moves.node.copy()
+    free = epoch.usage.free_pages.copy()
+    free += np.bincount(epoch.node[moves.page], minlength=len(free))[: len(free)]
+    region = moves.page // REGION_PAGES
+    for nodes in tiers:
+        row = np.flatnonzero(np.isin(node, nodes) & (total[region] > 0))
+        others = np.flatnonzero(np.isin(node, nodes) & (total[region] <= 0))
+        taken = np.bincount(node[others], minlength=len(free))
+        room = {n: max(0, int(free[n] - taken[n])) for n in nodes}
+        latency_ns = share[region[row]] @ epoch.latency_ns[:, nodes]
+        left = row
+        for turn in np.argsort(latency_ns, axis=1, kind="stable").T:
+            # All to their next choice, in the plan's order, while it has room.
+            wanted = np.array(nodes)[turn][np.searchsorted(row, left)]
+            still = []
+            for n in nodes:
+                mine = left[wanted == n]
+                node[mine[: room[n]]] = n
+                still.append(mine[room[n] :])
+                room[n] -= min(room[n], len(mine))
+            left = np.sort(np.concatenate(still))
+            if len(left) == 0:
+                break
+    return replace(moves, node=node)
