@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
 from isotherm.daemon.answers import Answers
@@ -217,6 +219,61 @@ def test_wrong_questions_get_an_error_and_hurt_nobody(echo, line):
         said = json.loads(client.makefile("rb").read())
     assert 2 == said["error"]["exit_code"]
     assert {"ask": "status", "pid": None} == ask(echo.path, Question("status"))
+
+
+def said_to(path, line):
+    """Send bytes as they are; return what is said, None where nothing is."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(path))
+        client.sendall(line)
+        client.shutdown(socket.SHUT_WR)
+        answer = client.makefile("rb").read()
+    return json.loads(answer)
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    line=st.binary(max_size=300)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(Question.__struct_fields__) | st.text(max_size=5),
+                inner,
+                max_size=4,
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_any_bytes_get_an_answer_or_an_error(echo, line, monkeypatch):
+    """Whatever is sent, the document is one of the two, and the daemon lives."""
+    monkeypatch.setattr("isotherm.daemon.socket.QUESTIONS_PER_S", 1e9)
+    found = said_to(echo.path, line + b"\n")
+    assert 1 == found["version"]
+    assert ("answer" in found) != ("error" in found)
+
+
+def test_a_later_version_is_refused(echo):
+    """In words, not by a guess at what the question means."""
+    found = said_to(echo.path, b'{"ask": "status", "version": 2}\n')
+    assert "of version 2, expected 1" in found["error"]["message"]
+
+
+def test_too_many_questions_are_told_to_wait(echo, monkeypatch):
+    """After the burst; later there are answers again."""
+    clock = iter(float(at) for at in [*([1000.0] * 61), 1001.0])
+    monkeypatch.setattr("isotherm.daemon.socket.time.monotonic", lambda: next(clock))
+    echo._tokens, echo._filled_s = 60.0, 1000.0
+    line = b'{"ask": "status"}\n'
+    found = [said_to(echo.path, line) for _ in range(62)]
+    assert ["answer" in one for one in found] == [True] * 60 + [False, True]
+    assert "questions a second" in found[60]["error"]["message"]
 
 
 def test_a_client_that_leaves_hurts_nobody(echo):

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from isotherm.core.errors import UsageError
 from isotherm.core.units import PAGE_BYTES
 from isotherm.daemon.history import History
+from isotherm.daemon.live_view import LiveView
 from isotherm.daemon.socket import ExplainSocket, Question
 from isotherm.daemon.why_live import explain_live, pid_of
 from isotherm.loop.epoch import Step
@@ -31,6 +34,7 @@ class Answers:
     def __init__(self, service: "Service", path: Path, targets: str = "") -> None:
         self.history = History(service.machine, service.engine, service.unit_pages)
         self._service, self._targets = service, targets
+        self._view = LiveView(service, self.history, targets)
         self.socket = ExplainSocket(path, self.answer)
         service.observers.append(self.observe)
 
@@ -38,8 +42,10 @@ class Answers:
         """Take in one epoch; in other units than before the history begins anew."""
         if service.unit_pages != self.history.unit_pages:
             self.history = History(service.machine, service.engine, service.unit_pages)
-            return
-        self.history.observe(step, service.gate.wished)
+            self._view.history = self.history
+        else:
+            self.history.observe(step, service.gate.wished)
+        self._view.observe(service, step)
 
     def answer(self, question: Question) -> Mapping[str, Any]:
         """Return what is asked for, as JSON values.
@@ -51,6 +57,9 @@ class Answers:
         state = self.state()
         if question.ask == "status":
             return {**state, "processes": self._processes()}
+        if question.ask == "view":
+            view = self._view.make(question.most_ranges, heat=question.heat)
+            return msgspec.to_builtins(view)  # type: ignore[no-any-return]
         if question.pid is None:
             raise UsageError("explain: expected a pid")
         return explain_live(

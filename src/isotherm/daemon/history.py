@@ -155,6 +155,7 @@ class History:
         self.move_cost_ns: NDArray[np.float64] | None = None
         self.stretches: list[Stretch] = []
         self.moves = Kept()
+        self.latest = Kept()  # of the last epoch, all of them
         self.dropped_moves = 0
         self.notes: dict[str, float] = {}
         self.epochs = 0
@@ -227,6 +228,7 @@ class History:
 
     def _keep_moves(self, now_ns: int, step: Step, wished: Moves | None) -> None:
         """Join what was tried with what was promised for it."""
+        self.latest = Kept()
         plan = step.plan.moves if wished is None else wished
         outcome = step.outcome
         if len(outcome.page):
@@ -251,6 +253,7 @@ class History:
             done = np.flatnonzero(outcome.errno == 0)[::-1]
             done = done[np.unique(outcome.page[done], return_index=True)[1]]
             self._before.set_some(outcome.page[done], self.rank[outcome.node[done]])
+            self.latest = new
             before = len(self.moves.page) + len(new.page)
             self.moves = self.moves.then(new)
             self.dropped_moves += before - len(self.moves.page)

@@ -8,10 +8,14 @@ one JSON document in one line, gets one JSON document, and the connection ends:
     What the daemon says of itself, and the processes that it manages.
 ``{"ask": "explain", "pid": 4242, "start": 139..., "end": 139...}``
     Why memory of a process is where it is; without start and end all of it.
+``{"ask": "view", "most_ranges": 64, "heat": true}``
+    What a screen shows of the run (``observability.view``).
 
-An answer is ``{"answer": {...}}`` or ``{"error": {"message", "hint",
+A question may say ``"version": 1``; one of a later version is refused. An answer is
+``{"version": 1, "answer": {...}}`` or ``{"version": 1, "error": {"message", "hint",
 "exit_code"}}``. A document is data: nothing in it is evaluated, and there is
-nothing that changes the daemon.
+nothing that changes the daemon. Who asks more than ``QUESTIONS_PER_S`` is told to
+wait: answering is part of the daemon's budget.
 """
 
 import contextlib
@@ -19,9 +23,10 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -45,20 +50,33 @@ _MOST_READS: Final = 16
 _UCRED: Final = struct.Struct("iII")
 
 
+#: Of the documents; a later one may mean something else.
+VERSION: Final = 1
+#: Questions that are answered in a second, in the mean, and at once.
+QUESTIONS_PER_S: Final = 20.0
+BURST: Final = 60.0
+
+
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client asks.
 
     Attributes:
-        ask: ``status`` or ``explain``.
+        ask: ``status``, ``explain`` or ``view``.
         pid: Of the process to explain.
         start: First address.
         end: One past the last.
+        most_ranges: Of a view, the hottest.
+        heat: Of a view: with its heat map.
+        version: Of the question.
     """
 
-    ask: Literal["status", "explain"]
+    ask: Literal["status", "explain", "view"]
     pid: int | None = None
     start: int | None = None
     end: int | None = None
+    most_ranges: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
+    heat: bool = False
+    version: int = VERSION
 
 
 Answer = Callable[[Question], Mapping[str, Any]]
@@ -84,6 +102,7 @@ class ExplainSocket:
             )
         self.path = path
         self._answer = answer
+        self._tokens, self._filled_s = BURST, time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
@@ -136,8 +155,9 @@ class ExplainSocket:
             # Read first: a socket closed with data unread loses what was sent to it.
             line = _read_line(client, MOST_QUESTION_BYTES)
             _check_peer(client)
+            self._take_token()
             question = _parse(line)
-            return encode_json({"answer": self._answer(question)})
+            return encode_json({"version": VERSION, "answer": self._answer(question)})
         except IsothermError as error:
             told = {
                 "message": error.message,
@@ -149,7 +169,23 @@ class ExplainSocket:
         except Exception as error:  # noqa: BLE001  # a question must not end the daemon
             message = f"unexpected {type(error).__name__}: {error}"
             told = {"message": message, "hint": None, "exit_code": 1}
-        return encode_json({"error": told})
+        return encode_json({"version": VERSION, "error": told})
+
+    def _take_token(self) -> None:
+        """Count a question.
+
+        Raises:
+            IsothermError: There were too many.
+        """
+        now_s = time.monotonic()
+        more = (now_s - self._filled_s) * QUESTIONS_PER_S
+        self._tokens, self._filled_s = min(BURST, self._tokens + more), now_s
+        if self._tokens < 1:
+            raise IsothermError(
+                f"more than {QUESTIONS_PER_S:g} questions a second",
+                hint="wait a moment, then ask again",
+            )
+        self._tokens -= 1
 
 
 def ask(path: Path, question: Question, timeout_s: float = 30.0) -> dict[str, Any]:
@@ -223,9 +259,15 @@ def _check_peer(client: socket.socket) -> None:
 
 def _parse(line: bytes) -> Question:
     try:
-        return msgspec.json.decode(line, type=Question)
-    except msgspec.MsgspecError as error:
+        question = msgspec.json.decode(line, type=Question)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"question: {error}") from None
+    if question.version != VERSION:
+        raise UsageError(
+            f"question: of version {question.version}, expected {VERSION}",
+            hint="the daemon and who asks are of different versions of isotherm",
+        )
+    return question
 
 
 def _read_line(end: socket.socket, most: int) -> bytes:
