@@ -8,15 +8,20 @@ Zipf 0.99 over 1 Mi pages at 10 accesses per page per second, read from its file
 any trace is. The file holds 50 million accesses and is read again and again until
 there are N: every access is decoded, checked and played, only the disk holds less.
 
-Speed is in accesses per CPU second, decoding included and without it, in the first
-tenth and in the last: on a machine that others load the clock says little. Memory is
-the peak resident set of the process, the interpreter and libraries included.
+Twice in twelve readings the accesses come decoded (columns in a file, mapped), and
+twice they are decoded in turn, without a thread; neither counts towards N. So the
+three speeds are of one run, under the same load of others. Speed is in accesses per
+second of the clock, and per CPU second of all threads: on a machine that others load
+the clock says little. Memory is the peak resident set of the process, the interpreter
+and libraries included.
 
-Bars: 2 GiB; the last tenth at 90 % of the first tenth's speed; 60 M accesses a
-second without decoding. Exit code 1 when one is missed.
+Bars: 2 GiB; the last tenth at 90 % of the first tenth's speed; 60 M accesses a CPU
+second without decoding; where there are two cores, 90 % of the speed without decoding
+by the clock. Exit code 1 when one is missed.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,9 +29,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from isotherm.lab.simulate import SimulationSpec, simulate
+from isotherm.lab.trace_cache import MappedTrace, TraceCache
+from isotherm.trace.ahead import read_ahead
 from isotherm.trace.format import TraceReader, TraceWriter
 from isotherm.trace.info import Provenance, TraceInfo
 from isotherm.trace.stream import AccessChunk, Pace
@@ -37,47 +44,69 @@ from publish import markdown, processor, publish
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "reference" / "sweeps.md"
 PAGES: Final = 1 << 20
 FILE_ACCESSES: Final = 50_000_000
+CHUNK: Final = 1 << 20
+#: How the file is read, again and again: ahead of the simulation, in turn with it,
+#: and not at all.
+READINGS: Final = ("ahead", 8), ("in turn", 2), ("decoded", 2)
 MEMORY_BAR: Final = 2 << 30
 STEADY_BAR: Final = 0.9
 SPEED_BAR: Final = 60e6
+OVERLAP_BAR: Final = 0.9
 GIB: Final = 1 << 30
 
 
 class Repeated:
     """A trace that is read from its file again and again.
 
-    Attributes:
-        decode_s: CPU seconds that reading took so far.
+    Args:
+        reader: The file.
+        mapped: The same, decoded.
+        accesses: Of which so many are decoded ahead.
     """
 
-    def __init__(self, reader: TraceReader, accesses: int) -> None:
+    def __init__(self, reader: TraceReader, mapped: MappedTrace, accesses: int) -> None:
         self._reader = reader
+        self._mapped = mapped
         self._accesses = accesses
-        self.decode_s = 0.0
 
     @property
     def info(self) -> TraceInfo:
         """Return what the trace says about itself, as long as it is made."""
-        return replace(self._reader.info, accesses=self._accesses)
+        return replace(self._reader.info, accesses=sum(n for _, n in self.pieces()))
 
-    def chunks(self) -> Iterator[AccessChunk]:
-        """Yield the accesses of the file, over and over, as many as were asked for."""
+    def pieces(self) -> Iterator[tuple[str, int]]:
+        """Yield how the trace is read, and how many accesses so, in order."""
         left = self._accesses
         while left > 0:
-            chunks = self._reader.chunks()
-            while left > 0:
-                began = time.process_time()
-                chunk = next(chunks, None)
-                self.decode_s += time.process_time() - began
-                if chunk is None:
-                    break
+            for kind, times in READINGS:
+                count = min(times * FILE_ACCESSES, left)
+                yield kind, count
+            left -= min(READINGS[0][1] * FILE_ACCESSES, left)
+
+    def chunks(self, *, ahead: int = 0, times: bool = True) -> Iterator[AccessChunk]:
+        """Yield the accesses of the file, over and over, as many as were asked for."""
+        for kind, count in self.pieces():
+            if kind == "ahead":
+                source = read_ahead(
+                    self._again(count, mapped=False), -(-ahead // CHUNK)
+                )
+                yield from source
+            else:
+                yield from self._again(count, mapped=kind == "decoded")
+
+    def _again(self, left: int, *, mapped: bool) -> Iterator[AccessChunk]:
+        source = self._mapped if mapped else self._reader
+        while left > 0:
+            for chunk in source.chunks(CHUNK):
                 yield chunk.slice(0, min(left, len(chunk)))
                 left -= len(chunk)
+                if left <= 0:
+                    break
 
 
 def write_trace(path: Path) -> None:
     """Write the trace's file."""
-    with TraceWriter(path, Provenance(tool="bench_long_trace"), level=1) as writer:
+    with TraceWriter(path, Provenance(tool="bench_long_trace")) as writer:
         pace = Pace(accesses=FILE_ACCESSES)
         for chunk in make_workload("zipf", PAGES).epochs(pace):
             writer.append(chunk.page)
@@ -91,65 +120,91 @@ def peak_bytes() -> int:
     raise SystemExit("/proc/self/status: expected VmHWM")
 
 
+class Mark(NamedTuple):
+    """A moment at the end of an epoch."""
+
+    wall_s: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls) -> "Mark":
+        """Return this one."""
+        return cls(time.perf_counter(), time.process_time())
+
+
+def speed(spans: Sequence[tuple[Mark, Mark]], per_epoch: float, clock: str) -> float:
+    """Return accesses a second over epochs; ``clock`` is a field of `Mark`."""
+    took = sum(getattr(stop, clock) - getattr(start, clock) for start, stop in spans)
+    return len(spans) * per_epoch / took if took > 0 else float("nan")
+
+
 def measure(path: Path, accesses: int, policy: str) -> dict[str, Any]:
-    """Run the simulation, and return what it took in its first and last tenth."""
-    source = Repeated(TraceReader(path), accesses)
+    """Run the simulation, and return what its epochs took."""
+    cached = TraceCache(path.parent, 1 << 30).open(path)
+    if cached is None or not isinstance(cached.reader, MappedTrace):
+        raise SystemExit(f"{path.parent}: expected room for the decoded trace")
+    source = Repeated(TraceReader(path), cached.reader, accesses)
     workload = RecordedWorkload(source, "zipf")
-    spec = SimulationSpec(policy, str(path), accesses=accesses)
+    spec = SimulationSpec(policy, str(path), accesses=source.info.accesses)
     simulate(replace(spec, accesses=1 << 20))  # compile
-    source.decode_s = 0.0
-    marks = [(time.process_time(), 0.0)]  # after each epoch: CPU, of it decoding
+    per_epoch = workload.pages * 10.0 * 0.5
+    marks = [Mark.now()]
     peaks = []
 
     def note(simulated_s: float) -> None:
-        marks.append((time.process_time(), source.decode_s))
+        marks.append(Mark.now())
         if len(marks) % 16 == 0:
             peaks.append(peak_bytes())
-            done = len(marks) * workload.pages * 10.0 * 0.5
             if sys.stderr.isatty():
-                print(f"{done / accesses:.1%}", end="\r", file=sys.stderr)
+                done = len(marks) * per_epoch / source.info.accesses
+                print(f"{done:.1%}", end="\r", file=sys.stderr)
 
-    began = time.perf_counter()
     result = simulate(spec, workload=workload, progress=note)
-    wall_s = time.perf_counter() - began
-    tenth = max(1, (len(marks) - 1) // 10)
-    per_epoch = workload.pages * 10.0 * 0.5
-
-    def speed(start: int, stop: int, *, decoding: bool) -> float:
-        took = marks[stop][0] - marks[start][0]
-        if not decoding:
-            took -= marks[stop][1] - marks[start][1]
-        return (stop - start) * per_epoch / took
-
-    last = len(marks) - 2  # the last epoch may be shorter
+    spans: dict[str, list[tuple[Mark, Mark]]] = {kind: [] for kind, _ in READINGS}
+    start = 0
+    for kind, count in source.pieces():
+        # Not the epoch that begins in the piece before, and not the first whole one,
+        # for which nothing was decoded ahead.
+        first, last = int(start / per_epoch) + 2, int((start + count) / per_epoch)
+        spans[kind] += zip(marks[first:last], marks[first + 1 : last + 1], strict=True)
+        start += count
+    ahead = spans["ahead"]
+    tenth = max(1, len(ahead) // 10)
     return {
         "policy": policy,
-        "accesses": result["accesses"],
-        "epochs": result["epochs"],
-        "wall_s": wall_s,
-        "cpu_s": marks[-1][0] - marks[0][0],
-        "whole": speed(0, last, decoding=True),
-        "played": speed(0, last, decoding=False),
-        "first": speed(0, tenth, decoding=True),
-        "last": speed(last - tenth, last, decoding=True),
+        "accesses": accesses,
+        "played": result["accesses"],
+        "wall_s": marks[-1].wall_s - marks[0].wall_s,
+        "cpu_s": marks[-1].cpu_s - marks[0].cpu_s,
+        **{
+            f"{kind} {clock}": speed(spans[kind], per_epoch, clock)
+            for kind in spans
+            for clock in Mark._fields
+        },
+        "first": speed(ahead[:tenth], per_epoch, "cpu_s"),
+        "last": speed(ahead[-tenth:], per_epoch, "cpu_s"),
         "peak_bytes": peak_bytes(),
         "peak_early_bytes": peaks[0] if peaks else peak_bytes(),
-        "fast_share": result["fast_share"],
     }
 
 
 def report(row: dict[str, Any]) -> str:
-    """Return the measurement as a table."""
-    return markdown(
+    """Return the measurement as two tables."""
+    speeds = markdown(
+        ["M accesses a second", "decoded ahead", "decoded in turn", "not decoded"],
+        [
+            [name, *[f"{row[f'{kind} {clock}'] / 1e6:.0f}" for kind, _ in READINGS]]
+            for name, clock in (("by the clock", "wall_s"), ("by CPU time", "cpu_s"))
+        ],
+    )
+    whole = markdown(
         [
             "policy",
             "accesses",
             "peak memory",
             "after 16 epochs",
-            "M/s, decoding included",
-            "without",
-            "first tenth",
-            "last tenth",
+            "of the speed without decoding",
+            "last tenth over first, CPU",
             "CPU s",
             "s",
         ],
@@ -159,12 +214,14 @@ def report(row: dict[str, Any]) -> str:
                 f"{row['accesses'] / 1e9:g} G",
                 f"{row['peak_bytes'] / GIB:.2f} GiB",
                 f"{row['peak_early_bytes'] / GIB:.2f} GiB",
-                *[f"{row[k] / 1e6:.0f}" for k in ("whole", "played", "first", "last")],
+                f"{row['ahead wall_s'] / row['decoded wall_s']:.0%}",
+                f"{row['last'] / row['first']:.0%}",
                 f"{row['cpu_s']:.0f}",
                 f"{row['wall_s']:.0f}",
             ]
         ],
     )
+    return f"{whole}\n\n{speeds}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,9 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{processor()}\n\n{text}")
     if args.publish:
         publish("bench-long-trace", f"{processor()}.\n\n{text}", PAGE)
-    steady = row["last"] >= STEADY_BAR * row["first"]
-    small = row["peak_bytes"] <= MEMORY_BAR
-    return 0 if steady and small and row["played"] >= SPEED_BAR else 1
+    hidden = row["ahead wall_s"] >= OVERLAP_BAR * row["decoded wall_s"]
+    met = (
+        row["last"] >= STEADY_BAR * row["first"],
+        row["peak_bytes"] <= MEMORY_BAR,
+        row["decoded cpu_s"] >= SPEED_BAR,
+        hidden or len(os.sched_getaffinity(0)) < 2,
+    )
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

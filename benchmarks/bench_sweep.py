@@ -160,7 +160,7 @@ def decoding(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure a sweep over one trace, with its columns shared and without."""
     path = folder / "zipf.parquet"
     pages, accesses = 1 << 18, args.trace_accesses
-    with TraceWriter(path, Provenance(tool="bench_sweep"), level=1) as writer:
+    with TraceWriter(path, Provenance(tool="bench_sweep")) as writer:
         for chunk in make_workload("zipf", pages).epochs(Pace(accesses=accesses)):
             writer.append(chunk.page)
     shared = sweep(str(path), args.jobs)

@@ -107,7 +107,7 @@ def test_small_maps_make_no_difference(
     workload = cache.open(trace("t"))
     assert workload is not None
     whole = columns(workload, Pace())
-    monkeypatch.setattr(trace_cache.MappedTrace.chunks, "__defaults__", (7,))
+    monkeypatch.setattr(trace_cache.MappedTrace.chunks, "__defaults__", (7, 0))
     assert_same(whole, columns(workload, Pace()))
 
 

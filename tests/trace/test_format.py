@@ -52,6 +52,24 @@ ROW = st.tuples(
 )
 
 
+@pytest.mark.parametrize("level", [None, 1, 19])
+def test_codecs(tmp_path: Path, level: int | None) -> None:
+    """Quick columns are LZ4's, a level makes all zstd; what is read is the same."""
+    path = tmp_path / "t.parquet"
+    with TraceWriter(path, ORIGIN, level=level) as writer:
+        writer.append([7, 9, 7], write=[0, 1, 0], time_ns=[0, 5, 9], count=[1, 2, 1])
+    columns = pq.ParquetFile(path).metadata.row_group(0).to_dict()["columns"]
+    codecs = {c["path_in_schema"]: c["compression"] for c in columns}
+    quick = "LZ4" if level is None else "ZSTD"
+    assert codecs == {
+        "page": quick, "write": quick, "count": quick,
+        "time_ns": "ZSTD", "raw_page": "ZSTD",
+    }  # fmt: skip
+    assert rows(TraceReader(path)) == {
+        "page": [0, 1, 1, 0], "write": [0, 1, 1, 0], "time_ns": [0, 5, 5, 9],
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 @settings(deadline=None)
 @given(

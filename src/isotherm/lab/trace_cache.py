@@ -67,7 +67,13 @@ class MappedTrace:
                 weakref.finalize(self, os.close, self._files[name])
         self._rows = os.fstat(self._files["page"]).st_size // 4
 
-    def chunks(self, rows: int = MAPPED_ROWS) -> Iterator[AccessChunk]:
+    def chunks(
+        self,
+        rows: int = MAPPED_ROWS,
+        ahead: int = 0,  # there is nothing to decode
+        *,
+        times: bool = True,
+    ) -> Iterator[AccessChunk]:
         """Yield the accesses in order, columns mapped copy-on-write.
 
         A write to them changes nobody else's copy, and they have the type that the
@@ -76,7 +82,11 @@ class MappedTrace:
         for start in range(0, self._rows, rows):
             count = min(rows, self._rows - start)
             yield AccessChunk(
-                **{name: self._map(name, start, count) for name in self._files}
+                **{
+                    name: self._map(name, start, count)
+                    for name in self._files
+                    if times or name != "time_ns"
+                }
             )
 
     def _map(self, name: str, start: int, count: int) -> NDArray[Any]:

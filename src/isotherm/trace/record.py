@@ -64,7 +64,7 @@ def record_command(
     details: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     quiet: bool = False,
-    level: int = 9,
+    level: int | None = None,
 ) -> TraceInfo:
     """Run a program and write a trace of its page accesses.
 
@@ -93,7 +93,7 @@ def record_command(
         details: Further provenance, name to text.
         cwd: Folder in which the program runs.
         quiet: Discard the program's standard output.
-        level: zstd level of the file, 1 to 22.
+        level: As of `TraceWriter`.
 
     Returns:
         What the file says about itself.

@@ -36,8 +36,13 @@ class ChunkSource(Protocol):
         """What the trace says about itself."""
         ...
 
-    def chunks(self) -> Iterator[AccessChunk]:
-        """Yield the accesses in order, in chunks of any length."""
+    def chunks(self, *, ahead: int = 0, times: bool = True) -> Iterator[AccessChunk]:
+        """Yield the accesses in order, in chunks of any length.
+
+        Args:
+            ahead: Accesses that are worth decoding before they are asked for.
+            times: Whether ``time_ns`` is wanted.
+        """
         ...
 
 
@@ -45,7 +50,7 @@ class RecordedWorkload:
     """A trace file as a stream of epochs.
 
     Each call of ``epochs`` reads the file again. One epoch is held in memory, and
-    one chunk of the file.
+    what is decoded for the next one meanwhile.
 
     Args:
         reader: The trace.
@@ -115,11 +120,57 @@ class RecordedWorkload:
                 f"{self._reader.info.path}: has no times, expected a rate",
                 hint="--rate 10",
             )
-        chunks = _limited(_windowed(self._reader, self._window), pace.accesses)
+        accesses, duration_ns = (
+            self._reader.info.accesses,
+            self._reader.info.duration_ns,
+        )
+        if pace.rate is None:
+            per_epoch = accesses * min(1.0, pace.epoch_ns / ((duration_ns or 0) + 1))
+        else:
+            per_epoch = pace.rate * self.pages * pace.epoch_ns / NS_PER_S
+        # While an epoch is played the next one is decoded, if there is one.
+        left = min(accesses, pace.accesses or accesses) - math.ceil(per_epoch)
+        ahead = max(0, min(math.ceil(per_epoch), left))
+        times = pace.rate is None or self._window[1] > 1
+        chunks = self._reader.chunks(ahead=ahead, times=times)
+        chunks = _limited(self._windowed(chunks), pace.accesses)
         if pace.rate is None:
             return _by_time(chunks, pace.epoch_ns)
-        per_epoch = pace.rate * self.pages * pace.epoch_ns / NS_PER_S
         return _by_count(chunks, per_epoch)
+
+    def _windowed(self, chunks: Iterator[AccessChunk]) -> Iterator[AccessChunk]:
+        """Yield the accesses of one part of a trace, times counted from its start."""
+        part, parts = self._window
+        if parts == 1:
+            yield from chunks
+            return
+        duration_ns, accesses = (
+            self._reader.info.duration_ns,
+            self._reader.info.accesses,
+        )
+        seen = 0
+        for chunk in chunks:
+            if chunk.time_ns is not None and duration_ns is not None:
+                whole = duration_ns + 1
+                begin_ns, end_ns = whole * (part - 1) // parts, whole * part // parts
+                start, stop = np.searchsorted(
+                    chunk.time_ns, [begin_ns, end_ns]
+                ).tolist()
+                done = stop < len(chunk)
+                cut = chunk.slice(start, stop)
+                if cut.time_ns is not None:
+                    cut = replace(cut, time_ns=cut.time_ns - begin_ns)
+            else:
+                first, last = accesses * (part - 1) // parts, accesses * part // parts
+                start = min(max(first - seen, 0), len(chunk))
+                stop = min(max(last - seen, 0), len(chunk))
+                seen += len(chunk)
+                done = seen >= last
+                cut = chunk.slice(start, stop)
+            if len(cut):
+                yield cut
+            if done:
+                return
 
 
 def open_recorded(
@@ -177,36 +228,6 @@ def parse_window(text: str) -> tuple[int, int]:
         return int(part), int(parts)
     except ValueError:
         raise UsageError(f"window: expected K/N, such as 2/4, got {text!r}") from None
-
-
-def _windowed(reader: ChunkSource, window: tuple[int, int]) -> Iterator[AccessChunk]:
-    """Yield the accesses of one part of a trace, times counted from its start."""
-    part, parts = window
-    if parts == 1:
-        yield from reader.chunks()
-        return
-    duration_ns, accesses = reader.info.duration_ns, reader.info.accesses
-    seen = 0
-    for chunk in reader.chunks():
-        if chunk.time_ns is not None and duration_ns is not None:
-            whole = duration_ns + 1
-            begin_ns, end_ns = whole * (part - 1) // parts, whole * part // parts
-            start, stop = np.searchsorted(chunk.time_ns, [begin_ns, end_ns]).tolist()
-            done = stop < len(chunk)
-            cut = chunk.slice(start, stop)
-            if cut.time_ns is not None:
-                cut = replace(cut, time_ns=cut.time_ns - begin_ns)
-        else:
-            first, last = accesses * (part - 1) // parts, accesses * part // parts
-            start = min(max(first - seen, 0), len(chunk))
-            stop = min(max(last - seen, 0), len(chunk))
-            seen += len(chunk)
-            done = seen >= last
-            cut = chunk.slice(start, stop)
-        if len(cut):
-            yield cut
-        if done:
-            return
 
 
 def _limited(chunks: Iterator[AccessChunk], limit: int | None) -> Iterator[AccessChunk]:
