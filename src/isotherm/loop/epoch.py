@@ -7,6 +7,7 @@ from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged
 from isotherm.migration.protocol import Engine
 from isotherm.policy.plan import Epoch, Outcome, Plan, Policy
+from isotherm.policy.tenants import Labeller
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Loop:
         policy: Who decides.
         engine: Who moves.
         outcome: What ``engine.submit`` said of the last plan's moves at once.
+        labeller: Says whose every page is; None: there are no tenants.
     """
 
     machine: Machine
@@ -28,6 +30,7 @@ class Loop:
     policy: Policy
     engine: Engine
     outcome: Outcome
+    labeller: Labeller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
             outcome=loop.outcome.then(ended),
             move_limit_pages=engine.move_limit_pages(),
             spaces=machine.spaces,
+            tenant=None
+            if loop.labeller is None
+            else loop.labeller.of(machine.spaces, machine.pages),
         )
     )
     loop.outcome = engine.submit(plan.moves, dt_ns)

@@ -23,6 +23,7 @@ REASONS: Final = {
     int(Reason.COLD): "cold: under the policy's threshold or at its list's end",
     int(Reason.WATERMARK): "watermark: free memory of its node ran low",
     int(Reason.FUTURE): "future: a bound knows what comes",
+    int(Reason.PROMISED): "promised: its tenant is to have no page below",
 }
 
 #: What became of pages.

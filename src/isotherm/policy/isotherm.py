@@ -33,7 +33,6 @@ from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.counted import of_cells
-from isotherm.policy.market import Market
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.rates import CellRates
@@ -44,6 +43,7 @@ from isotherm.policy.sensing import (
     ScanPlanner,
 )
 from isotherm.policy.switching import Transitions
+from isotherm.policy.tenant_market import TenantMarket, make_market
 from isotherm.topology.model import Topology
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
@@ -123,7 +123,7 @@ class Isotherm:
         self._counted = np.full(len(self._cell), cell_module.NOT_COUNTED, np.uint8)
         self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._population: NDArray[np.int64] | None = None
-        self._market = Market(topology, self._tier, self._epoch_s)
+        self._market = make_market(self._setup, topology, self._tier, self._epoch_s)
         self._pressure = BackPressure(topology)
         self._recoverable = self._promised = FIRST_HOPE
         self._patience = 1.0
@@ -198,7 +198,7 @@ class Isotherm:
             epoch.move_limit_pages
             if not self._listens
             and (
-                self._promised * (1.0 - view.futile_share) > LEAST_GAIN
+                self._promises(view)
                 or len(view.ahead)
             )
             else 0,
@@ -226,6 +226,16 @@ class Isotherm:
             "belief": self._rates.belief,
         }
         return Plan(moves, looks, notes=notes)
+
+    def _promises(self, view: EvidenceView) -> bool:
+        """Return whether moves may pay at all; tenants are judged each by itself."""
+        promised = self._promised * (1.0 - view.futile_share)
+        return self.tenants is not None or promised > LEAST_GAIN
+
+    @property
+    def tenants(self) -> TenantMarket | None:
+        """The market of tenants; None where there are none."""
+        return self._market if isinstance(self._market, TenantMarket) else None
 
     def expected_rate(self, start_page: int, end_page: int) -> float:
         """Return the mean rate of pages ``[start, end)`` that decides, for explain.

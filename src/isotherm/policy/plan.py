@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hotness.protocol import HotnessView
 from isotherm.machine.protocol import Space, SpacesChanged, Usage
+from isotherm.policy.tenants import Tenancy
 from isotherm.topology.model import Topology
 
 
@@ -23,6 +24,7 @@ class Reason(IntEnum):
     COLD = 3  #: under the policy's threshold, or at the tail of its list
     WATERMARK = 4  #: free memory of the node is below its watermark
     FUTURE = 5  #: a bound knows what comes
+    PROMISED = 6  #: its tenant is to have no page in the tier below
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ class Epoch:
         outcome: The moves that ended since the last decision.
         move_limit_pages: At most so many moves will be carried out.
         spaces: Who owns which flat pages, ascending by base.
+        tenant: Whose every flat page is, numbered as in ``Setup.tenancy``,
+            uint8[pages]; None: there are no tenants.
     """
 
     index: int
@@ -208,6 +212,7 @@ class Epoch:
     outcome: Outcome = field(default_factory=Outcome.none)
     move_limit_pages: int = 1 << 31
     spaces: tuple[Space, ...] = ()
+    tenant: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,7 @@ class Setup:
         parallelism: Accesses in flight that share a latency.
         options: The policy's own parameters, by name.
         spaces: Who owns which flat pages at the start, ascending by base.
+        tenancy: Who shares the fast tier, and on which terms; None: nobody.
     """
 
     pages: int
@@ -254,6 +260,7 @@ class Setup:
     parallelism: float = 1.0
     options: Mapping[str, float] = field(default_factory=dict)
     spaces: tuple[Space, ...] = ()
+    tenancy: Tenancy | None = None
 
 
 class Policy(Protocol):
