@@ -88,6 +88,10 @@ class HotnessTracker(Protocol):
         """
         ...
 
+    def forget_accessors(self) -> None:
+        """Forget who accesses what, and nothing else: threads have been moved."""
+        ...
+
     def update(
         self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
     ) -> HotnessView:

@@ -251,6 +251,10 @@ class GammaTracker:
         self._counted = None
         return TrackerView(self)
 
+    def forget_accessors(self) -> None:
+        """Forget who accesses what, and nothing else: threads have been moved."""
+        self.initiators.clear()
+
     def _add_owners(self, seen: AccessedBits) -> None:
         """Count who accesses what bits have shown to be accessed."""
         if seen.initiator is not None:

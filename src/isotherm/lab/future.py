@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +140,13 @@ def stream_spaces(workload: Workload) -> tuple[Space, ...]:
     streams: tuple[AccessStream, ...] = getattr(workload, "streams", ())
     ends = (*starts[1:], workload.pages)
     return tuple(
+    threads: tuple[int, ...] = getattr(workload, "threads", ())
+    if threads:  # a program's are one object
+        first = (0, *accumulate(threads))
+        streams = tuple(
+            replace(streams[i], name=streams[i].workload or "")
+            for i in first[: len(starts)]
+        )
         Space(start, end - start, stream.name)
         for start, end, stream in zip(starts, ends, streams, strict=False)
     )

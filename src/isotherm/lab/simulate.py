@@ -16,6 +16,7 @@ from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.hints.batch import Mechanism
 from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
+from isotherm.lab.cpu_advice import MODES, SimulatedThreads
 from isotherm.lab.future import future_for, stream_spaces
 from isotherm.lab.hint_sources import build_sources
 from isotherm.lab.placement import (
@@ -73,6 +74,8 @@ class SimulationSpec:
             with an expander.
         recording: A perf.data file whose samples stand for the machine's; None:
             the machine's own. For traces that kept their page numbers.
+        advise_cpus: "print" advises where threads should run, "apply" has them run
+            there; "off" does neither.
     """
 
     policy: str
@@ -94,6 +97,7 @@ class SimulationSpec:
     faults: Mapping[str, float] = field(default_factory=dict)
     compressibility: str | None = None
     recording: str | None = None
+    advise_cpus: str = "off"
 
     def check(self) -> None:
         """Raise UsageError for a figure out of range."""
@@ -133,6 +137,10 @@ class SimulationSpec:
         check_placement(self.placement)
         if self.compressibility is not None:
             parse_compressibility(self.compressibility)
+        if self.advise_cpus not in MODES:
+            raise UsageError(
+                f"advise_cpus: expected {', '.join(MODES)}, got {self.advise_cpus!r}"
+            )
         for hint in self.hints or ():
             if hint not in set(Mechanism):
                 raise UsageError(
@@ -279,6 +287,10 @@ class _Run:
             self.engine,
             Outcome.none(),
         )
+        self.cpus = None
+        if spec.advise_cpus != "off":
+            acts = spec.advise_cpus == "apply"
+            self.cpus = SimulatedThreads(machine, self.loop, acts=acts)
         self.epochs = 0
         self.wall_s = 0.0
 
@@ -354,6 +366,8 @@ class _Run:
             began = time.perf_counter()
             costs = machine.advance(chunk, dt_ns)
             step = run_epoch(self.loop, self.epochs, dt_ns)
+            if self.cpus is not None:
+                self.cpus.after(step, dt_ns)
             for batch in step.hints:
                 machine.charge(batch.application_ns, batch.background_ns)
             self.wall_s += time.perf_counter() - began
@@ -466,11 +480,13 @@ class _Run:
             "pages": self.workload.pages,
             "simulated_s": self.epochs * self.pace.epoch_ns / NS_PER_S,
             "fast_share": bill.fast_accesses / bill.accesses,
+            "remote_share": bill.remote_accesses / bill.accesses,
             "slowdown": slowdown,
             "mean_latency_ns": self.machine.mean_latency_ns,
             "migrated_bytes": (promoted + demoted) * PAGE_BYTES,
             "promoted_pages": promoted,
             "demoted_pages": demoted,
+            "lateral_pages": engine.totals.lateral,
             "ping_pong_pages": engine.ping_pong_pages,
             "migration_time_ns": bill.migration_ns,
             "hint_overhead_ns": hint_ns,
@@ -497,6 +513,8 @@ class _Run:
             result["workloads"] = self.machine.load.report(
                 overhead_ns, self.workload.name
             )
+        if self.cpus is not None:
+            result["cpu_advice"] = self.cpus.report()
         if self.machine.expander is not None:
             result["expander"] = self.machine.expander.report()
         if self.recording is not None:

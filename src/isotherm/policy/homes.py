@@ -27,15 +27,13 @@ from isotherm.topology.model import Topology
 #: Seconds in which it is gathered who accesses what, before pages cross: in each
 #: such window either pages cross or threads are moved, never both.
 WINDOW_S: Final = 10.0
-#: Samples of a region before its pages cross; about so many tell 3:1 from 1:1.
-LEAST_SAMPLES: Final = 6.0
+#: Standard errors by which a region's samples have to speak for another node.
+SURE: Final = 2.0
 #: A page that crosses is taken to stay for so long: as long as a move is followed to
 #: see what it earns (DEFAULT_HOLD_NS of migration/holdback.py).
 STAY_NS: Final = 30 * NS_PER_S
 #: Of a tier's pages, kept free where full nodes exchange pages.
 EXCHANGE: Final = 1 / 256
-#: Of a page's accesses at least so many must be nearer over there: less is noise.
-LEAST_SHARE: Final = 0.2
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +63,6 @@ class Homes:
         epoch: Epoch,
         rate: Floats,
         kind: NDArray[np.uint16],
-        limit: int,
     ) -> tuple[Moves, dict[str, float]]:
         """Return the moves with their nodes, and those that cross, with notes.
 
@@ -74,11 +71,10 @@ class Homes:
             epoch: As the machine tells it, before `reserve`.
             rate: Of every kind of page, accesses per second.
             kind: Kind of every page, uint16[pages].
-            limit: Moves at most, of all kinds.
         """
         if not self._tells(epoch):
             return moves, {}
-        view = cast("EvidenceView", epoch.hotness)
+        view, limit = cast("EvidenceView", epoch.hotness), epoch.move_limit_pages
         counts = cast("NDArray[np.float32]", view.initiator_counts)
         initiators = len(epoch.latency_ns)
         known = counts[:, :initiators].astype(np.float64)
@@ -116,9 +112,10 @@ class Homes:
         for at, here in enumerate(nodes.tolist()):
             # Of the regions that are nearer to another node, the pages on this one.
             saved_ns = latency_ns[:, at] - latency_ns[np.arange(len(best)), best]
-            widest = np.ptp(epoch.latency_ns[:, nodes], axis=1).max()
-            away = (total >= LEAST_SAMPLES) & (saved_ns > LEAST_SHARE * widest)
-            region = np.flatnonzero(away)
+            # Of n samples, each of one initiator or another, the mean's error.
+            widest_ns = float(np.ptp(epoch.latency_ns[:, nodes], axis=1).max())
+            saved_ns -= SURE * widest_ns / np.sqrt(np.maximum(total, 1.0))
+            region = np.flatnonzero((total > 0) & (saved_ns > 0))
             if len(region) == 0:
                 continue
             page = (region[:, None] * REGION_PAGES + np.arange(REGION_PAGES)).ravel()

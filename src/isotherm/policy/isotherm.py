@@ -33,6 +33,7 @@ from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.counted import of_cells
+from isotherm.policy.homes import Homes
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.rates import CellRates
@@ -127,6 +128,7 @@ class Isotherm:
         self._pressure = BackPressure(topology)
         self._recoverable = self._promised = FIRST_HOPE
         self._patience = 1.0
+        self._homes = Homes(topology)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
@@ -180,7 +182,8 @@ class Isotherm:
         rate = self._rate = self._rates.fit(
             mean_rate, total.astype(np.float64), view.bits_trust
         )
-        epoch = self._pressure.reserve(epoch)
+        whole = self._pressure.reserve(epoch)
+        epoch = self._homes.reserve(whole)
         reach = self._reach(epoch, population.sum(0))
         threshold, share = self._threshold(rate, total, int(reach[0]))
         tier_ns = self._follow_latency(epoch)
@@ -206,6 +209,8 @@ class Isotherm:
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
+        moves, crossed = self._homes.settle(moves, whole, rate, self._cell)
+        notes |= crossed
             hope = PAYBACK_GAIN if view.sweep_worth_watching else self._recoverable
             looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
         if Mechanism.HINT_FAULT in self._setup.hints:

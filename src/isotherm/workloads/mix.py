@@ -111,11 +111,14 @@ class MixPart:
         workload: The part's.
         accesses: Its share of the accesses, any scale.
         name: For tables; None: the workload's.
+        threads: Initiators that the threads of the part run on at first, one each;
+            empty: it is not said who makes the accesses.
     """
 
     workload: Generated
     accesses: float
     name: str | None = None
+    threads: tuple[int, ...] = ()
 
 
 class MixStream:
@@ -163,16 +166,21 @@ class MixStream:
         merge(page, empty if write is None else write, part, place, drawn, marks)
 
 
-def build_mix(name: str, parts: list[MixPart], seed: int) -> Generated:
+def build_mix(
+    name: str, parts: list[MixPart], seed: int, stray: float = 0.0
+) -> Generated:
     """Return several generated workloads side by side.
 
     Args:
         name: Name for tables.
         parts: 1 to 255 of them; a part's pages follow those of the one before.
         seed: Decides which part each access comes from.
+        stray: Share of accesses that any thread makes, where parts have threads.
     """
     key = stream_key(generator(seed, "mix"))
-    streams, starts = _streams(parts) if len(parts) > 1 else ((), ())
+    threads = tuple(max(1, len(part.threads)) for part in parts)
+    threaded = any(part.threads for part in parts)
+    streams, starts = _streams(parts) if len(parts) > 1 or threaded else ((), ())
     return Generated(
         name,
         sum(part.workload.pages for part in parts),
@@ -185,6 +193,8 @@ def build_mix(name: str, parts: list[MixPart], seed: int) -> Generated:
         },
         streams=streams,
         stream_starts=starts,
+        threads=threads if threaded else (),
+        stray=stray,
     )
 
 
@@ -195,7 +205,13 @@ def _streams(parts: list[MixPart]) -> tuple[tuple[AccessStream, ...], tuple[int,
     base = 0
     for part in parts:
         name = part.name or part.workload.name
-        if part.workload.streams:
+        if part.threads:
+            streams += [
+                AccessStream(f"{name}.{k}", initiator=who, workload=name, thread=True)
+                for k, who in enumerate(part.threads)
+            ]
+            starts.append(base)
+        elif part.workload.streams:
             for stream, start in zip(
                 part.workload.streams, part.workload.stream_starts, strict=True
             ):

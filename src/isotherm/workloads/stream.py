@@ -17,12 +17,15 @@ from isotherm.core.errors import UsageError
 from isotherm.core.kernels import kernel
 from isotherm.core.units import NS_PER_S
 from isotherm.trace.stream import AccessChunk, AccessStream, Background, Pace
+from isotherm.workloads.rng import LOW32, S32, draw_words
 
 #: The grain of everything that changes with time.
 TICK_S = 0.5
 #: Length of a run whose accesses are not counted, and the nominal period of the
 #: workloads that change with time.
 NOMINAL_S = 120.0
+#: Of the draws that choose a program's thread for each access.
+THREADS_KEY = np.uint64(0x7468726561647321)
 
 
 class Stream(Protocol):
@@ -123,7 +126,11 @@ class Generated:
             `isotherm.trace.compressibility.parse_compressibility` reads it.
         streams: What its accesses consist of, where they are not all alike; each
             has pages of its own.
-        stream_starts: First page of each stream, ascending from 0.
+        stream_starts: First page of each stream, ascending from 0; with threads of
+            each program.
+        threads: How many streams each program consists of, one after the other:
+            its threads, which access its pages alike. Empty: one each.
+        stray: Share of the accesses that any thread makes, wherever they go.
         background: Traffic of others while it runs.
         kind: Which generator made it, whatever it is called; None: several.
     """
@@ -138,6 +145,8 @@ class Generated:
     compressibility: str | None = None
     streams: tuple[AccessStream, ...] = ()
     stream_starts: tuple[int, ...] = ()
+    threads: tuple[int, ...] = ()
+    stray: float = 0.0
     background: tuple[Background, ...] = ()
     kind: str | None = None
 
@@ -181,9 +190,28 @@ class Generated:
                 yield AccessChunk(page[:count], write[:count] if self.writes else None)
                 continue
             label_streams(page[:count], ends, label[:count])
+            if self.threads:
+                self._choose_threads(label[:count], done - count)
             yield AccessChunk(
                 page[:count],
                 write[:count] if self.writes else None,
                 initiators[label[:count]] if initiators.any() else None,
                 stream=label[:count],
             )
+
+    def _choose_threads(self, label: NDArray[np.uint8], made: int) -> None:
+        """Put a thread in the place of each access's program.
+
+        Args:
+            label: Number of the program, uint8[n], written.
+            made: Accesses made before.
+        """
+        count = np.array(self.threads, np.uint64)
+        first = np.cumsum(count) - count
+        word = draw_words(THREADS_KEY, made, len(label))
+        thread = first[label] + (word & LOW32) % count[label]
+        if self.stray:
+            strays = (word >> S32) < np.uint64(self.stray * (1 << 32))
+            every = np.uint64(count.sum())
+            thread = np.where(strays, (word & LOW32) % every, thread)
+        label[:] = thread

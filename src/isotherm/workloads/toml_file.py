@@ -26,7 +26,10 @@ compress nothing take no notice.
 
 A generator or a part may say who makes its accesses (``initiator``, its number on
 the machine) and how many misses it has in flight (``parallelism``); a part may have
-a ``name``. ``[[background]]`` is traffic of others on a node
+a ``name``. A part may have ``threads = [0, 1, 1]`` instead: three, which access its
+pages alike and run on these initiators at first; then all parts have some, and
+``stray = 0.05`` is the share of the accesses that any of all threads makes.
+``[[background]]`` is traffic of others on a node
 (`isotherm.trace.stream.Background`).
 """
 
@@ -91,9 +94,10 @@ def read_workload(
             hint="set them in its parts",
         )
     parts = fields.pop("part")
+    stray = _stray(fields.pop("stray", 0.0), path)
     for field in fields:
         raise ConfigError(
-            f"{path}: {field}: a mixture has only name, compressibility,"
+            f"{path}: {field}: a mixture has only name, compressibility, stray,"
             " [[background]] and [[part]] tables",
             hint="move it into a [[part]]",
         )
@@ -103,12 +107,17 @@ def read_workload(
         raise ConfigError(
             f"{path}: part: expected 1 to {MAX_PARTS} parts, got {len(parts)}"
         )
-    mixed = _mix(path, name, parts, pages, seed)
+    mixed = _mix(path, name, parts, pages, seed, stray)
     return replace(mixed, compressibility=stated, background=background)
 
 
 def _mix(
-    path: Path, name: str, parts: list[dict[str, Any]], pages: int, seed: int
+    path: Path,
+    name: str,
+    parts: list[dict[str, Any]],
+    pages: int,
+    seed: int,
+    stray: float = 0.0,
 ) -> Generated:
     if pages < len(parts):
         raise ConfigError(
@@ -130,6 +139,7 @@ def _mix(
         if not isinstance(own_name, str):
             raise ConfigError(f"{where}.name: expected text, got {own_name!r}")
         alike = _alike(part, where)
+        threads = _threads(part, alike, where)
         workload = build(
             parse_generator(part, where),
             f"{name}.{k}",
@@ -137,13 +147,17 @@ def _mix(
             seed + 1000 * k,
         )
         workload = _with_streams(workload, *alike, where)
-        built.append(MixPart(workload, accesses, own_name))
+        if threads and workload.streams:
+            raise ConfigError(f"{where}.threads: it has streams of its own")
+        built.append(MixPart(workload, accesses, own_name, threads))
         given = end
+    if any(part.threads for part in built) and not all(p.threads for p in built):
+        raise ConfigError(f"{path}: part: expected threads in every part or in none")
     names = [part.name for part in built]
     for part_name in names:
         if names.count(part_name) > 1:
             raise ConfigError(f"{path}: part: two are called {part_name!r}")
-    mixed = build_mix(name, built, seed)
+    mixed = build_mix(name, built, seed, stray)
     if len(mixed.streams) > MAX_PARTS:
         raise ConfigError(
             f"{path}: part: expected at most {MAX_PARTS} streams of accesses in all,"
@@ -169,6 +183,34 @@ def _alike(fields: dict[str, Any], where: str) -> tuple[int | None, float | None
             f"{where}.parallelism: expected a number >= 1, got {parallelism!r}"
         )
     return who, float(parallelism)
+
+
+def _threads(
+    fields: dict[str, Any], alike: tuple[int | None, float | None], where: str
+) -> tuple[int, ...]:
+    """Take out the initiators that a part's threads run on at first."""
+    found = fields.pop("threads", None)
+    if found is None:
+        return ()
+    if alike != (None, None):
+        raise ConfigError(f"{where}.threads: expected no initiator or parallelism too")
+    fine = isinstance(found, list) and all(
+        isinstance(who, int) and not isinstance(who, bool) and 0 <= who <= MAX_INITIATOR
+        for who in found
+    )
+    if not fine or not found:
+        raise ConfigError(
+            f"{where}.threads: expected initiators, 0 to {MAX_INITIATOR}, one a"
+            f" thread, got {found!r}"
+        )
+    return tuple(found)
+
+
+def _stray(value: object, path: Path) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (known and 0 <= float(str(value)) < 1):
+        raise ConfigError(f"{path}: stray: expected a share in [0, 1), got {value!r}")
+    return float(str(value))
 
 
 def _with_streams(
