@@ -120,7 +120,7 @@ class AccessedBitSource:
             np.arange(first, last, step, dtype=np.uint32),
             bits,
             interval_s,
-            None if look.node is None else observed,
+            None if look.node is None and (observed == 0xFF).all() else observed,
             opening,
         )
         cost_ns = entries * self._entry_ns

@@ -1,12 +1,13 @@
 """run_epoch: renew, collect, drain hints, update hotness, decide, move, look on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from isotherm.hints.batch import HintBatch, HintSource
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.machine.protocol import Machine, SpacesChanged
-from isotherm.migration.protocol import Engine
+from isotherm.migration.protocol import Engine, Resizer
 from isotherm.policy.plan import Epoch, Outcome, Plan, Policy
+from isotherm.policy.sizes import SizeChanges
 from isotherm.policy.tenants import Labeller
 
 
@@ -22,6 +23,7 @@ class Loop:
         engine: Who moves.
         outcome: What ``engine.submit`` said of the last plan's moves at once.
         labeller: Says whose every page is; None: there are no tenants.
+        sizer: Who changes page sizes; None: they are left alone.
     """
 
     machine: Machine
@@ -31,6 +33,7 @@ class Loop:
     engine: Engine
     outcome: Outcome
     labeller: Labeller | None = None
+    sizer: Resizer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Step:
         outcome: The moves that ended since the step before: those that ran beside
             the loop, then those that ``engine.submit`` carried out at once.
         change: What the spaces did; None: nothing.
+        resized: Changes of page size that were made.
     """
 
     hints: tuple[HintBatch, ...]
@@ -51,11 +55,12 @@ class Step:
     plan: Plan
     outcome: Outcome
     change: SpacesChanged | None = None
+    resized: SizeChanges = field(default_factory=SizeChanges.none)
 
 
 def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
     """Run the loop once, at the end of an epoch of ``dt_ns``."""
-    machine, engine = loop.machine, loop.engine
+    machine, engine, sizer = loop.machine, loop.engine, loop.sizer
     change = machine.refresh()
     if change is not None:
         _renew(loop, change)
@@ -86,12 +91,19 @@ def run_epoch(loop: Loop, index: int, dt_ns: int) -> Step:
             tenant=None
             if loop.labeller is None
             else loop.labeller.of(machine.spaces, machine.pages),
+            huge=None if sizer is None else sizer.look(),
+            resized=SizeChanges.none() if sizer is None else sizer.done,
         )
     )
-    loop.outcome = engine.submit(plan.moves, dt_ns)
+    resized = SizeChanges.none()
+    gathered = Outcome.none()
+    if sizer is not None:
+        gathered = sizer.resize(plan.sizes)
+        resized = sizer.done
+    loop.outcome = gathered.then(engine.submit(plan.moves, dt_ns))
     for source in loop.sources:
         source.look(plan.look)
-    return Step(hints, hotness, plan, ended.then(loop.outcome), change)
+    return Step(hints, hotness, plan, ended.then(loop.outcome), change, resized)
 
 
 def _renew(loop: Loop, change: SpacesChanged) -> None:

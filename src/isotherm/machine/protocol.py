@@ -101,10 +101,55 @@ class MoveResult:
     Attributes:
         errno: 0 where the page moved, else a positive errno, int16[n].
         cost_ns: Time that the batch took, all of it.
+        huge: Huge pages that moved, each as one.
     """
 
     errno: NDArray[np.int16]
     cost_ns: float
+    huge: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """Which memory is mapped by huge pages, and what that saves and costs.
+
+    A range is 512 pages, aligned: range ``i`` is flat pages ``[512 i, 512 i + 512)``.
+
+    Attributes:
+        huge: Whether each whole range is one huge page, bool[pages // 512].
+        kernel_round_s: Seconds in which the kernel's own thread (khugepaged) comes
+            by all of the memory once; infinite: it does not run.
+        kernel_would: Ranges that it may collapse, bool[pages // 512].
+        entries: Translations that the TLB holds, of either size.
+        walk_ns: What a miss costs whose page is small.
+        huge_walk_ns: What one costs whose page is huge.
+        move_ns: What moving a huge page as one costs.
+        split_ns: What making small pages of it costs.
+        collapse_ns: What making a huge page of 512 small ones costs.
+    """
+
+    huge: NDArray[np.bool_]
+    kernel_round_s: float
+    kernel_would: NDArray[np.bool_]
+    entries: int
+    walk_ns: float
+    huge_walk_ns: float
+    move_ns: float
+    split_ns: float
+    collapse_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeResult:
+    """What became of changes of page size.
+
+    Attributes:
+        errno: 0 where the range has the size asked for now, int16[n].
+        cost_ns: What each took, float64[n].
+    """
+
+    errno: NDArray[np.int16]
+    cost_ns: NDArray[np.float64]
 
 
 class Machine(Protocol):
@@ -169,5 +214,25 @@ class Machine(Protocol):
         On a host the engine calls this from a thread of its own while the loop
         calls the rest: such a machine guards what both use. A page that changed
         its owner since it was planned is not moved: ENOENT.
+        """
+        ...
+
+
+class HugeMachine(Machine, Protocol):
+    """A machine that also says which memory is huge, and changes it."""
+
+    def huge_pages(self) -> HugePages:
+        """Return which ranges are huge, and the costs as the machine has them."""
+        ...
+
+    def resize(self, page: NDArray[np.uint32], huge: NDArray[np.bool_]) -> ResizeResult:
+        """Collapse or split ranges, in order.
+
+        A range is collapsed on the node that has most of its pages
+        (hpage_collapse_find_target_node() in mm/khugepaged.c).
+
+        Args:
+            page: First page of each range, a multiple of 512, uint32[n].
+            huge: True: make it one huge page; False: make it small ones, bool[n].
         """
         ...

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import SpacesChanged, Usage
+from isotherm.machine.protocol import HugePages, SpacesChanged, Usage
 from isotherm.policy.plan import Moves, Outcome
+from isotherm.policy.sizes import SizeChanges
 
 
 class Engine(Protocol):
@@ -59,4 +60,21 @@ class Engine(Protocol):
 
     def close(self) -> bool:
         """Start nothing more; return whether nothing is on the way any more."""
+        ...
+
+
+class Resizer(Protocol):
+    """Changes page sizes, at once."""
+
+    @property
+    def done(self) -> SizeChanges:
+        """The changes that the last call of ``resize`` made."""
+        ...
+
+    def look(self) -> HugePages:
+        """Return which memory is huge, with costs as they were measured."""
+        ...
+
+    def resize(self, changes: SizeChanges) -> Outcome:
+        """Carry out changes; return the pages that moved to another node."""
         ...

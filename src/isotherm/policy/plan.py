@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hotness.protocol import HotnessView
-from isotherm.machine.protocol import Space, SpacesChanged, Usage
+from isotherm.machine.protocol import HugePages, Space, SpacesChanged, Usage
+from isotherm.policy.sizes import SizeChanges
 from isotherm.policy.tenants import Tenancy
 from isotherm.topology.model import Topology
 
@@ -195,6 +196,10 @@ class Epoch:
         spaces: Who owns which flat pages, ascending by base.
         tenant: Whose every flat page is, numbered as in ``Setup.tenancy``,
             uint8[pages]; None: there are no tenants.
+        huge: Which memory is huge, and what that saves and costs, as measured; None:
+            huge pages are nobody's business here.
+        resized: Changes of page size that the last plan asked for and that were
+            made.
     """
 
     index: int
@@ -213,6 +218,8 @@ class Epoch:
     move_limit_pages: int = 1 << 31
     spaces: tuple[Space, ...] = ()
     tenant: NDArray[np.uint8] | None = None
+    huge: HugePages | None = None
+    resized: SizeChanges = field(default_factory=SizeChanges.none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +231,14 @@ class Plan:
         look: Where and how to look in the next epoch.
         birth: Where new memory should be born; None: leave as it is.
         notes: Figures behind the decision, for ``explain``: price, threshold.
+        sizes: Ranges to collapse or to split, before the moves.
     """
 
     moves: Moves = field(default_factory=Moves.none)
     look: tuple[Look, ...] = ()
     birth: Birth | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    sizes: SizeChanges = field(default_factory=SizeChanges.none)
 
 
 @dataclass(frozen=True, slots=True)

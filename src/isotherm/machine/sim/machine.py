@@ -14,6 +14,7 @@ from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.machine.sim import play
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.expander import Expander
+from isotherm.machine.sim.huge import HugeMemory
 from isotherm.machine.sim.load import Load
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.topology.model import Topology
@@ -163,11 +164,14 @@ class SimMachine:
         self.on_faults: FaultHandler | None = None
         self.nr_poisoned = 0
         self.demand_fill: DemandFillLru | None = None
+        self.huge_memory: HugeMemory | None = None
         self.expander: Expander | None = None
+        self._place = play.place
         if spec.expander is not None:
             self.expander = Expander(
                 spec.expander, pages, self.load.scale, seed, self._nodes
             )
+            self._place = self.expander.move
         if self._faults.pinned or self._faults.vanished:
             draw = self._rng.random(pages)
             self._gone: NDArray[np.bool_] | None = draw < self._faults.vanished
@@ -258,8 +262,7 @@ class SimMachine:
         errno[node >= self._nodes] = ENODEV
         errno[page >= self.pages] = EFAULT
         moved = np.zeros((self._nodes, self._nodes), np.int64)
-        place = play.place if self.expander is None else self.expander.move
-        place(self.flags, page, node, self.used, self.capacity, moved, errno)
+        self._place(self.flags, page, node, self.used, self.capacity, moved, errno)
         self._node_fresh = False
         count = int(moved.sum())
         costs = self.spec.costs
@@ -479,13 +482,17 @@ class SimMachine:
         self._migrated_bytes[0, fast] += evicted * PAGE_BYTES
         self._migrated_bytes[1, self._spill] += evicted * PAGE_BYTES
 
+    def _extra_ns(self, dt_ns: int) -> float:
+        """Return latency of an epoch's accesses beyond their nodes', all together."""
+        return 0.0 if self.expander is None else self.expander.epoch_ns(dt_ns)
+
     def _account(
         self, counts: NDArray[np.int64], accesses: int, dt_ns: int
     ) -> EpochCosts:
         moved = self._migrated_bytes
         now_ns = self._clock.now_ns()
         others = self.load.background_bytes(now_ns - dt_ns, dt_ns)
-        extra_ns = 0.0 if self.expander is None else self.expander.epoch_ns(dt_ns)
+        extra_ns = self._extra_ns(dt_ns)
         settled = self.load.settle(
             counts, moved, others, dt_ns, self.expander, extra_ns
         )

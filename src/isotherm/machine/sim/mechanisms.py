@@ -108,17 +108,17 @@ class SimPageTable:
         count = max(0, -(-(last - first) // step))
         bits = np.zeros(count, np.uint8)
         observed = np.zeros(count, np.uint8)
+        on = -1 if node is None else node
+        huge, spared = self._machine.huge_memory, 0
+        touched: NDArray[np.bool_] | None = None
+        if huge is not None:
+            touched, spared = huge.fold_bits(first, last, step, play.ACCESSED, on)
         entries = play.read_bits(
-            self._machine.flags,
-            first,
-            last,
-            step,
-            play.ACCESSED,
-            -1 if node is None else node,
-            bits,
-            observed,
+            self._machine.flags, first, last, step, play.ACCESSED, on, bits, observed
         )
-        return bits, observed, int(entries)
+        if touched is not None:
+            observed[touched] = 0
+        return bits, observed, int(entries) - spared
 
     def poison(
         self, start_page: int, end_page: int, node: int | None

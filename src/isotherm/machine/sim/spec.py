@@ -23,6 +23,7 @@ from isotherm.core.suggest import did_you_mean
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.sim.chmu_spec import HotnessUnitSpec
 from isotherm.machine.sim.expander_spec import ExpanderSpec
+from isotherm.machine.sim.huge_spec import HugeSpec
 from isotherm.machine.sim.queueing import QUEUE_SHARE
 from isotherm.topology.model import (
     AccessPerformance,
@@ -114,6 +115,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     costs: CostSpec = CostSpec()
     expander: ExpanderSpec | None = None
     hotness_unit: HotnessUnitSpec | None = None
+    huge_pages: HugeSpec = HugeSpec()
 
     def check(self, path: str) -> None:
         """Raise ConfigError where the figures do not make a machine."""
@@ -201,6 +203,7 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.hotness_unit is not None:
             self.hotness_unit.check(path, [n.tier for n in self.nodes])
+        self.huge_pages.check(path)
 
     def _check_order(self, path: str, tiers: int) -> None:
         """Check that no tier is faster than the one above it.
