@@ -1,0 +1,1 @@
+"""Screens: ``isotherm top`` in a terminal, ``isotherm serve`` in a browser."""
