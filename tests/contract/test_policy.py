@@ -20,7 +20,13 @@ from isotherm.policy.plan import Epoch, Plan, Policy, Reason, Setup
 from isotherm.policy.registry import AT_BIRTH, BOUNDS, POLICIES, make_policy
 
 PAGES = 515  # the last block of eight holds three
-MACHINES = ("dram-cxl", "hbm-dram-cxl", "two-socket-cxl", "dram-pmem")
+MACHINES = (
+    "dram-cxl",
+    "hbm-dram-cxl",
+    "two-socket-cxl",
+    "dram-pmem",
+    "gpu-coherent",
+)
 #: A tier of two nodes is not filled on demand.
 REFUSED = {("lru", "two-socket-cxl")}
 #: Those that plan moves in such a run.

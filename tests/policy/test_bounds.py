@@ -68,16 +68,16 @@ def test_static_oracle_takes_what_saves_most(bench):
     room=st.lists(st.integers(0, 5), min_size=2, max_size=2),
 )
 def test_static_oracle_near_and_within_room(bench, costs, room):
-    """Two fast nodes fill up to their room; the pages in them save the most."""
+    """Two fast nodes fill up with what saves most; what loses there stays out."""
     pages = len(costs)
     table = bench([2] * pages, [*room, pages], tiers=((0, 1), (2,)))
     cost_ns = np.array(costs, np.float64)
     known = KnownFuture(np.ones((1, pages), np.uint16), cost_ns=cost_ns)
     placed = StaticOracle(table.setup(), known).start(table.node)
     used = np.bincount(placed, minlength=3)
-    assert min(pages, sum(room)) == used[:2].sum()
-    assert (used[:2] <= room).all()
     saved = cost_ns[:, 2] - cost_ns[:, :2].min(1)
+    assert min(np.count_nonzero(saved >= 0), sum(room)) == used[:2].sum()
+    assert (used[:2] <= room).all()
     if used[2] and used[:2].sum():
         assert saved[placed < 2].min() >= saved[placed == 2].max()
     if used[0] < room[0] and used[1] < room[1]:  # nobody was refused

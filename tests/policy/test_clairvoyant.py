@@ -26,8 +26,15 @@ from isotherm.policy.swaps import (
     slide,
     slide_twin,
 )
-from isotherm.topology.model import AccessPerformance, Figure, Source
+from isotherm.topology.model import (
+    AccessPerformance,
+    Figure,
+    Initiator,
+    InitiatorKind,
+    Source,
+)
 
+GPU = Initiator(2, InitiatorKind.GPU, None, "gpu0")
 TWO_TIERS = Prices(np.array([80.0, 250.0]), np.full((2, 2), 2500.0), 1 << 31)
 NEED = 2 * 2500 / 170  # accesses that pay for a swap: 29.4
 ROW = st.lists(st.integers(0, 60), min_size=6, max_size=6)
@@ -130,14 +137,20 @@ def test_parallelism_divides_latency(bench, hint):
 
 
 def test_latencies_are_the_unloaded_ones(bench):
-    """The topology's figures are taken, or, where one is missing, the epoch's."""
+    """The topology's figures are taken, or, where one is missing, the epoch's.
+
+    Of CPUs, if they come first: a GPU's accesses nobody would leave unnamed.
+    """
     table = bench([0, 1], [1, 2])
     now = np.array([800.0, 900.0])
     topology = table.setup().topology
+    first = topology.initiators[0]
+    both = (first, replace(first, id=1, node=1), GPU)
+    topology = replace(topology, initiators=both)
     assert [800, 900] == unloaded_latency_ns(topology, now).tolist()
     rows = [
         AccessPerformance(i, n, Figure(ns, Source.FIRMWARE))
-        for i, n, ns in ((0, 0, 80.0), (0, 1, 250.0), (1, 0, 120.0))
+        for i, n, ns in ((0, 0, 80.0), (0, 1, 250.0), (1, 0, 120.0), (2, 0, 9.0))
     ]
     known = replace(topology, performance=tuple(rows))
     assert [100, 250] == unloaded_latency_ns(known, now).tolist()

@@ -84,7 +84,8 @@ def _weights(load: Load) -> Floats:
 
     The second column is of writes. A latency stands for what the fastest tier saves
     of the slowest one's, in the mean over the nodes of each: the clairvoyant bound
-    prices accesses by that of a read, in the mean over the initiators too.
+    prices accesses by that of a read, in the mean over the initiators that stand for
+    unnamed accesses.
     """
     slow = load.tier_rank == load.tier_rank.max()
     fast = load.tier_rank == 0
@@ -95,7 +96,7 @@ def _weights(load: Load) -> Floats:
         ],
         axis=1,
     )
-    of_read = float(saved[:, 0].mean())
+    of_read = float(saved[load.unnamed, 0].mean())
     if of_read <= 0:  # both tiers are as fast: nothing is to be saved
         saved, of_read = np.ones_like(saved), 1.0
     weights = load.weight[:, None] * np.maximum(saved[load.initiator] / of_read, 0)

@@ -14,6 +14,7 @@ from isotherm.migration.holdback import HELD, HELD_BACK, MOVED, HoldBack
 from isotherm.migration.ledger import GainLedger
 from isotherm.migration.ranks import rank_column
 from isotherm.policy.plan import Moves, Outcome
+from isotherm.policy.whose import unnamed_rows
 
 #: Pages in a batch when the cost of one is asked for (kmigrated's batch).
 TYPICAL_BATCH = 512
@@ -164,6 +165,7 @@ class Books:
         """Credit an epoch to the moves that are followed; costs known fade a little."""
         machine = self._machine
         self.cost.fade(dt_ns)
+        latency_ns = unnamed_rows(machine.topology, machine.latency_ns())
         followers = [f for f in (self.ledger, self.hold_back) if f is not None]
         for follower in followers:
             if len(follower) or follower is self.hold_back:
@@ -172,7 +174,7 @@ class Books:
                     dt_ns,
                     view.stall_rate,
                     machine.placement(),
-                    machine.latency_ns(),
+                    latency_ns,
                     machine.parallelism,
                 )
 

@@ -268,6 +268,11 @@ class StaticOracle:
         left = np.argsort(-saved, kind="stable")
         for nodes in tiers:
             taken = int(np.maximum(room[nodes], 0).sum())
+            if nodes is not tiers[-1]:  # what would lose here stays below
+                here_ns = cost_ns[left][:, nodes].min(1)
+                loses = here_ns > cost_ns[left][:, tiers[-1]].min(1)
+                taken = min(taken, int(np.count_nonzero(~loses)))
+                left = left[np.argsort(loses, kind="stable")]
             here, left = left[:taken], left[taken:]
             ranked = cost_ns[np.ix_(here, nodes)].argsort(1, kind="stable")
             for turn in range(len(nodes)):  # whom the nearest refuses asks the next

@@ -29,7 +29,8 @@ from isotherm.policy.swaps import (
     choose,
     slide,
 )
-from isotherm.topology.model import Topology
+from isotherm.policy.whose import unnamed_latency
+from isotherm.topology.model import Topology, unnamed
 
 WINDOWS = (0, 2, 4, 8, 16, 64, 240)  # epochs; 0 never moves
 
@@ -181,15 +182,16 @@ def _within_range(counts: Counts) -> Counts:
 def unloaded_latency_ns(
     topology: Topology, otherwise: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean read latency of every node over the initiators, float64[nodes].
+    """Return the read latency of every node to accesses nobody names, float64[nodes].
 
     Args:
         topology: Who sees what of which node.
         otherwise: Per node; taken whole where the topology lacks any node's.
     """
     known: dict[int, list[float]] = {}
+    whose = unnamed(topology)
     for row in topology.performance:
-        if row.read_latency_ns is not None:
+        if row.initiator in whose and row.read_latency_ns is not None:
             known.setdefault(row.node, []).append(row.read_latency_ns.value)
     nodes = [n for tier in topology.tiers for n in tier.nodes]
     latency_ns = otherwise.astype(np.float64)
@@ -275,13 +277,14 @@ class Clairvoyant:
         self._length = min(self.cost_ns, key=lambda w: (self.cost_ns[w], w))
 
     def _prices(self, epoch: Epoch) -> Prices:
-        """Return the epoch's costs by tier: means over its nodes and initiators.
+        """Return the epoch's costs by tier: means over its nodes, for unnamed accesses.
 
         Latencies are unloaded where the topology knows them: loaded ones follow
         this policy's own moves and would have it chase them.
         """
         tiers = self._paths.tiers
-        by_node = unloaded_latency_ns(epoch.topology, epoch.latency_ns.mean(0))
+        otherwise = unnamed_latency(epoch.topology, epoch.latency_ns)
+        by_node = unloaded_latency_ns(epoch.topology, otherwise)
         if self._unit is None:
             by_node /= self._parallelism
         else:

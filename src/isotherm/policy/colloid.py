@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isotherm.policy.numab2 import Numab2, faults_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.whose import unnamed_latency
 
 #: Weight of a new reading of the latency every 10 ms (colloid-mon without a core
 #: of its own): of 50 readings in half a second the first is forgotten.
@@ -39,9 +40,10 @@ class LoadedLatency:
         self.slow_ns = 0.0
 
     def read(self, epoch: Epoch) -> None:
-        """Take an epoch's latencies: means over initiators and a tier's nodes."""
-        fast = float(epoch.latency_ns[:, self._paths.fast_nodes].mean())
-        slow = float(epoch.latency_ns[:, self._paths.lower_nodes].mean())
+        """Take an epoch's latencies: means over a tier's nodes, unnamed accesses."""
+        by_node = unnamed_latency(epoch.topology, epoch.latency_ns)
+        fast = float(by_node[self._paths.fast_nodes].mean())
+        slow = float(by_node[self._paths.lower_nodes].mean())
         readings = max(1, epoch.dt_ns // self._reading_ns)
         keep = (1 - self._weight) ** readings if self.fast_ns else 0.0
         self.fast_ns += (1 - keep) * (fast - self.fast_ns)

@@ -45,6 +45,7 @@ from isotherm.policy.sensing import (
 )
 from isotherm.policy.switching import Transitions
 from isotherm.policy.tenant_market import TenantMarket, make_market
+from isotherm.policy.whose import Whose
 from isotherm.topology.model import Topology
 
 FOLLOWED_PAGES = 1 << 16  # transitions are counted on about so many
@@ -92,6 +93,7 @@ class Isotherm:
         options = read_options(self.name, setup, {"stall": 1.0})
         self.weighs_stall = options["stall"] != 0
         self._stall: StallView | None = None  # of the last decision
+        self._whose = Whose(setup.topology)
         self._setup = setup
         self._epoch_s = setup.epoch_ns / NS_PER_S
         self._cell: Cells = np.zeros(setup.pages, np.uint16)
@@ -126,9 +128,9 @@ class Isotherm:
         self._population: NDArray[np.int64] | None = None
         self._market = make_market(self._setup, topology, self._tier, self._epoch_s)
         self._pressure = BackPressure(topology)
+        self._homes = Homes(topology)
         self._recoverable = self._promised = FIRST_HOPE
         self._patience = 1.0
-        self._homes = Homes(topology)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
@@ -156,6 +158,9 @@ class Isotherm:
             counted[:] = cell_module.NOT_COUNTED
         self._scan.renew(pages)
         self._poison.renew(pages)
+        self._whose.renew(change)
+        if self._whose.told:
+            self._stall = None  # of other pages
 
     def repace(self, epoch_ns: int) -> None:
         """Go on with epochs of another length; what has been learnt stays."""
@@ -190,6 +195,8 @@ class Isotherm:
         held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
         ratio = float(reach[0]) / present
         self._follow_gain(epoch, share, held, tier_ns, ratio, present)
+        limit = 0 if self._listens else epoch.move_limit_pages
+        worth_it = self._promises(view)
         moves, notes = self._market.trade(
             epoch,
             self._cell,
@@ -198,19 +205,14 @@ class Isotherm:
             self._transitions,
             tier_ns,
             threshold,
-            epoch.move_limit_pages
-            if not self._listens
-            and (
-                self._promises(view)
-                or len(view.ahead)
-            )
-            else 0,
+            limit if worth_it or len(view.ahead) else 0,
         )
+        moves = self._whose.amend(moves, epoch, view, limit)
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
-        looks: tuple[Look, ...] = ()
-        if Mechanism.SAMPLING in self._setup.hints:
         moves, crossed = self._homes.settle(moves, whole, rate, self._cell)
         notes |= crossed
+        looks: tuple[Look, ...] = ()
+        if Mechanism.SAMPLING in self._setup.hints:
             hope = PAYBACK_GAIN if view.sweep_worth_watching else self._recoverable
             looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
         if Mechanism.HINT_FAULT in self._setup.hints:
@@ -317,6 +319,8 @@ class Isotherm:
             if weight is None:
                 weight = np.full(len(page), np.nan)
             untold = np.isnan(weight)
+            if self._whose.told:
+                weight *= self._whose.relative(page)
             weight[untold] = self._stall.relative(page[untold]) * self._stall.mean
             count, exposure_s = self._stall.evidence(weight, exposure_s)
         known = self._counted[page] < self._tiers
@@ -386,7 +390,8 @@ class Isotherm:
         if self._population is None:
             first, last, weight = 0, len(view.region), 0.0
         self._follow_moves(epoch)
-        self._stall = view.stall if self.weighs_stall else None
+        self._whose.see(view, epoch)
+        self._stall = self._whose.weigh(view.stall if self.weighs_stall else None)
         cell_module.assign(
             view.code,
             view.history,
@@ -438,14 +443,6 @@ class Isotherm:
         others = np.maximum(0, used[: self._tiers] - ours)
         return np.cumsum(np.maximum(0, capacity[: self._tiers] - others))
 
-    def _tier_latency(self, epoch: Epoch) -> Floats:
-        """Return the loaded latency of each tier, the mean over its nodes."""
-        out = np.zeros(self._tiers)
-        by_node = epoch.latency_ns.mean(0) / epoch.parallelism
-        for rank, tier in enumerate(self._setup.topology.tiers):
-            out[rank] = by_node[list(tier.nodes)].mean()
-        return out
-
     def _follow_latency(self, epoch: Epoch) -> Floats:
         """Follow latencies slowly: our own moves load the tiers for an epoch.
 
@@ -453,7 +450,7 @@ class Isotherm:
         pages are moved would make more moves pay, and those would keep it slow.
         Where moves go on in spite of what they hide, one epoch goes without.
         """
-        now = self._tier_latency(epoch)
+        now = self._whose.tier_ns(epoch)
         known = self._latency_ns
         if known is None:
             self._latency_ns = now

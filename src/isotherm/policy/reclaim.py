@@ -29,6 +29,7 @@ from isotherm.hints.batch import (
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.whose import unnamed_latency
 from isotherm.topology.model import Topology
 
 RUN_PAGES: Final = 64
@@ -184,7 +185,7 @@ class Reclaim:
 
     def _stall_ns(self, epoch: Epoch) -> float:
         """Return what a touch of a page that is out costs."""
-        by_node = epoch.latency_ns.mean(0)
+        by_node = unnamed_latency(epoch.topology, epoch.latency_ns)
         return float(by_node[self._lower].mean())
 
     def _learn(self, batches: tuple[HintBatch, ...]) -> None:

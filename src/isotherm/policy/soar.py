@@ -18,6 +18,7 @@ from isotherm.policy.options import read_options
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
 from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.whose import unnamed_latency
 
 DEFAULTS: Mapping[str, float] = {
     "profile_s": 20.0,  # the authors': a run of its own
@@ -150,7 +151,7 @@ class Soar:
         page = seen.page
         weight = sample_weights(seen)
         if weight is None or seen.latency_ns is None:
-            by_node = epoch.latency_ns.mean(0)
+            by_node = unnamed_latency(epoch.topology, epoch.latency_ns)
             page = page[epoch.node[page] < len(by_node)]  # those that have memory
             latency_ns = by_node[epoch.node[page]]
             weight = np.full(len(page), 1.0 / epoch.parallelism)

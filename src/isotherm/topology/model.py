@@ -82,12 +82,14 @@ class Initiator:
         kind: CPU or GPU.
         node: The node whose CPUs (or whose accelerator) it is, None if no node.
         name: A name for people, such as ``cpu0`` or ``gpu0``.
+        parallelism: Misses that it keeps in flight; None where nobody says.
     """
 
     id: int
     kind: InitiatorKind
     node: int | None
     name: str
+    parallelism: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +185,16 @@ class Topology:
             if row.initiator == initiator and row.node == node:
                 return row
         return None
+
+
+def unnamed(topology: Topology) -> tuple[int, ...]:
+    """Return the initiators that stand for accesses whose initiator nobody names.
+
+    Most sources cannot name one. Then accesses are taken to be those of initiators
+    of the first one's kind: of the CPUs on a host, of the GPU on a machine that is
+    one.
+    """
+    if not topology.initiators:
+        return ()
+    kind = topology.initiators[0].kind
+    return tuple(i.id for i in topology.initiators if i.kind is kind)

@@ -97,6 +97,10 @@ class Load:
         self.nodes = len(spec.nodes)
         self.tier_rank = np.array([n.tier for n in spec.nodes], np.int64)
         self._fast = self.tier_rank == 0
+        #: Initiators that stand for unnamed accesses: those of the first one's kind.
+        self.unnamed = [
+            i for i, kind in enumerate(spec.initiators) if kind is spec.initiators[0]
+        ]
         self.read_ns = np.array([n.read_latency_ns for n in spec.nodes], np.float64).T
         self.write_ns = np.array(
             [n.write_latency_ns or n.read_latency_ns for n in spec.nodes], np.float64

@@ -46,6 +46,7 @@ BUILT_IN = {
     "hbm-dram-cxl": "HBM, DRAM and CXL: three tiers",
     "dram-zram": "DRAM and lz4 in memory: 80 ns and 4.6 µs",
     "gpu-host": "a GPU's HBM and host memory over PCIe 5",
+    "gpu-coherent": "GPU and CPU, each with memory that the other reaches: GH200",
     "two-socket-cxl": "two sockets with DRAM each and one CXL expander",
     "ocp-expander": "DRAM and one CXL device, a region of it compressing inline",
 }
@@ -305,9 +306,16 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for rank in ranks
         )
+        own = self.initiator_parallelism
         homes = {who: i for i, n in enumerate(self.nodes) for who in n.initiators}
         initiators = tuple(
-            Initiator(i, kind, homes.get(i), f"{kind.value}{i}")
+            Initiator(
+                i,
+                kind,
+                homes.get(i),
+                f"{kind.value}{i}",
+                None if own is None else own[i],
+            )
             for i, kind in enumerate(self.initiators)
         )
         performance = tuple(
