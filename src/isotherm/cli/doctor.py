@@ -35,6 +35,7 @@ HEADINGS: Final = (
     ("actuator", "Actuators: what can move memory"),
     ("mover", "Other movers: who moves memory now"),
     ("device", "CXL memory devices"),
+    ("gpu", "GPUs: whether pages can move to their memory"),
     ("permission", "Permissions of this user"),
 )
 _NAME: Final = 24

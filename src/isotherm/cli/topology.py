@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
     from isotherm.records.cxl_list import Memdev
+    from isotherm.topology.gpu_memory import GpuMemory
 
 EPILOGUE = """\
 Examples:
@@ -66,6 +67,7 @@ def show(
     from isotherm.topology.render import as_json, render_topology  # noqa: PLC0415
 
     devices = _cxl_devices(root, cxl_list)
+    gpus = _gpus(root)
     if json:
         import json as encoder  # noqa: PLC0415  # only here
 
@@ -74,10 +76,43 @@ def show(
             from isotherm.topology import cxl_devices  # noqa: PLC0415  # msgspec
 
             document["cxl_devices"] = [cxl_devices.as_json(d) for d in devices]
+        if gpus:
+            from isotherm.topology import gpu_memory  # noqa: PLC0415  # only here
+
+            document["gpus"] = [gpu_memory.as_json(gpu) for gpu in gpus]
         sys.stdout.write(encoder.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write(render_topology(topology) + _render_cxl(devices))
+        text = render_topology(topology) + _render_gpus(gpus) + _render_cxl(devices)
+        sys.stdout.write(text)
     return 0
+
+
+def _gpus(root: Path) -> "list[GpuMemory]":
+    """Return the GPUs, asking this machine's libraries where it is this machine."""
+    from isotherm.core.errors import TopologyError  # noqa: PLC0415  # --help
+    from isotherm.topology.nvidia import find_gpus  # noqa: PLC0415  # --help
+
+    try:
+        return find_gpus(root)
+    except TopologyError:  # an override that replaces all needs no tree
+        return []
+
+
+def _render_gpus(gpus: "list[GpuMemory]") -> str:
+    if not gpus:
+        return ""
+    from isotherm.topology.gpu_memory import render_gpu  # noqa: PLC0415  # only here
+
+    lines = [
+        textwrap.fill(
+            f"gpu{i} ({gpu.address}): {render_gpu(gpu)}",
+            80,
+            initial_indent="  ",
+            subsequent_indent=" " * 4,
+        )
+        for i, gpu in enumerate(gpus)
+    ]
+    return "\n".join(["", "GPUs and their memory", *lines, ""])
 
 
 def _cxl_devices(root: Path, listing: Path | None) -> "tuple[Memdev, ...]":

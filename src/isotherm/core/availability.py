@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What a fact is about; ``isotherm doctor`` groups by it.
-Kind = Literal["source", "actuator", "mover", "device", "permission"]
+Kind = Literal["source", "actuator", "mover", "device", "gpu", "permission"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Availability:
     Attributes:
         name: What it is called: ``damon-vaddr``, ``move-pages``, ``cap-sys-nice``.
         kind: A hint source, an actuator, another mover of memory, a CXL
-            memory device, or a permission.
+            memory device, a GPU, or a permission.
             A mover that is present is *active*: it moves memory now.
         present: Whether it can be used here, by this user, now.
         why: What was found, in words: the file, the errno, the value.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from isotherm.core.units import render_bytes
 from isotherm.topology.devices import DaxDevice, Gpu, read_dax_devices, read_gpus
+from isotherm.topology.gpu_memory import PARAMS, read_mode
 from isotherm.topology.kernel_tiers import read_tiers
 from isotherm.topology.kinds import Evidence, Verdict, derive_kind, plain_bandwidth
 from isotherm.topology.model import (
@@ -60,6 +61,7 @@ def read_tree(tree: Tree) -> Topology:
     _check_total(tree, tuple(capacity.values()))
     caches = {n: _read_side_cache(tree, n) for n in online}
     gpus = read_gpus(tree)
+    _check_hidden(tree, gpus)
     cpu_nodes = tuple(n for n in online if cpus[n] or (has_cpu and n in has_cpu))
     for node in cpu_nodes:
         if not cpus[node]:
@@ -94,6 +96,17 @@ def read_tree(tree: Tree) -> Topology:
         notes=tuple(tree.notes),
         devices=_name_devices(dax, verdicts),
     )
+
+
+def _check_hidden(tree: Tree, gpus: tuple[Gpu, ...]) -> None:
+    """Note GPUs whose memory would be a node if their driver did not keep it."""
+    absent = [f"gpu{i}" for i, gpu in enumerate(gpus) if not gpu.nodes]
+    if absent and read_mode(tree) == "driver":
+        # From driver 615 on CDMM is also what an unset parameter means there.
+        tree.notes.append(
+            f"{PARAMS}: CoherentGPUMemoryMode is driver: memory of"
+            f" {', '.join(absent)} is no node, also where the link is coherent"
+        )
 
 
 def _read_online(tree: Tree) -> tuple[int, ...]:

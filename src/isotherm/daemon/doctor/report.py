@@ -10,6 +10,7 @@ from isotherm.core.errors import IsothermError
 from isotherm.daemon.doctor.actuators import find_actuators, memory_nodes
 from isotherm.daemon.doctor.devices import find_devices
 from isotherm.daemon.doctor.files import entries, read
+from isotherm.daemon.doctor.gpus import find_gpu_facts
 from isotherm.daemon.doctor.kernel import Kernel, read_kernel
 from isotherm.daemon.doctor.permissions import find_permissions
 from isotherm.daemon.doctor.sources import find_sources
@@ -101,6 +102,7 @@ def examine(root: Path = Path("/")) -> Report:
         *find_actuators(kernel, root),
         *_movers(root),
         *find_devices(root),
+        *find_gpu_facts(root),
         *find_permissions(root),
     )
     return Report(kernel, memory_nodes(root), tiers, facts)
