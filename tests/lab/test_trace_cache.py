@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isotherm.lab import trace_cache
 from isotherm.lab.compare import compare
 from isotherm.lab.simulate import SimulationSpec
 from isotherm.lab.trace_cache import (
@@ -23,6 +22,7 @@ from isotherm.lab.trace_cache import (
 from isotherm.trace.format import TraceReader, TraceWriter
 from isotherm.trace.info import Provenance
 from isotherm.trace.stream import AccessChunk, Pace
+from isotherm.workloads import recorded
 from isotherm.workloads.recorded import RecordedWorkload
 
 pytest.importorskip("pyarrow")
@@ -107,7 +107,8 @@ def test_small_maps_make_no_difference(
     workload = cache.open(trace("t"))
     assert workload is not None
     whole = columns(workload, Pace())
-    monkeypatch.setattr(trace_cache.MappedTrace.chunks, "__defaults__", (7, 0))
+    monkeypatch.setattr(recorded, "MIN_ROWS", 7)
+    monkeypatch.setattr(recorded, "MAX_ROWS", 7)
     assert_same(whole, columns(workload, Pace()))
 
 

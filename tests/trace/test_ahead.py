@@ -179,16 +179,16 @@ def test_memory_ahead_is_bounded(
 
 
 @pytest.mark.parametrize("rate", [10.0, None])
-def test_epochs_ask_for_the_next_one(
+def test_epochs_ask_for_the_next_two(
     trace: TraceReader, rate: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A workload asks for an epoch ahead; for none where all is one epoch."""
+    """A workload asks for two epochs ahead; for none where all is one epoch."""
     asked = []
     chunks = trace.chunks
 
-    def listen(*, ahead: int = 0, times: bool = True) -> Iterator[object]:
+    def listen(rows: int, ahead: int, *, times: bool) -> Iterator[object]:
         asked.append(ahead)
-        return chunks(ahead=ahead, times=times)
+        return chunks(rows, ahead, times=times)
 
     monkeypatch.setattr(trace, "chunks", listen)
     workload = RecordedWorkload(trace)
@@ -196,7 +196,7 @@ def test_epochs_ask_for_the_next_one(
     list(workload.epochs(Pace(short, rate)))
     list(workload.epochs(Pace(whole, rate)))
     list(workload.epochs(Pace(short, rate, accesses=1)))
-    assert [50 if rate else 5001, 0, 0] == asked
+    assert [100 if rate else 10_001, 0, 0] == asked
 
 
 @pytest.mark.slow

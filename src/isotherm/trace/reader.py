@@ -241,11 +241,16 @@ class TraceReader:
                 f"{self._path}: {name}: expected an integer column, got {array.type}"
             )
         try:
-            typed = array.cast(pa.from_numpy_dtype(dtype))
+            wanted = pa.from_numpy_dtype(dtype)
+            typed = array if array.type == wanted else array.cast(wanted)
         except pa.ArrowException as error:
             raise TraceFormatError(
                 f"{self._path}: {name}: {render_reason(error)}"
             ) from error
+        buffer = typed.buffers()[1]
+        if buffer is not None and buffer.is_mutable:  # made for this column alone
+            start = typed.offset * np.dtype(dtype).itemsize
+            return np.frombuffer(buffer, dtype, len(typed), start)
         return np.array(typed.to_numpy(zero_copy_only=False), dtype)
 
     def _rows(self, names: list[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -26,6 +26,8 @@ _EMPTY = AccessChunk(np.empty(0, np.uint32))
 #: Epochs that may follow one another without an access: a trace of seconds
 #: with one stray time would otherwise run for years.
 MAX_IDLE_EPOCHS = 10_000_000
+#: Accesses that are decoded at a time: fewer cost more each, more cost memory.
+MIN_ROWS, MAX_ROWS = 1 << 20, 1 << 23
 
 
 class ChunkSource(Protocol):
@@ -36,10 +38,13 @@ class ChunkSource(Protocol):
         """What the trace says about itself."""
         ...
 
-    def chunks(self, *, ahead: int = 0, times: bool = True) -> Iterator[AccessChunk]:
+    def chunks(
+        self, rows: int = ..., ahead: int = 0, *, times: bool = True
+    ) -> Iterator[AccessChunk]:
         """Yield the accesses in order, in chunks of any length.
 
         Args:
+            rows: Accesses of a chunk at most.
             ahead: Accesses that are worth decoding before they are asked for.
             times: Whether ``time_ns`` is wanted.
         """
@@ -128,11 +133,14 @@ class RecordedWorkload:
             per_epoch = accesses * min(1.0, pace.epoch_ns / ((duration_ns or 0) + 1))
         else:
             per_epoch = pace.rate * self.pages * pace.epoch_ns / NS_PER_S
-        # While an epoch is played the next one is decoded, if there is one.
+        # While an epoch is played the next two are decoded, if there are any: two, for
+        # a thread does not always get its core at once.
         left = min(accesses, pace.accesses or accesses) - math.ceil(per_epoch)
-        ahead = max(0, min(math.ceil(per_epoch), left))
+        ahead = max(0, min(math.ceil(2 * per_epoch), left))
         times = pace.rate is None or self._window[1] > 1
-        chunks = self._reader.chunks(ahead=ahead, times=times)
+        # Pieces of an epoch each need not be joined.
+        rows = min(max(math.ceil(per_epoch), MIN_ROWS), MAX_ROWS)
+        chunks = self._reader.chunks(rows, ahead, times=times)
         chunks = _limited(self._windowed(chunks), pace.accesses)
         if pace.rate is None:
             return _by_time(chunks, pace.epoch_ns)
