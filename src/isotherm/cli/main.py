@@ -41,6 +41,7 @@ VERBS = (
         "Keep a process's hot memory in the fast tier.",
     ),
     ("top", "isotherm.cli.top:app", "A run in the terminal, live or recorded."),
+    ("serve", "isotherm.cli.serve:app", "A run in the browser, live or recorded."),
     ("stop", "isotherm.cli.stop:app", "Stop runs, restore what they changed."),
     ("config", "isotherm.cli.config:app", "Check and show the configuration."),
     (

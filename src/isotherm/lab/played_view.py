@@ -130,8 +130,8 @@ class PlayedView:
             brake_share=1.0,
             cpu_share=None,
             cpu_budget=None,
-            promised_ns=_number(np.nansum(recorded.moves["gain_ns"][:tried])),
-            realised_ns=_number(np.nansum(recorded.moves["earned_ns"][:tried])),
+            promised_ns=None,  # a region's mean says too little of a hot page in it
+            realised_ns=None,
             promoted_pages=up,
             demoted_pages=down,
             failed_pages=failed,
