@@ -179,7 +179,7 @@ class Top(App[int]):
 
     def look(self) -> None:
         """Take a view and draw it; a run that has ended stays as it was."""
-        if not self._main.is_attached:  # the last tick of a clock, at the end
+        if not self._main.query("#said"):  # the last tick of a clock, at the end
             return
         said = ""
         if not self._held:
