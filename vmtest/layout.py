@@ -153,6 +153,15 @@ _ALL = (
         ((10, 13, 40), (13, 10, 42), (40, 42, 10)),
     ),
     Layout(
+        "memory-only",
+        "the CPUs' own memory is the slow one; the fast node has no CPUs",
+        (
+            Node(512, (Access(400, 6400),), cpus=True),
+            Node(256, (_DRAM,)),
+        ),
+        ((10, 13), (13, 10)),
+    ),
+    Layout(
         "two-socket",
         "two sockets with DRAM, and a CXL-like node at the first",
         (

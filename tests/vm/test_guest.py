@@ -50,7 +50,7 @@ def test_cpus_are_on_the_nodes_of_the_layout(layout: str) -> None:
     assert LAYOUTS[layout].initiators == with_cpus
 
 
-@pytest.mark.layout("two-tier", "three-tier", "two-socket")
+@pytest.mark.layout("two-tier", "three-tier", "memory-only", "two-socket")
 def test_latencies_are_those_of_the_layout(layout: str) -> None:
     """The HMAT arrives in sysfs, as the nearest initiator sees each node."""
     for number, node in enumerate(LAYOUTS[layout].nodes):
@@ -68,6 +68,7 @@ def test_tiers_are_in_the_order_of_the_layout(
     expected = {
         "two-tier": [[0], [1]],
         "three-tier": [[1], [0], [2]],
+        "memory-only": [[1], [0]],
         "two-socket": [[0, 1], [2]],
         "cxl": [[0], [1]],
         "flat": [[0]],

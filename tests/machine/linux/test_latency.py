@@ -4,7 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from isotherm.machine.linux.latency import ASSUMED_NS, derive_latencies
+from isotherm.machine.linux.latency import (
+    ASSUMED_NS,
+    GPU_LINK_NS,
+    GPU_OWN_NS,
+    derive_latencies,
+)
 from isotherm.topology.model import (
     AccessPerformance,
     Figure,
@@ -46,7 +51,7 @@ TWO_SOCKETS = Topology(
 def test_firmware_distance_kind_in_that_order() -> None:
     """What is said is taken, what can be told by distance is, the rest is assumed."""
     found = derive_latencies(TWO_SOCKETS, 4)
-    gpu = [ASSUMED_NS[n.kind] for n in TWO_SOCKETS.nodes]
+    gpu = [GPU_LINK_NS + ASSUMED_NS[n.kind] for n in TWO_SOCKETS.nodes]
     expected = [
         [80.0, 90.0 * 21 / 10, 300.0, 80.0 * 4],
         [80.0 * 21 / 10, 90.0, 300.0 * 30 / 20, 90.0 * 6],
@@ -55,6 +60,18 @@ def test_firmware_distance_kind_in_that_order() -> None:
     assert expected == found.ns.tolist()
     assert Source.FIRMWARE is found.source[0, 2]
     assert Source.ASSUMED is found.source[1, 2]
+
+
+def test_a_gpu_is_near_to_its_own_memory() -> None:
+    """And far from all else, whatever the CPUs see."""
+    nodes = (*TWO_SOCKETS.nodes, node(4, MemoryKind.GPU))
+    gpu = Initiator(2, InitiatorKind.GPU, 4, "gpu0")
+    initiators = (*TWO_SOCKETS.initiators[:2], gpu)
+    machine = dataclasses.replace(TWO_SOCKETS, nodes=nodes, initiators=initiators)
+    found = derive_latencies(machine, 5).ns
+    assert 4 == found[2].argmin()
+    assert GPU_OWN_NS == found[2, 4]
+    assert found[2, 4] < found[0, 4]
 
 
 def test_a_machine_that_says_nothing_has_latencies() -> None:

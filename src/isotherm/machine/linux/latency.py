@@ -21,6 +21,10 @@ ASSUMED_NS: Final = {
     MemoryKind.GPU: 500.0,
     MemoryKind.COMPRESSED: 5000.0,
 }
+#: What a GPU is taken to see: of its own memory, and beyond that of any other what
+#: the link adds to its kind's (the machines gpu-coherent and gpu-host).
+GPU_OWN_NS: Final = 400.0
+GPU_LINK_NS: Final = 800.0
 #: Distance of a node from itself (ACPI 5.2.17), which others are relative to.
 _LOCAL: Final = 10
 _PLAIN: Final = (MemoryKind.DRAM, MemoryKind.REMOTE, MemoryKind.UNKNOWN)
@@ -46,8 +50,8 @@ def derive_latencies(topology: Topology, width: int) -> Latencies:
     nodes and where there are distances, the figure that another initiator has for
     the node, in proportion; else, for plain or unknown memory, the local figure
     times distance over 10, which is what a distance says (ACPI 6.5, 5.2.17). Else
-    what memory of its kind has: drivers give CXL and PMEM nodes the distance of a
-    port, if any.
+    what memory of its kind has, and for a GPU what its link adds: drivers give CXL
+    and PMEM nodes the distance of a port, if any.
 
     Args:
         topology: Nodes and what is known of them.
@@ -66,7 +70,10 @@ def derive_latencies(topology: Topology, width: int) -> Latencies:
             if node.id >= width or ns[row, node.id]:
                 continue
             assumed = ASSUMED_NS[node.kind]
-            if initiator.kind is InitiatorKind.CPU:
+            if initiator.kind is InitiatorKind.GPU:
+                own = node.id == initiator.node
+                assumed = GPU_OWN_NS if own else GPU_LINK_NS + assumed
+            else:
                 assumed = _by_distance(topology, said, row, node) or assumed
             ns[row, node.id] = assumed
             source[row, node.id] = Source.ASSUMED
