@@ -4,12 +4,13 @@
 #   make test           lint, types, layers and tests
 #   make vm             tests/vm on real kernels under QEMU; LAYOUT= KERNEL= choose
 #   make vm-all         the same with the long ones
+#   make gpu            the accelerator tier with torch and triton, in .venv-gpu/
 #   make lint           ruff, mypy --strict, import-linter
 #   make bench          timings; make bench-quality: every policy on every cell
 #   make mutations      every decoder on ten million malformed inputs
 #   make venv           only build .venv/
 #   make lock           renew requirements/*.txt
-#   make clean          remove .venv/ and what tools have left
+#   make clean          remove .venv/, .venv-gpu/ and what tools have left
 #
 # PYTHON: 3.11 or later.  JOBS: test processes.  ARGS: passed on to the command.
 # ISOTHERM_NO_APT=1 keeps make from installing Debian packages.
@@ -20,7 +21,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test vm vm-all lint layers style types check bench bench-quality mutations venv system lock clean help
+.PHONY: demo test vm vm-all gpu lint layers style types check bench bench-quality mutations venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -38,8 +39,8 @@ layers: .venv/.test
 	$(BIN)/lint-imports
 
 style: .venv/.test
-	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy
-	$(BIN)/ruff format --check src vmtest tests benchmarks deploy
+	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy docs
+	$(BIN)/ruff format --check src vmtest tests benchmarks deploy docs
 
 types: .venv/.test
 	$(BIN)/mypy
@@ -54,6 +55,9 @@ vm: .venv/.test
 vm-all: .venv/.test
 	@LAYOUT="$(LAYOUT)" KERNEL="$(KERNEL)" ARGS="$(ARGS)" VM_ALL=1 \
 	    VM_BUDGET_S="$${VM_BUDGET_S:-7200}" .ci/vm
+
+gpu:
+	@PYTHON="$(PYTHON)" ARGS="$(ARGS)" .ci/gpu
 
 bench: .venv/.test
 	@for script in benchmarks/bench_*.py; do \
@@ -95,6 +99,6 @@ lock: .venv/.test
 	.ci/lock
 
 clean:
-	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-gpu build dist out .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis .import_linter_cache .coverage
 	find src vmtest tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

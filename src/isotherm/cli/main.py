@@ -60,6 +60,11 @@ VERBS = (
         "isotherm.cli.workload:app",
         "Real processes that touch memory and count what they do.",
     ),
+    (
+        "completion",
+        "isotherm.cli.completion:app",
+        "What bash, zsh or fish completes.",
+    ),
 )
 
 EPILOGUE = """\
