@@ -36,7 +36,12 @@ def test_links_between_pages_lead_somewhere(page):
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
     """Every ``>>>`` of a module gives what stands below it."""
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "triton"):
+            raise
+        pytest.skip(f"{error.name} is not installed; make gpu has it")
     failed, _ = doctest.testmod(module)
     assert 0 == failed
 
