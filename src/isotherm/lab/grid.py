@@ -139,6 +139,9 @@ def spec_key(spec: SimulationSpec, machines: dict[str, str] | None = None) -> st
             stat.st_size,
             stat.st_mtime_ns,
         ]
+    if spec.tenants is not None and Path(spec.tenants).exists():
+        text = Path(spec.tenants).read_bytes()
+        values["tenants_file"] = hashlib.sha256(text).hexdigest()
     if Path(spec.machine).exists() and spec.machine not in BUILT_IN:
         read = {} if machines is None else machines
         if spec.machine not in read:

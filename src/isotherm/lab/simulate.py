@@ -26,6 +26,7 @@ from isotherm.lab.placement import (
     random_order,
 )
 from isotherm.lab.recorded_hints import Recording
+from isotherm.lab.tenants import TenantRun, open_tenants
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
 from isotherm.machine.sim.spec import MachineSpec, load_machine
@@ -74,6 +75,8 @@ class SimulationSpec:
             with an expander.
         recording: A perf.data file whose samples stand for the machine's; None:
             the machine's own. For traces that kept their page numbers.
+        tenants: A file that says whose the parts of a mixed workload are, and who
+            gets how much of the fast tier; None: nobody has a claim.
         advise_cpus: "print" advises where threads should run, "apply" has them run
             there; "off" does neither.
     """
@@ -97,6 +100,7 @@ class SimulationSpec:
     faults: Mapping[str, float] = field(default_factory=dict)
     compressibility: str | None = None
     recording: str | None = None
+    tenants: str | None = None
     advise_cpus: str = "off"
 
     def check(self) -> None:
@@ -187,7 +191,23 @@ def simulate(
         )
     run = _Run(spec, workload, recorder, future, machine)
     run.play(progress)
-    return run.result(time.perf_counter() - began)
+    result = run.result(time.perf_counter() - began)
+    if run.tenants is not None:
+        result["tenants"] = run.tenants.report(run.policy, run.epochs, _alone(run))
+    return result
+
+
+def _alone(run: "_Run") -> dict[int, dict[str, Any]]:
+    """Return what every tenant with a guarantee meets alone, within it."""
+    found: dict[int, dict[str, Any]] = {}
+    if run.tenants is None:
+        return found
+    for place in range(len(run.tenants.tenancy.tenants)):
+        part, slots = run.tenants.part(place, run.pace), run.tenants.slots(place)
+        if slots:
+            spec = replace(run.spec, tenants=None, fast_ratio=slots / part.pages)
+            found[place] = simulate(spec, workload=part)
+    return found
 
 
 def _accepted(policy: Policy) -> frozenset[Mechanism]:
@@ -230,6 +250,10 @@ class _Run:
         )
         machine = self.machine
         self._state_compressibility()
+        self.tenants = None
+        if spec.tenants is not None:
+            file = open_tenants(spec.tenants, workload)
+            self.tenants = TenantRun(file, workload, machine)
         self.recording = None
         if spec.recording is not None:
             self.recording = Recording(
@@ -250,6 +274,7 @@ class _Run:
             parallelism=machine.parallelism,
             options=spec.options,
             spaces=stream_spaces(workload),
+            tenancy=None if self.tenants is None else self.tenants.tenancy,
         )
         future = future_for(spec.policy, future, workload, self.pace, machine.load)
         self.policy, self.hints = self._make_policy(setup, future)
@@ -286,6 +311,7 @@ class _Run:
             self.policy,
             self.engine,
             Outcome.none(),
+            labeller=None if self.tenants is None else self.tenants.labeller,
         )
         self.cpus = None
         if spec.advise_cpus != "off":
@@ -370,6 +396,8 @@ class _Run:
                 self.cpus.after(step, dt_ns)
             for batch in step.hints:
                 machine.charge(batch.application_ns, batch.background_ns)
+            if self.tenants is not None:
+                self.tenants.follow(step, self.policy)
             self.wall_s += time.perf_counter() - began
             if self.recorder is not None:
                 self._record(chunk, costs, step, before, filled)

@@ -92,7 +92,7 @@ PROFILES: Final[Mapping[str, Terms]] = {
         guarantee="0%",
         maximum="100%",
         weight=1.0,
-        lend=0.02,
+        lend=0.03,
         move_share=1.0,
         keep_out=(),
     ),

@@ -19,6 +19,7 @@ from isotherm.policy.plan import Epoch, Moves, Reason, Setup
 from isotherm.policy.switching import Transitions
 from isotherm.policy.tenant_prices import TenantPrices
 from isotherm.policy.tenant_shares import (
+    OWED,
     Bounds,
     Shares,
     derive_shares,
@@ -307,6 +308,9 @@ class TenantMarket:
             upper=at_b[:, :, 0],
             lower=at_b[:, :, 1],
             owed=shares.owed,
+            entitled=shares.entitled,
+            # At a price of its own it may have so many slots and no more.
+            grow=np.where(shares.pool == OWED, shares.owed, shares.cap),
             cap=shares.cap,
             buys=(shares.promised > LEAST_GAIN) | (used < shares.owed),
             free=free,
@@ -339,7 +343,7 @@ class TenantMarket:
         down = (deals.down + deals.out).ravel()
         up_page = np.empty(int(up.sum()), np.uint32)
         down_page = np.empty(int(down.sum()), np.uint32)
-        filled = len(up_page) - (len(down_page) - out)
+        filled = max(0, len(up_page) - len(down_page))
         n_up, n_down = take(
             key,
             epoch.node[low:high],
@@ -357,7 +361,7 @@ class TenantMarket:
         n_up, n_down = min(n_up, n_down + filled), min(n_down, n_up + out)
         up_page, of = up_page[:n_up] + np.uint32(low), of[:n_up]
         down_page, from_ = down_page[:n_down] + np.uint32(low), from_[:n_down]
-        swapped = max(0, min(n_up - max(filled, 0), n_down))
+        swapped = max(0, min(n_up - filled, n_down))
         here = np.full(n_up, self._roomiest(epoch, b), np.uint8)
         here[n_up - swapped :] = epoch.node[down_page[:swapped]]
         below = np.full(n_down, self._roomiest(epoch, b + 1), np.uint8)

@@ -36,6 +36,8 @@ class Book:
         upper: Pages in the upper tier, int64[T, cells].
         lower: Pages in the lower tier.
         owed: Slots that nobody may buy from a tenant, int64[T].
+        entitled: Slots guaranteed: what others hold of them is borrowed.
+        grow: Slots up to which it may buy from others at its price.
         cap: Slots at most.
         buys: Who may buy at all, bool[T].
         free: Free slots.
@@ -49,6 +51,8 @@ class Book:
     upper: Ints
     lower: Ints
     owed: Ints
+    entitled: Ints
+    grow: Ints
     cap: Ints
     buys: NDArray[np.bool_]
     free: int
@@ -65,8 +69,8 @@ def deal(book: Book) -> Deals:
     * Nobody sells to another what it is owed, or buys above its maximum.
     * The moves of an epoch are shared by weight; what one leaves others take.
 
-    The moves of a swap are the buyer's; but who holds lent slots and has to give
-    them back to whom they are owed pays for leaving.
+    The moves of a swap are the buyer's; but who has borrowed of a guarantee pays for
+    giving it back.
     """
     return _Round(book).run()
 
@@ -81,6 +85,8 @@ class _Round:
         self.deals = Deals(none, none.copy(), none.copy())
         self.used = book.upper.sum(1).tolist()
         self.owed, self.cap = book.owed.tolist(), book.cap.tolist()
+        self.entitled = book.entitled.tolist()
+        self.grow = np.minimum(book.grow, book.cap).tolist()
         self.cost = book.cost.tolist()
         self.free, self.limit = book.free, book.limit
         self.budget = [int(share * book.limit) for share in book.share.tolist()]
@@ -95,6 +101,7 @@ class _Round:
     def run(self) -> Deals:
         """Return the trades."""
         book = self.book
+        self._leave()
         waiting = self._buy(self._buyers())
         if waiting and self.limit > 0:
             self.budget = [
@@ -102,7 +109,6 @@ class _Round:
                 for most, spent in zip(book.most.tolist(), self.spent, strict=True)
             ]
             self._buy(waiting)
-        self._leave()
         return self.deals
 
     def _buyers(self) -> list[tuple[int, int, int]]:
@@ -147,6 +153,7 @@ class _Round:
                 self.used[t] += n
                 self._spend(t, n)
             else:
+                room = self.grow[t] - self.used[t]
                 j = self._seller(t, may_grow=room > 0)
                 if j < 0 or worth - self.head[j] <= self.cost[t] + self.cost[j]:
                     return wish, True
@@ -159,32 +166,35 @@ class _Round:
         return 0, True
 
     def _seller(self, t: int, *, may_grow: bool) -> int:
-        """Return who sells the page worth least to a tenant; -1: nobody."""
-        best, at = self.head[t], t if self.sellers[t] else -1
+        """Return who sells most cheaply to a tenant; -1: nobody."""
+        best, at = self.head[t] + 2 * self.cost[t], t if self.sellers[t] else -1
         if may_grow:
             for j, head in enumerate(self.head):
-                if head < best and self.used[j] > self.owed[j]:
-                    best, at = head, j
+                if j == t or self.used[j] <= self.owed[j]:
+                    continue
+                asked = head + self.cost[t] + self.cost[j]
+                if asked < best:
+                    best, at = asked, j
         return at
 
     def _swap(self, t: int, j: int, n: int) -> int:
         """Sell a tenant's worst pages, all of one cell, to another; return how many."""
         v = self.sellers[j][-1]
         down = self.deals.down
-        n = min(n, int(self.book.upper[j, v] - down[j, v]))
+        n = min(n, int(self.book.upper[j, v] - down[j, v] - self.deals.out[j, v]))
         payer = t
         if j != t:
-            n = min(n, self.used[j] - self.owed[j])
-            if self.used[t] < self.owed[t]:
-                n = min(n, self.owed[t] - self.used[t])
+            for line in (self.owed[j], self.entitled[j]):  # terms change there
+                if self.used[j] > line:
+                    n = min(n, self.used[j] - line)
+            if self.used[t] < self.entitled[t] and self.used[j] > self.entitled[j]:
+                n = min(n, self.entitled[t] - self.used[t])
                 payer = j
             self.used[j] -= n
             self.used[t] += n
         down[j, v] += n
         self.deals.payer.setdefault((j, v), []).append((payer, n))
-        if down[j, v] == self.book.upper[j, v]:
-            self.sellers[j].pop()
-            self.head[j] = self._head(j)
+        self._sold(j, v)
         self._spend(t, 2 * n)
         return n
 
@@ -199,8 +209,17 @@ class _Round:
             over = min(used - self.cap[t], self.limit)
             while over > 0 and self.sellers[t]:
                 v = self.sellers[t][-1]
-                n = min(over, int(self.book.upper[t, v] - self.deals.down[t, v]))
+                n = min(over, int(self.book.upper[t, v]))
                 self.deals.out[t, v] += n
+                self.used[t] -= n
+                self.free += n
                 over -= n
-                self.limit -= n
-                self.sellers[t].pop()
+                self._spend(t, n)
+                self._sold(t, v)
+
+    def _sold(self, j: int, v: int) -> None:
+        """Go on to a seller's next cell where this one has no page left."""
+        gone = self.deals.down[j, v] + self.deals.out[j, v]
+        if gone == self.book.upper[j, v]:
+            self.sellers[j].pop()
+            self.head[j] = self._head(j)

@@ -86,7 +86,7 @@ class Tenant:
     guarantee: Amount = Amount(share=0.0)
     maximum: Amount = Amount(share=1.0)
     weight: float = 1.0
-    lend: float = 0.02
+    lend: float = 0.03
     move_share: float = 1.0
     keep_out: frozenset[MemoryKind] = frozenset()
     profile: str = ""
@@ -217,6 +217,7 @@ class Labeller:
             again for all spaces when they or the ``version`` have changed.
         rest: Label of the rest.
         version: Counts up when ``tenant_of`` answers differently.
+        spaces: Spaces that count instead of the machine's; None: the machine's.
     """
 
     def __init__(
@@ -224,14 +225,18 @@ class Labeller:
         tenant_of: Callable[[Space], int],
         rest: int,
         version: Callable[[], int] = lambda: 0,
+        spaces: tuple[Space, ...] | None = None,
     ) -> None:
         self._tenant_of, self._rest, self._version = tenant_of, rest, version
+        self._instead = spaces
         self._labels: Labels = np.zeros(0, np.uint8)
         self._spaces: tuple[Space, ...] | None = None
         self._seen = -1
 
     def of(self, spaces: tuple[Space, ...], pages: int) -> Labels:
         """Return the label of every flat page, uint8[pages]; do not write."""
+        if self._instead is not None:
+            spaces = self._instead
         version = self._version()
         same = spaces is self._spaces and version == self._seen
         if same and len(self._labels) == pages:
