@@ -68,6 +68,7 @@ def simulate(
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
     compressibility: str | None = None,
+    huge_pages: str | None = None,
     record: Path | None = None,
     list_: Annotated[
         bool, Parameter(name="--list", negative=(), show_default=False)
@@ -119,6 +120,10 @@ def simulate(
     compressibility
         How well the data compress, for ocp-expander: 2, or 3-1.5/60 (from 3:1 to
         1.5:1 in 60 s); default: as the workload says, or 2.
+    huge_pages
+        Model huge pages and the TLB; who decides about them: priced (isotherm),
+        never-split, always-split or always-huge; MODE:small begins without any,
+        MODE:mixed with half (default: all pages are small).
     record
         Keep what isotherm explain reads in this directory.
     list_
@@ -177,6 +182,7 @@ def simulate(
         sampling_loss=sampling_loss,
         faults=faults,
         compressibility=compressibility,
+        huge_pages=huge_pages,
         recording=recording,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
@@ -275,6 +281,10 @@ def _print_result(result: Mapping[str, Any]) -> None:
         if device["failed_writes"]:
             text += f", {device['failed_writes']} failed writes"
         rows.insert(-1, ("device full", f"{device['fill']:.1%}", text))
+    if huge := result.get("huge_pages"):
+        text = f"{huge['collapses']} collapses, {huge['splits']} splits"
+        rows.insert(-1, ("huge pages", f"{huge['huge_share']:.1%}", text))
+        rows.insert(-1, ("TLB walks", render_ns(huge["walk_ns"]), ""))
     for row in rows:
         made.add_row(*row)
     print_table(made)

@@ -19,6 +19,13 @@ from isotherm.hotness.tracker import GammaTracker
 from isotherm.lab.cpu_advice import MODES, SimulatedThreads
 from isotherm.lab.future import future_for, stream_spaces
 from isotherm.lab.hint_sources import build_sources
+from isotherm.lab.huge_pages import (
+    HugeRun,
+    check_huge_pages,
+    machine_class,
+    make_huge_policy,
+    whole_ranges,
+)
 from isotherm.lab.placement import (
     check_placement,
     first_access_order,
@@ -77,6 +84,8 @@ class SimulationSpec:
             the machine's own. For traces that kept their page numbers.
         tenants: A file that says whose the parts of a mixed workload are, and who
             gets how much of the fast tier; None: nobody has a claim.
+        huge_pages: Who decides about page sizes, ``MODE`` or ``MODE:START``
+            (docs/reference/huge-pages.md); None: all pages are small.
         advise_cpus: "print" advises where threads should run, "apply" has them run
             there; "off" does neither.
     """
@@ -101,6 +110,7 @@ class SimulationSpec:
     compressibility: str | None = None
     recording: str | None = None
     tenants: str | None = None
+    huge_pages: str | None = None
     advise_cpus: str = "off"
 
     def check(self) -> None:
@@ -139,6 +149,7 @@ class SimulationSpec:
                 )
         Faults(**self.faults)
         check_placement(self.placement)
+        check_huge_pages(self.huge_pages, self.policy)
         if self.compressibility is not None:
             parse_compressibility(self.compressibility)
         if self.advise_cpus not in MODES:
@@ -238,7 +249,7 @@ class _Run:
         self.recorder = recorder
         self.pace = spec.pace
         pages = workload.pages
-        self.machine = SimMachine(
+        self.machine = machine_class(spec.huge_pages)(
             machine_spec or load_machine(spec.machine),
             pages,
             spec.fast_ratio,
@@ -279,6 +290,7 @@ class _Run:
         future = future_for(spec.policy, future, workload, self.pace, machine.load)
         self.policy, self.hints = self._make_policy(setup, future)
         machine.place(self.policy.start(self._placement()))
+        self.huge = HugeRun.begin(spec.huge_pages, machine)
         self.tracker = None
         if self.policy.uses_tracker:
             self.tracker = GammaTracker(
@@ -311,6 +323,7 @@ class _Run:
             self.policy,
             self.engine,
             Outcome.none(),
+            sizer=None if self.huge is None else self.huge.sizer,
             labeller=None if self.tenants is None else self.tenants.labeller,
         )
         self.cpus = None
@@ -328,12 +341,18 @@ class _Run:
         Without --hints those are all that it wants; with it, those of them that
         it can use: nobody pays for what is not read.
         """
-        policy = make_policy(self.spec.policy, setup, future)
+
+        def make(setup: Setup) -> Policy:
+            if self.spec.huge_pages is not None:
+                return make_huge_policy(self.spec.huge_pages, setup)
+            return make_policy(self.spec.policy, setup, future)
+
+        policy = make(setup)
         on = policy.wants
         if self.spec.hints is not None:
             on = setup.hints & _accepted(policy)
         if on != setup.hints:
-            policy = make_policy(self.spec.policy, replace(setup, hints=on), future)
+            policy = make(replace(setup, hints=on))
         return policy, on
 
     def _state_compressibility(self) -> None:
@@ -371,6 +390,8 @@ class _Run:
             order = random_order(pages, self.spec.seed)
         else:
             order = first_access_order(pages, self.workload.epochs(self.pace))
+        if self.spec.huge_pages is not None:
+            order = whole_ranges(order)
         return place(order, self.machine.capacity, self.machine.tier_rank)
 
     def play(self, progress: Callable[[float], None] | None) -> None:
@@ -545,6 +566,8 @@ class _Run:
             result["cpu_advice"] = self.cpus.report()
         if self.machine.expander is not None:
             result["expander"] = self.machine.expander.report()
+        if self.huge is not None:
+            result["huge_pages"] = self.huge.report()
         if self.recording is not None:
             result["recording"] = self.recording.report()
             self.recording.close()

@@ -3,6 +3,7 @@
 A decision is made for a cell and carried out on pages of it.
 """
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 
 from isotherm.hints.batch import BLOCK_PAGES
 from isotherm.hotness.protocol import EvidenceView
+from isotherm.policy.balance import Balance
 from isotherm.policy.cells import Cells, take
+from isotherm.policy.ladder import EXCHANGE, Ladder, Rung, climb
 from isotherm.policy.plan import Epoch, Moves, Reason
-from isotherm.policy.switching import Boundary, Transitions, trades
+from isotherm.policy.switching import Boundary, Transitions
 from isotherm.topology.model import Topology
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Nodes = NDArray[np.uint8]
 
 
 class Market:
@@ -35,11 +40,17 @@ class Market:
         self._tiers = len(topology.tiers)
         self._epoch_s = epoch_s
         self._boundaries = [Boundary() for _ in range(self._tiers - 1)]
+        self._balances = [Balance() for _ in self._boundaries]
 
     @property
     def price_ns(self) -> list[float]:
         """Price of an upper slot for an epoch, per boundary, from the fastest."""
         return [boundary.price or 0.0 for boundary in self._boundaries]
+
+    @property
+    def advantage_ns(self) -> list[Floats]:
+        """Advantage of the upper tier for a page of each cell, per boundary."""
+        return [boundary.advantage for boundary in self._boundaries]
 
     def repace(self, epoch_s: float) -> None:
         """Go on with epochs of another length."""
@@ -66,7 +77,7 @@ class Market:
             rate: Of every cell.
             population: Pages per cell and tier, int64[CELLS, tiers].
             transitions: Where pages go next.
-            tier_ns: Latency of each tier.
+            tier_ns: What one more access takes in each tier.
             threshold: Rate of the coldest page that would fit into the first tier.
             limit: Moves at most.
         """
@@ -78,34 +89,41 @@ class Market:
         if lasting < 1.0:
             chance *= np.float32(lasting)
         free = self._free(epoch)
-        parts: list[Moves] = []
         notes: dict[str, float] = {}
+        rungs: list[Rung] = []
         for b, boundary in enumerate(self._boundaries):
-            upper, lower = population[:, b], population[:, b + 1]
             cost_ns = self._move_cost(epoch, b)
-            saved_ns = max(0.0, float(tier_ns[b + 1] - tier_ns[b])) * self._epoch_s
+            saved_ns = float(tier_ns[b + 1] - tier_ns[b]) * self._epoch_s
+            balance = self._balances[b]
+            balance.follow(saved_ns)
             advantage = boundary.settle(
                 saved_ns * rate,
                 cost_ns,
-                upper,
-                lower,
+                population[:, b],
+                population[:, b + 1],
                 cells,
                 chance,
                 saved_ns * threshold,
                 int(free[b]),
             )
-            up, down = trades(advantage, upper, lower, int(free[b]), cost_ns, limit)
             notes[f"price_ns_{b}"] = boundary.price or 0.0
             notes[f"cost_ns_{b}"] = cost_ns
-            if up.any() or down.any():
-                part = self._pick(epoch, cell, b, up, down, advantage, cost_ns)
-                limit -= len(part)
-                parts.append(part)
-        if len(parts) < 2:
-            return (parts[0] if parts else Moves.none()), notes
-        both = Moves.concat(*parts)  # a page may pay at two boundaries: the upper wins
-        _, first = np.unique(both.page, return_index=True)
-        return both.take(np.sort(first)), notes
+            rungs.append(Rung(advantage, cost_ns, rate, balance, saved_ns < 0))
+        ladder = Ladder(epoch, cell, self._tier, population, free, self._kept(epoch))
+
+        def pick(node: Nodes, b: int, up: Ints, down: Ints) -> Moves:
+            at, rung = replace(epoch, node=node), rungs[b]
+            return self._pick(at, cell, b, up, down, rung.advantage, rung.cost_ns)
+
+        return climb(ladder, rungs, limit, pick), notes
+
+    def _kept(self, epoch: Epoch) -> NDArray[np.int64]:
+        """Return the pages of each tier that are for exchange alone."""
+        kept = np.zeros(self._tiers + 1, np.int64)
+        for rank, tier in enumerate(self._topology.tiers[1:-1], 1):
+            capacity = int(epoch.usage.capacity_pages[list(tier.nodes)].sum())
+            kept[rank] = max(1, int(EXCHANGE * capacity))
+        return kept
 
     def _free(self, epoch: Epoch) -> NDArray[np.int64]:
         free = np.zeros(self._tiers + 1, np.int64)

@@ -8,6 +8,7 @@ from isotherm.workloads import (
     btree,
     changing,
     embedding,
+    inside,
     kv_cache,
     spec,
     steady,
@@ -29,6 +30,8 @@ BUILDERS: dict[type, Callable[[Any, str, int, int], Generated]] = {
     spec.ColdOnDram: changing.build_cold_on_dram,
     spec.KvCache: kv_cache.build_kv_cache,
     spec.Embedding: embedding.build_embedding,
+    spec.Silo: inside.build_silo,
+    spec.Liblinear: inside.build_liblinear,
 }
 
 

@@ -29,6 +29,8 @@ WORKLOADS: dict[str, str] = {
     "cold-on-dram": "a hot sweep that hides latency, a colder chase that cannot",
     "kv-cache": "a language-model server's paged key-value cache",
     "embedding": "embedding rows with the reuse of Meta's recommendation models",
+    "silo": "YCSB on a database: a dense index, hot records in every huge page",
+    "liblinear": "dense arrays: huge pages differ, the pages of each are alike",
 }
 
 

@@ -227,6 +227,35 @@ class Embedding(
     write_share: Share | None = None
 
 
+class Silo(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="silo",
+):
+    """YCSB on an in-memory database: a dense index, and records anywhere."""
+
+    exponent: Exponent = 0.99
+    records_per_page: Annotated[int, Meta(ge=1, le=4096)] = 4
+    index_pages: OpenShare = 0.05
+    index_share: Annotated[float, Meta(ge=0, lt=1)] = 0.4
+    write_share: Share | None = None
+
+
+class Liblinear(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="liblinear",
+):
+    """Training over dense arrays: heat differs by huge page, not within one."""
+
+    exponent: Exponent = 0.99
+    write_share: Share | None = None
+
+
 GeneratorSpec = (
     Zipf
     | Gups
@@ -242,6 +271,8 @@ GeneratorSpec = (
     | ColdOnDram
     | KvCache
     | Embedding
+    | Silo
+    | Liblinear
 )
 
 SCHEMAS: dict[str, type[msgspec.Struct]] = {
