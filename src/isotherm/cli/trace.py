@@ -57,7 +57,7 @@ def import_(
         The trace file to write, replaced if it exists.
     format
         auto, or one of csv, damo, lackey, libcachesim-csv, lirs, mooncake,
-        oracle-general, parquet, perf, ramulator, spec.
+        mooncake-serving, oracle-general, parquet, perf, ramulator, spec.
     page_bytes
         Bytes of a page; addresses are divided by it. 4096, 64KiB, 2MiB, ...
     json

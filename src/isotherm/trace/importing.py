@@ -19,6 +19,7 @@ from isotherm.trace.importers.mooncake import read_mooncake
 from isotherm.trace.importers.perf import read_perf
 from isotherm.trace.importers.perf_data import is_perf_data, read_perf_data
 from isotherm.trace.importers.rows import Importer, ImportOptions, Rows
+from isotherm.trace.importers.serving import read_mooncake_serving
 from isotherm.trace.importers.tables import read_csv, read_parquet
 from isotherm.trace.importers.text import (
     read_lackey,
@@ -142,6 +143,8 @@ FORMATS: dict[str, Format] = {
         Format(
             "libcachesim-csv", "libCacheSim", _is_libcachesim_csv, read_libcachesim_csv
         ),
+        # By name only: the same file is also a list of references.
+        Format("mooncake-serving", "Mooncake", lambda _: False, read_mooncake_serving),
         Format(
             "oracle-general", "libCacheSim", looks_like_records, read_oracle_general
         ),

@@ -1,0 +1,135 @@
+"""Every policy on machines with a GPU: the tables of docs/results/gpu.md.
+
+    python benchmarks/gpu_lab.py                 # all, and write the tables
+    python benchmarks/gpu_lab.py --trace FILE    # Mooncake's requests are there
+
+Embedding look-ups have the reuse of Meta's DLRM data sets, in pages of 64 rows and
+in pages of one, as a tiered tensor has them. The key-value cache is the generator,
+and Mooncake's conversation trace played by a server (`trace import --format
+mooncake-serving`). Without the trace its column is left out, and the page says so.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from publish import markdown, publish
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/results/gpu.md"
+MACHINES = ("gpu-host", "gpu-coherent")
+RATIO = "1/10"
+TRACE = "traces/mooncake-conversation.jsonl.gz"
+#: Columns: head of the table, arguments of compare beyond policies and machines.
+GRIDS = {
+    "embedding, a page of 64 rows": "--workloads embedding",
+    "embedding, a page of a row": (
+        "--workloads embedding --workload-option rows_per_page=1"
+    ),
+    "kv-cache": "--workloads kv-cache",
+}
+#: Of the conversation trace: about its first quarter of an hour.
+SERVING = "--workloads {trace} --rates trace --accesses 30000000 --epoch 2"
+BOUNDS = ("all-fast", "clairvoyant", "static-oracle", "all-slow")
+
+
+def run(words: list[str]) -> dict[str, Any]:
+    """Run a command of isotherm and return its document.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "isotherm", *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise SystemExit(f"isotherm {shlex.join(words)}: exit {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def find_trace(given: Path | None) -> Path | None:
+    """Return Mooncake's conversation trace; None where it is not there."""
+    if given is not None:
+        if not given.is_file():
+            raise SystemExit(f"{given}: no such trace")
+        return given
+    shared = Path(os.environ.get("ISOTHERM_SHARED", ROOT.parent / "shared"))
+    path = shared / TRACE
+    return path if path.is_file() else None
+
+
+def grids(trace: Path | None, scratch: Path) -> dict[str, str]:
+    """Return the columns, with the trace imported where it is there."""
+    found = dict(GRIDS)
+    if trace is not None:
+        out = scratch / "mooncake.trace"
+        words = ["trace", "import", str(trace), str(out), "--format"]
+        run([*words, "mooncake-serving"])
+        found["Mooncake"] = SERVING.format(trace=out)
+    return found
+
+
+def slowdowns(arguments: str, jobs: int) -> dict[tuple[str, str], float]:
+    """Return the slowdown of every (machine, policy) of a grid."""
+    words = ["compare", "--policies", "all", "--machines", ",".join(MACHINES)]
+    words += ["--fast-ratios", RATIO, "--jobs", str(jobs), *shlex.split(arguments)]
+    rows = run(words)["results"]
+    return {(row["machine"], row["policy"]): row["slowdown"] for row in rows}
+
+
+def table(machine: str, columns: dict[str, dict[tuple[str, str], float]]) -> str:
+    """Return a machine's table: policies by their geometric mean, then the bounds."""
+
+    def mean(policy: str) -> float:
+        product = 1.0
+        for found in columns.values():
+            product *= found.get((machine, policy), float("inf"))
+        return product ** (1 / len(columns))
+
+    names = {policy for found in columns.values() for _, policy in found}
+    ranked = sorted(names - set(BOUNDS), key=mean)
+    ranked += [bound for bound in BOUNDS if bound in names]
+    rows = []
+    for policy in ranked:
+        cells = [found.get((machine, policy)) for found in columns.values()]
+        shown = ["" if cell is None else f"{cell:.2f}" for cell in cells]
+        rows.append([policy, *shown])
+    return f"`{machine}`\n\n" + markdown([f"slowdown, {RATIO} fast", *columns], rows)
+
+
+def main() -> None:
+    """Run the grids and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trace", type=Path, help="Mooncake's conversation trace")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--print", action="store_true", help="leave the page alone")
+    given = parser.parse_args()
+    trace = find_trace(given.trace)
+    with tempfile.TemporaryDirectory() as scratch:
+        columns = {}
+        for name, arguments in grids(trace, Path(scratch)).items():
+            sys.stderr.write(f"{name}\n")
+            columns[name] = slowdowns(arguments, given.jobs)
+    parts = [table(machine, columns) for machine in MACHINES]
+    if trace is None:
+        parts.append(f"Without Mooncake's requests: {TRACE} is not there.")
+    text = "\n\n".join(parts)
+    if given.print:
+        print(text)
+    else:
+        publish("gpu-lab", text, PAGE)
+
+
+if __name__ == "__main__":
+    main()
