@@ -9,6 +9,8 @@ from isotherm.cli.output import note, print_json, start_logging
 from isotherm.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isotherm.daemon.config import Config
 
 EPILOGUE = """\
@@ -82,7 +84,7 @@ def run(
     with_other_movers
         Run although another mover manages the same memory.
     config
-        A TOML file; isotherm config show lists every key.
+        A TOML file; isotherm config show lists every key. SIGHUP has it read again.
     record
         Keep what isotherm explain reads in this directory.
     metrics
@@ -94,10 +96,17 @@ def run(
     """
     start_logging()
     pids = _parse_pids(pid or ())
+    if duration is not None and not duration > 0:
+        raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
+    overrides = _overrides(epoch, limit, hints, metrics)
+    settings = overrides(_read(config))
+    if not pids and not command and cgroup is None:
+        cgroup = settings.target.cgroup or None
     if sum((bool(pids), cgroup is not None, bool(command))) != 1:
         raise UsageError(
             "target: expected one of --pid, --cgroup and -- COMMAND",
-            hint="isotherm run --pid 4242, or isotherm run -- COMMAND",
+            hint="isotherm run --pid 4242, or isotherm run -- COMMAND; or a cgroup"
+            " under [target] in the configuration",
         )
     if duration is not None and not duration > 0:
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
@@ -123,6 +132,8 @@ def run(
 
     from isotherm.daemon.session import run_session  # noqa: PLC0415  # numba
     from isotherm.daemon.summary import describe  # noqa: PLC0415  # likewise
+        config_file=config,
+        overrides=overrides,
 
     ended = run_session(request, checked)
     if json:
@@ -147,42 +158,48 @@ def _parse_pids(words: list[str] | tuple[str, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(pids))
 
 
-def _settings(
-    path: Path | None,
-    epoch: float | None,
-    limit: float | None,
-    hints: str | None,
-    metrics: str | None,
-) -> "Config":
-    """Return the configuration with what the command line says."""
-    import msgspec  # noqa: PLC0415  # --help
+def _overrides(
+    epoch: float | None, limit: float | None, hints: str | None, metrics: str | None
+) -> "Callable[[Config], Config]":
+    """Return what puts the command line over a configuration."""
 
-    from isotherm.daemon.config import (  # noqa: PLC0415  # likewise
+    def override(config: "Config") -> "Config":
+        import msgspec  # noqa: PLC0415  # --help
+
+        from isotherm.daemon.config import Config  # noqa: PLC0415  # likewise
+
+        fields = msgspec.to_builtins(config)
+        if epoch is not None:
+            fields["loop"]["epoch_s"] = epoch
+            longest = max(epoch, fields["loop"]["longest_epoch_s"])
+            fields["loop"]["longest_epoch_s"] = longest
+        if limit is not None:
+            fields["migration"]["limit_mib_s"] = limit
+        if metrics is not None:
+            fields["metrics"]["listen"] = metrics
+        if hints is not None:
+            fields["sources"]["use"] = [word.strip() for word in hints.split(",")]
+        try:
+            return msgspec.convert(fields, Config)
+        except msgspec.ValidationError as error:
+            text = str(error)
+            raise UsageError(
+                text[:1].lower() + text[1:], hint="isotherm config show lists every key"
+            ) from error
+
+    return override
+
+
+def _read(path: Path | None) -> "Config":
+    """Return the configuration of a file, or of the host's where none is named."""
+    from isotherm.daemon.config import (  # noqa: PLC0415  # --help
         SYSTEM_FILE,
-        Config,
         read_config,
     )
 
     if path is None and SYSTEM_FILE.is_file():
         path = SYSTEM_FILE
-    fields = msgspec.to_builtins(read_config(path))
-    if epoch is not None:
-        fields["loop"]["epoch_s"] = epoch
-        longest = max(epoch, fields["loop"]["longest_epoch_s"])
-        fields["loop"]["longest_epoch_s"] = longest
-    if limit is not None:
-        fields["migration"]["limit_mib_s"] = limit
-    if metrics is not None:
-        fields["metrics"]["listen"] = metrics
-    if hints is not None:
-        fields["sources"]["use"] = [word.strip() for word in hints.split(",")]
-    try:
-        return msgspec.convert(fields, Config)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        raise UsageError(
-            text[:1].lower() + text[1:], hint="isotherm config show lists every key"
-        ) from error
+    return read_config(path)
 
 
 def _log_all() -> None:

@@ -66,6 +66,16 @@ class Pacer:
         """CPU time of an epoch, smoothed."""
         return self._cost_s or 0.0
 
+    def change(self, epoch_s: float, longest_s: float, cpu_share: float) -> None:
+        """Go on with another shortest and longest epoch and another budget.
+
+        What an epoch costs stays known: ``observe`` finds the length that keeps the
+        budget.
+        """
+        self._shortest_s, self._longest_s = epoch_s, max(epoch_s, longest_s)
+        self._share, self._roomy = cpu_share, 0
+        self.epoch_s = min(max(self.epoch_s, epoch_s), self._longest_s)
+
     def observe(self, cpu_ns: float) -> Paced | None:
         """Take in the CPU time of one epoch; return the change of pace, if any."""
         self._epochs += 1

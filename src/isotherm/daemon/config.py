@@ -132,6 +132,18 @@ class KernelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = False
 
 
+class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose memory, where the command line names nobody."""
+
+    cgroup: Annotated[
+        str, Meta(description='all processes of this cgroup, as --cgroup; "": none')
+    ] = ""
+    canary_percent: Annotated[
+        float,
+        Meta(gt=0, le=100, description="of a cgroup's processes; others are left"),
+    ] = 100.0
+
+
 class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Figures for Prometheus."""
 
@@ -152,6 +164,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     movers: MoversConfig = MoversConfig()
     kernel: KernelConfig = KernelConfig()
     metrics: MetricsConfig = MetricsConfig()
+    target: TargetConfig = TargetConfig()
 
 
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)

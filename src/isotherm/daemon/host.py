@@ -13,6 +13,7 @@ from isotherm.core.descriptors import as_many_as_allowed
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.budget import choose_unit, state_bytes
+from isotherm.daemon.canary import OUTSIDE, Canary
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
 from isotherm.daemon.service import Grain, RunEngine, Service
@@ -126,7 +127,9 @@ class Host:
         """Log what has happened to processes."""
         for event in events:
             what, comm = event.kind.value, event.comm
-            if event.kind is EventKind.REFUSED:
+            if event.why == OUTSIDE:
+                log.debug("target", what=what, pid=event.pid, why=event.why)
+            elif event.kind is EventKind.REFUSED:
                 self.refused.append(event.why)
                 log.warning("target", what=what, pid=event.pid, why=event.why)
             elif event.kind not in (EventKind.THREADS, EventKind.MAPPED):
@@ -173,6 +176,9 @@ def open_host(
         NotPermittedError: It may not be looked into, or its pages not moved.
         UnsupportedError: One tier only, or nothing to look with.
     """
+    share = config.target.canary_percent / 100
+    if cgroup is not None and share < 1:
+        claims = Canary(share, claims)
     with ExitStack() as stack:
         stack.enter_context(as_many_as_allowed())
         follower = Follower(pids, () if cgroup is None else (cgroup,), claims=claims)

@@ -1,5 +1,6 @@
 """What is asked for, and what is checked before anything heavy is loaded or touched."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,9 @@ class Request:
         record: Where to keep the run for ``explain``.
         root: Where /proc and /sys are (other than for the targets themselves).
         run_directory: Where daemons leave word; None: the usual place.
+        config_file: What the settings were read from, to be read again at SIGHUP;
+            None: SIGHUP ends the run.
+        overrides: What the command line says, put over what the file says.
     """
 
     pids: tuple[int, ...] = ()
@@ -55,6 +59,8 @@ class Request:
     root: Path = Path("/")
     run_directory: Path | None = None
 
+    config_file: Path | None = None
+    overrides: Callable[[Config], Config] = lambda config: config
 
 #: The run directory, and other movers that are let go on.
 Checked = tuple[RunDirectory, list[Mover]]

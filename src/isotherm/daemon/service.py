@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from isotherm.core.units import NS_PER_S
+from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.brake import Brake, Limits, Reading, Shift
 from isotherm.daemon.budget import Pacer
 from isotherm.daemon.config import BrakeConfig, Config
@@ -74,6 +74,15 @@ class Paced(Protocol):
 
     def repace(self, epoch_ns: int) -> None:
         """Go on with epochs of another length; what has been learnt stays."""
+        ...
+
+
+@runtime_checkable
+class Limitable(Protocol):
+    """An engine whose quota can change."""
+
+    def limit(self, pages_per_s: float) -> None:
+        """Go on with another quota."""
         ...
 
 
@@ -403,6 +412,25 @@ class Service:
             self.gate.inner.repace(round(epoch_s * NS_PER_S))
         else:
             self.gate.inner = self._make_policy()
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with another pace, budget, quota and other limits of the brake.
+
+        What is learnt stays; the rest of the configuration must be as it was.
+        """
+        loop, before = config.loop, self.config
+        self.config = config
+        share = config.budget.cpu_percent / 100
+        was_s = self.pacer.epoch_s
+        self.pacer.change(loop.epoch_s, loop.longest_epoch_s, share)
+        if self.pacer.epoch_s != was_s:
+            self._repace(self.pacer.epoch_s)
+        self.brake.limits = limits_of(config.brake)
+        limit_mib_s = config.migration.limit_mib_s
+        if limit_mib_s != before.migration.limit_mib_s and isinstance(
+            self.engine, Limitable
+        ):
+            self.engine.limit(limit_mib_s * (1 << 20) / (self.unit_pages * PAGE_BYTES))
 
     def _make_policy(self) -> Policy:
         machine, loop = self.machine, self.config.loop

@@ -21,10 +21,12 @@ from isotherm.core.errors import (
     UsageError,
 )
 from isotherm.daemon.answers import Answers
+from isotherm.daemon.config import Config
 from isotherm.daemon.host import Host, check_tiers, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.metrics import Meter
 from isotherm.daemon.movers import Mover, refuse
+from isotherm.daemon.notify import Notifier
 from isotherm.daemon.planned import Planned
 from isotherm.daemon.preflight import Checked, Request, preflight
 from isotherm.daemon.pressure import PressureReader
@@ -32,6 +34,7 @@ from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.rundir import HOST, RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.service import Service
 from isotherm.daemon.sources import check_names
+from isotherm.daemon.supervised import Supervised
 from isotherm.daemon.targets import Claims, find_cgroup, memcg_path
 from isotherm.daemon.waiting import Waiter
 from isotherm.machine.linux.nodes import HostNodes
@@ -80,7 +83,8 @@ def run_session(request: Request, checked: Checked | None = None) -> Ended:
         _check_host(request)
     cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
     with ExitStack() as stack:
-        waiter = stack.enter_context(Waiter())
+        reloads = request.config_file is not None and not request.command
+        waiter = stack.enter_context(Waiter(reloads=reloads))
         changes = _open_journal(runs)
         session = _Session(request, runs, changes, waiter, others, cgroup)
         stack.callback(session.put_back)
@@ -126,6 +130,7 @@ class _Session:
     ) -> None:
         self.request, self.runs, self.changes = request, runs, changes
         self.waiter, self.others, self.cgroup = waiter, others, cgroup
+        self.notifier = Notifier()
         self.child: subprocess.Popen[bytes] | None = None
         self.restored: list[str] = []
 
@@ -175,6 +180,7 @@ class _Session:
 
     def put_back(self) -> None:
         """Undo every change; safe to call again."""
+        self.notifier.stopping()
         self.restored += self.changes.restore()
         self.changes.close()
         self.runs.close()
@@ -301,6 +307,7 @@ class _Session:
             service.observers.append(planned)
         if request.config.metrics.listen:
             service.observers.append(meter)
+        service.observers.append(self._supervised(host))
         try:
             with (
                 self._measured(meter.figures),
@@ -314,6 +321,7 @@ class _Session:
                     tiers=[list(t.nodes) for t in host.machine.topology.tiers],
                     dry_run=request.dry_run,
                 )
+                self.notifier.ready(f"managing {self._describe_target()}")
                 reason = service.run(self.waiter.wait, request.duration_s)
             result = service.result() | host.result() | {"planned": planned.ranges}
         except BaseException:
@@ -323,6 +331,20 @@ class _Session:
         if recorder is not None:
             recorder.finish(result, request.config.loop.policy, self._describe_target())
         return reason, result
+
+    def _supervised(self, host: Host) -> Supervised:
+        """Return what tells the service manager, and reads the settings again."""
+
+        def change(config: Config) -> None:
+            host.config = config
+
+        return Supervised(
+            self.notifier,
+            self.request.config_file,
+            self.waiter.take_reload,
+            self.request.overrides,
+            change,
+        )
 
     def _steer(self, host: Host) -> tuple[str, dict[str, Any]]:
         """Let the kernel move until it is over."""
@@ -341,6 +363,7 @@ class _Session:
         began = time.monotonic()
 
         def look() -> None:
+            self.notifier.alive()
             # Forks are claimed, the dead are let go.
             host.machine.refresh()
             host.tell(host.machine.take_events())
@@ -348,6 +371,7 @@ class _Session:
 
         with self._measured(Meter(request.root).figures):
             mover.start(time.monotonic_ns())
+            self.notifier.ready(f"the kernel moves: {self._describe_target()}")
             wait = self.waiter.wait
             reason = _wait_out(wait, request.duration_s, host.alive, look)
         return reason, mover.result(time.monotonic() - began) | host.result()

@@ -20,10 +20,12 @@ class Waiter:
 
     Args:
         pidfd: Of a process whose end also ends one wait; None: of none.
+        reloads: SIGHUP asks for the configuration to be read again; else it ends.
     """
 
-    def __init__(self, pidfd: int | None = None) -> None:
+    def __init__(self, pidfd: int | None = None, *, reloads: bool = False) -> None:
         self.signal: signal.Signals | None = None
+        self._reloads, self._hung_up = reloads, False
         self._pidfd = pidfd
         self._poll = select.poll()
         self._old: dict[signal.Signals, object] = {}
@@ -56,8 +58,15 @@ class Waiter:
                 os.close(end)
             self._pipe = None
 
+    def take_reload(self) -> bool:
+        """Return whether SIGHUP has come since the last call."""
+        asked, self._hung_up = self._hung_up, False
+        return asked
+
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
+        if number == signal.SIGHUP and self._reloads:
+            self._hung_up = True
+        elif self.signal is None:
             self.signal = signal.Signals(number)
 
     def wait(self, seconds: float) -> bool:

@@ -6,6 +6,7 @@ from isotherm.migration.engine import MigrationEngine
 from isotherm.migration.events import (
     BatchDone,
     Event,
+    Limited,
     MoveBatch,
     PlanArrived,
     Renewed,
@@ -30,6 +31,7 @@ __all__ = [
     "Event",
     "GainLedger",
     "HoldBack",
+    "Limited",
     "MigrationEngine",
     "MigrationState",
     "MoveBatch",

@@ -30,6 +30,7 @@ from isotherm.migration.engine import NO_LIMIT_PAGES
 from isotherm.migration.events import (
     BatchDone,
     Event,
+    Limited,
     MoveBatch,
     PlanArrived,
     Renewed,
@@ -215,6 +216,17 @@ class BackgroundEngine(Accounts):
             self._handle(Throttled(self._machine.clock.now_ns(), share))
             self._share = share
             self._pause_until_ns = 0
+            self._changed.notify_all()
+
+    def limit(self, pages_per_s: float) -> None:
+        """Go on with another quota.
+
+        Raises:
+            ValueError: There was none, or it is not above 0.
+        """
+        with self._changed:
+            self._handle(Limited(self._machine.clock.now_ns(), pages_per_s))
+            self._quota = pages_per_s
             self._changed.notify_all()
 
     @property

@@ -83,7 +83,20 @@ class Throttled:
     share: float
 
 
-Event = PlanArrived | BatchDone | Tick | Renewed | Throttled
+@dataclass(frozen=True, slots=True, eq=False)
+class Limited:
+    """From now on the quota is another.
+
+    Attributes:
+        now_ns: The machine's time.
+        pages_per_s: Tried per second, > 0.
+    """
+
+    now_ns: int
+    pages_per_s: float
+
+
+Event = PlanArrived | BatchDone | Tick | Renewed | Throttled | Limited
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ class Quota:
         self._burst_s = burst_s
         self._tokens = 0.0
         self._start_ns = start_ns
+        self._given = 0.0  # at rates of before, at most
         self.now_ns = start_ns
         self.share = 1.0
 
@@ -48,6 +49,20 @@ class Quota:
         """Fill the bucket up to a time."""
         self._tokens = self._filled(now_ns)
         self.now_ns = now_ns
+
+    def change(self, pages_per_s: float) -> None:
+        """Fill at another rate from now on; as many pages may be saved as before.
+
+        Raises:
+            ValueError: There was no quota, or the rate is not above 0.
+        """
+        if self._per_s is None or not pages_per_s > 0:
+            raise ValueError(f"quota_pages_per_s: expected > 0, got {pages_per_s}")
+        self._given += self._per_s * (self.now_ns - self._start_ns) / NS_PER_S
+        self._start_ns = self.now_ns
+        # What must be together before anything starts still finds room.
+        self._burst_s = max(self._burst_s, self._burst_s * self._per_s / pages_per_s)
+        self._per_s = pages_per_s
 
     def throttle(self, share: float) -> None:
         """Fill at a share from now on.
@@ -84,5 +99,5 @@ class Quota:
         return {
             "tokens": self._tokens >= 0,
             "quota": self._per_s is None
-            or tried_pages <= self._per_s * passed_s + 1e-6,
+            or tried_pages <= self._given + self._per_s * passed_s + 1e-6,
         }

@@ -17,6 +17,7 @@ batch is done, not before.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from isotherm.migration.checks import broken_rules
 from isotherm.migration.events import (
     BatchDone,
     Event,
+    Limited,
     MoveBatch,
     PlanArrived,
     Renewed,
@@ -44,6 +46,9 @@ from isotherm.migration.room import NodeRoom
 from isotherm.migration.stamps import LastMove
 from isotherm.migration.totals import Totals
 from isotherm.topology.model import Topology
+
+#: Events that hand out no moves by themselves.
+QUIET: Final = Renewed | Throttled | Limited
 
 
 class MigrationState:
@@ -149,7 +154,8 @@ class MigrationState:
 
         Batches that are done at the same time belong in one call: each call
         hands out work once, at its end; one with nothing but ``Renewed`` or
-        ``Throttled`` hands out none: work begins with what is known by then.
+        ``Throttled`` or ``Limited`` hands out none: work begins with what is known by
+        then.
 
         Raises:
             ValueError: An event contradicts the state: an unknown batch, a
@@ -171,12 +177,14 @@ class MigrationState:
                     self._renewed(event.change)
                 elif isinstance(event, Throttled):
                     self._quota.throttle(event.share)
+                elif isinstance(event, Limited):
+                    self._quota.change(event.pages_per_s)
                 else:
                     self._tick(event)
         self._batches_done(done)
         if self.log.maxlen and events:
             self.log.append(tuple(frozen(event) for event in events))
-        quiet = all(isinstance(event, Renewed | Throttled) for event in events)
+        quiet = all(isinstance(event, QUIET) for event in events)
         if quiet or not len(self._queue):
             return []
         return self._dispatch()
