@@ -127,13 +127,13 @@ def run(
         intrusive=intrusive,
         with_other_movers=with_other_movers or settings.movers.tolerate,
         record=record,
+        config_file=config,
+        overrides=overrides,
     )
     checked = preflight(request)
 
     from isotherm.daemon.session import run_session  # noqa: PLC0415  # numba
     from isotherm.daemon.summary import describe  # noqa: PLC0415  # likewise
-        config_file=config,
-        overrides=overrides,
 
     ended = run_session(request, checked)
     if json:
