@@ -52,6 +52,7 @@ def run(
     with_other_movers: Annotated[bool, Flag] = False,
     config: Path | None = None,
     record: Path | None = None,
+    advise_cpus: Literal["off", "print", "apply"] = "off",
     metrics: str | None = None,
     verbose: Annotated[bool, Flag] = False,
     json: Annotated[bool, Flag] = False,
@@ -89,6 +90,9 @@ def run(
         Keep what isotherm explain reads in this directory.
     metrics
         Serve figures for Prometheus on this HOST:PORT; :9977 is this host only.
+    advise_cpus
+        print says where threads had better run, by who accesses what; apply has
+        them run there (sched_setaffinity), until the run ends.
     verbose
         Log every epoch.
     json
@@ -108,9 +112,11 @@ def run(
             hint="isotherm run --pid 4242, or isotherm run -- COMMAND; or a cgroup"
             " under [target] in the configuration",
         )
-    if duration is not None and not duration > 0:
-        raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
-    settings = _settings(config, epoch, limit, hints, metrics)
+    if advise_cpus != "off" and mover == "kernel":
+        raise UsageError(
+            "advise-cpus: the kernel tells nobody who accesses what",
+            hint="leave --mover kernel out",
+        )
     if verbose:
         _log_all()
 
@@ -129,6 +135,7 @@ def run(
         record=record,
         config_file=config,
         overrides=overrides,
+        advise_cpus=advise_cpus,
     )
     checked = preflight(request)
 

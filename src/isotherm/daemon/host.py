@@ -16,6 +16,7 @@ from isotherm.daemon.budget import choose_unit, state_bytes
 from isotherm.daemon.canary import OUTSIDE, Canary
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
+from isotherm.daemon.cpu_live import OwnersNamed, Sockets
 from isotherm.daemon.service import Grain, RunEngine, Service
 from isotherm.daemon.sources import Chosen, Tiered, choose_sources
 from isotherm.hints.batch import HintSource
@@ -56,13 +57,21 @@ class Host:
     unit: int = 1
     engine: BackgroundEngine | None = None
     refused: list[str] = field(default_factory=list)
+    sockets: Sockets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sockets = Sockets(self.machine)
 
     @property
     def sources(self) -> tuple[HintSource, ...]:
         """The open hint sources, in units."""
-        if self.unit == 1:
-            return tuple(chosen.source for chosen in self.chosen)
-        return tuple(CoarseSource(chosen.source, self.unit) for chosen in self.chosen)
+        plain: list[HintSource] = [chosen.source for chosen in self.chosen]
+        if self.unit > 1:
+            plain = [CoarseSource(one.source, self.unit) for one in self.chosen]
+        if not self.sockets.matter:
+            return tuple(plain)
+        machine, sockets = self.machine, self.sockets
+        return tuple(OwnersNamed(one, machine, sockets, self.unit) for one in plain)
 
     @property
     def units(self) -> Machine:

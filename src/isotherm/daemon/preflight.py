@@ -39,11 +39,13 @@ class Request:
         intrusive: Sources may change something in the target.
         with_other_movers: Run beside other movers.
         record: Where to keep the run for ``explain``.
-        root: Where /proc and /sys are (other than for the targets themselves).
-        run_directory: Where daemons leave word; None: the usual place.
+        advise_cpus: ``print`` says where threads had better run, ``apply`` has them
+            run there, ``off`` neither.
         config_file: What the settings were read from, to be read again at SIGHUP;
             None: SIGHUP ends the run.
         overrides: What the command line says, put over what the file says.
+        root: Where /proc and /sys are (other than for the targets themselves).
+        run_directory: Where daemons leave word; None: the usual place.
     """
 
     pids: tuple[int, ...] = ()
@@ -56,11 +58,12 @@ class Request:
     intrusive: bool = False
     with_other_movers: bool = False
     record: Path | None = None
+    advise_cpus: str = "off"
+    config_file: Path | None = None
+    overrides: Callable[[Config], Config] = lambda config: config
     root: Path = Path("/")
     run_directory: Path | None = None
 
-    config_file: Path | None = None
-    overrides: Callable[[Config], Config] = lambda config: config
 
 #: The run directory, and other movers that are let go on.
 Checked = tuple[RunDirectory, list[Mover]]

@@ -18,10 +18,12 @@ from isotherm.core.errors import (
     IsothermError,
     NotPermittedError,
     TargetGoneError,
+    UnsupportedError,
     UsageError,
 )
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
+from isotherm.daemon.cpu_live import LiveThreads
 from isotherm.daemon.host import Host, check_tiers, open_host
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.metrics import Meter
@@ -303,6 +305,9 @@ class _Session:
                 service.engine.move_cost_ns(),
             )
         planned, meter = Planned(), Meter(request.root)
+        cpus = self._advised(host)
+        if cpus is not None:
+            service.observers.append(cpus)
         if request.dry_run:
             service.observers.append(planned)
         if request.config.metrics.listen:
@@ -324,6 +329,8 @@ class _Session:
                 self.notifier.ready(f"managing {self._describe_target()}")
                 reason = service.run(self.waiter.wait, request.duration_s)
             result = service.result() | host.result() | {"planned": planned.ranges}
+            if cpus is not None:
+                result["cpu_advice"] = cpus.result()
         except BaseException:
             if recorder is not None:
                 recorder.abandon()
@@ -331,6 +338,22 @@ class _Session:
         if recorder is not None:
             recorder.finish(result, request.config.loop.policy, self._describe_target())
         return reason, result
+
+    def _advised(self, host: Host) -> LiveThreads | None:
+        """Return who advises on where threads run; None where nobody is asked.
+
+        Raises:
+            UnsupportedError: There is one place to run.
+        """
+        request = self.request
+        if request.advise_cpus == "off":
+            return None
+        if not host.sockets.several:
+            raise UnsupportedError(
+                "advise-cpus: this host has one node with CPUs: nowhere else to run"
+            )
+        acts = request.advise_cpus == "apply" and not request.dry_run
+        return LiveThreads(host.machine, host.sockets, self.changes, acts=acts)
 
     def _supervised(self, host: Host) -> Supervised:
         """Return what tells the service manager, and reads the settings again."""

@@ -16,7 +16,7 @@ from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.suggest import did_you_mean
 from isotherm.daemon.config import Config
 from isotherm.daemon.source_kind import Chosen, Kind, LiveSource, Tiered, Wants
-from isotherm.daemon.sources_hardware import HARDWARE
+from isotherm.daemon.sources_hardware import HARDWARE, initiators_of_cpus
 from isotherm.machine.linux.machine import LinuxMachine
 
 __all__ = [
@@ -107,6 +107,7 @@ def _hint_fault() -> Kind:
             wants.machine.clock,
             placement=wants.machine.placement,
             fast_nodes=wants.machine.topology.tiers[0].nodes,
+            initiator_of_cpu=initiators_of_cpus(wants.machine.topology),
             changes=wants.changes,
         )
 

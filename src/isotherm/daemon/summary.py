@@ -87,6 +87,7 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         first = result["fast_share_at_start"]
         began = "" if first is None else f", {first:.0%} at the start"
         lines.append(f"about {share:.0%} of accesses in fast memory{began}")
+    lines += _advised(result.get("cpu_advice"))
     costs = result["costs"]
     lines.append(
         f"took {costs['cpu_share']:.2%} of a core, {costs['application_s']:.3f} s"
@@ -95,6 +96,21 @@ def _own(result: Mapping[str, Any]) -> list[str]:
     if result["brake"]:
         lines.append(f"the brake acted {len(result['brake'])} times")
     return lines
+
+
+def _advised(found: Mapping[str, Any] | None) -> list[str]:
+    """Return where threads had better run, or were made to: the last advice."""
+    if found is None:
+        return []
+    if not found["advice"]:
+        return [f"CPUs: {found['evidence']} may stay where they are"]
+    last = found["advice"][-1]
+    word = "now runs" if found["applied"] else "had better run"
+    return [
+        f"CPUs: {row['kind']} {row['id']} {word} on initiator {row['to']}, not"
+        f" {row['from']}"
+        for row in last["threads"]
+    ] + [f"CPUs: that saves {last['gain']:.0%} of what accesses wait for"]
 
 
 def _planned(what: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from isotherm.core.units import NS_PER_S
 from isotherm.loop.epoch import Loop, Step
 from isotherm.machine.sim.machine import SimMachine
 from isotherm.migration.ranks import rank_column
-from isotherm.policy.cpu_adviser import CpuAdviser
+from isotherm.policy.cpu_adviser import THREAD_NS, CpuAdviser
 from isotherm.policy.cpus import Threads
 from isotherm.topology.model import InitiatorKind
 
@@ -40,7 +40,13 @@ class SimulatedThreads:
                 hint="a workload in TOML whose parts have threads, on two-socket-cxl",
             )
         self._machine, self._loop, self._acts = machine, loop, acts
-        self._adviser = CpuAdviser(machine.topology, machine.pages, acts=acts)
+        # Caches, like bandwidths, are those of a machine of the footprint's size.
+        self._adviser = CpuAdviser(
+            machine.topology,
+            machine.pages,
+            acts=acts,
+            thread_ns=THREAD_NS * machine.load.scale,
+        )
         self._rank = rank_column(machine.topology, 256)
         self._left: dict[int, set[int]] = {}
         self._remote = self._accesses = 0

@@ -140,7 +140,6 @@ def stream_spaces(workload: Workload) -> tuple[Space, ...]:
     starts: tuple[int, ...] = getattr(workload, "stream_starts", ())
     streams: tuple[AccessStream, ...] = getattr(workload, "streams", ())
     ends = (*starts[1:], workload.pages)
-    return tuple(
     threads: tuple[int, ...] = getattr(workload, "threads", ())
     if threads:  # a program's are one object
         first = (0, *accumulate(threads))
@@ -148,6 +147,7 @@ def stream_spaces(workload: Workload) -> tuple[Space, ...]:
             replace(streams[i], name=streams[i].workload or "")
             for i in first[: len(starts)]
         )
+    return tuple(
         Space(start, end - start, stream.name)
         for start, end, stream in zip(starts, ends, streams, strict=False)
     )

@@ -2,28 +2,27 @@
 
 The memory plan does not know of it. Both look at the same evidence, and one of them
 acts in a window of it: where threads were moved, who accesses what is gathered anew,
-and pages cross between nodes of a tier only after a whole window (`Homes`); where
-pages have crossed in a window the adviser leaves threads alone. After ``PATIENCE``
-such windows in a row it has the next for itself.
+and pages cross between nodes of a tier only after a whole window (`Homes`); where pages
+have crossed in a window the adviser leaves threads alone. If it would have moved some
+it has the next window for itself, and moves them at its end if that still pays.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.hints.batch import BLOCK_PAGES, AccessedBits, HintBatch, Samples
+from isotherm.hints.batch import HintBatch, Samples
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.cpus import Accesses, Placed, Prices, Threads, place_threads
 from isotherm.policy.homes import STAY_NS, WINDOW_S
 from isotherm.topology.model import Topology
 
-#: Windows in a row in which pages cross before the adviser asks for one.
-PATIENCE: Final = 3
-#: Of what accesses cost, the least that moving threads has to save.
-LEAST_GAIN: Final = 0.05
+#: Of what accesses cost, the least that moving threads has to save; and of that
+#: part of it which near memory and no moves would save.
+LEAST_GAIN: Final = 0.01
+LEAST_PART: Final = 0.1
 #: Of what was gathered, kept from one window to the next.
 KEPT: Final = 0.5
 #: Regions that threads' accesses are told apart by, and threads, at most.
@@ -32,9 +31,6 @@ MOST_THREADS: Final = 512
 #: Of a thread that moves: it fills the caches of another socket, some 4 MiB of them
 #: at 10 GB/s.
 THREAD_NS: Final = 400_000.0
-
-#: Returns the threads that pages are taken to be accessed by, -1 unknown, int64[n].
-OwnerOf = Callable[[NDArray[np.uint32]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +80,23 @@ class CpuAdviser:
         topology: Nodes, tiers, initiators.
         pages: Length of the flat page index.
         acts: What it advises is carried out; else it advises in every window.
+        thread_ns: What moving a thread costs.
     """
 
-    def __init__(self, topology: Topology, pages: int, *, acts: bool) -> None:
-        self._acts = acts
+    def __init__(
+        self,
+        topology: Topology,
+        pages: int,
+        *,
+        acts: bool,
+        thread_ns: float = THREAD_NS,
+    ) -> None:
+        self._acts, self._thread_ns = acts, thread_ns
         fast = topology.tiers[0].nodes
         self._nodes = np.array(fast if len(fast) > 1 else (), np.int64)
         self._width = 1 + max((n.id for n in topology.nodes), default=0)
         self._column: dict[int, int] = {}
-        self._window_s = self._busy = 0.0
+        self._window_s = 0.0
         self._crossed = 0
         self._grow(pages)
         #: Windows that have ended, and those in which pages had crossed.
@@ -129,7 +133,6 @@ class CpuAdviser:
         node: NDArray[np.uint8],
         passed_s: float,
         crossed_pages: int,
-        owner_of: OwnerOf | None = None,
     ) -> None:
         """Take an epoch's evidence.
 
@@ -138,7 +141,6 @@ class CpuAdviser:
             node: Placement.
             passed_s: Seconds.
             crossed_pages: Pages that moved between nodes of a tier.
-            owner_of: Whose accesses those are that nobody names a thread of.
         """
         self._window_s += passed_s
         self._elapsed_s += passed_s
@@ -146,40 +148,56 @@ class CpuAdviser:
         for batch in hints:
             seen = batch.seen
             if isinstance(seen, Samples) and seen.thread is not None:
-                self._add(seen.page, seen.thread, node, seen.period)
-            elif owner_of is None:
-                continue
-            elif isinstance(seen, Samples):
-                self._add(seen.page, owner_of(seen.page), node, seen.period)
-            elif isinstance(seen, AccessedBits):
-                page = _accessed(seen)
-                page = page[page < len(node)]
-                self._add(page, owner_of(page), node, 1.0)
+                weight = np.full(len(seen.page), seen.period)
+                self._add(seen.page, seen.thread, node, weight)
+
+    def take_rates(
+        self,
+        page: NDArray[np.uint32],
+        owner: NDArray[np.int64],
+        rate: NDArray[np.floating],
+        node: NDArray[np.uint8],
+    ) -> None:
+        """Take rates for the accesses of who owns the pages: nobody names threads.
+
+        They take the place of what was taken before.
+
+        Args:
+            page: Flat pages, uint32[n].
+            owner: Process of each, -1 unknown.
+            rate: Accesses per second that each stands for.
+            node: Placement.
+        """
+        self._near[:], self._far[:] = 0, 0
+        self._weight = self._square = 0.0
+        self._elapsed_s = 1.0
+        self._add(page, owner, node, rate.astype(np.float64))
 
     def _add(
         self,
         page: NDArray[np.uint32],
         thread: NDArray[np.int64],
         node: NDArray[np.uint8],
-        weight: float,
+        weight: NDArray[np.float64],
     ) -> None:
         where = node[page]
         known = (thread >= 0) & (where != NOT_PRESENT) & (where < self._width)
         self.untold += int(len(page) - known.sum())
         page, thread, where = page[known], thread[known], where[known]
+        weight = weight[known]
         if len(page) == 0:
             return
         row = self._rows(thread)
         kept = row >= 0
-        page, row, where = page[kept], row[kept], where[kept]
+        page, row, where, weight = page[kept], row[kept], where[kept], weight[kept]
         near = np.isin(where, self._nodes)
         half = (self._half + np.arange(len(page))) & 1
         self._half = (self._half + len(page)) & 1
         at = (half[near], row[near], page[near].astype(np.int64) >> self._shift)
-        np.add.at(self._near, at, weight)
-        np.add.at(self._far, (row[~near], where[~near].astype(np.int64)), weight)
-        self._weight += weight * len(page)
-        self._square += weight * weight * len(page)
+        np.add.at(self._near, at, weight[near])
+        np.add.at(self._far, (row[~near], where[~near].astype(np.int64)), weight[~near])
+        self._weight += float(weight.sum())
+        self._square += float((weight * weight).sum())
 
     def _rows(self, thread: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each thread, -1 where there are too many."""
@@ -226,20 +244,14 @@ class CpuAdviser:
         """
         crossed, self._crossed, self._window_s = self._crossed, 0, 0.0
         self.windows += 1
-        self.wants_quiet = False
-        if self._acts and crossed:
-            self.busy_windows += 1
-            self._busy += 1
-            if self._busy > PATIENCE:
-                self._busy, self.wants_quiet = 0, True
-            self._fade()
-            return None
-        self._busy = 0
         advice = self._judge(
             threads, node, latency_ns / parallelism, move_cost_ns, now_ns
         )
         self._fade()
-        return advice
+        is_busy = self._acts and crossed > 0
+        self.busy_windows += is_busy
+        self.wants_quiet = is_busy and advice is not None
+        return None if is_busy else advice
 
     def _judge(
         self,
@@ -272,7 +284,7 @@ class CpuAdviser:
             Prices(
                 latency_ns,
                 float(cost_ns.max()) if cost_ns.size else 0.0,
-                THREAD_NS,
+                self._thread_ns,
                 STAY_NS / 1e9,
             ),
         )
@@ -297,7 +309,10 @@ class CpuAdviser:
 def _advice(placed: Placed, threads: Threads, now_ns: int) -> CpuAdvice | None:
     other = np.flatnonzero(placed.socket != threads.socket)
     gain = placed.gain_ns / max(placed.cost_ns, 1e-9)
-    if not len(other) or gain < LEAST_GAIN or not placed.is_sure:
+    least_ns = LEAST_PART * (placed.cost_ns - placed.near_ns)
+    if not len(other) or gain < LEAST_GAIN or placed.gain_ns < least_ns:
+        return None
+    if not placed.is_sure:
         return None
     return CpuAdvice(
         now_ns,
@@ -308,14 +323,6 @@ def _advice(placed: Placed, threads: Threads, now_ns: int) -> CpuAdvice | None:
         placed.error_ns / max(placed.cost_ns, 1e-9),
         placed.moved_pages,
     )
-
-
-def _accessed(seen: AccessedBits) -> NDArray[np.uint32]:
-    """Return the pages whose bits were set."""
-    bits = np.unpackbits(seen.bits, bitorder="little").reshape(-1, BLOCK_PAGES)
-    row, at = np.nonzero(bits)
-    page = seen.block[row].astype(np.int64) * BLOCK_PAGES + at
-    return page.astype(np.uint32)
 
 
 def _padded(far: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ EXCHANGED: Final = 24
 #: Steps at most.
 MOST_STEPS: Final = 128
 #: Standard errors that a gain has to exceed.
-SURE: Final = 3.0
+SURE: Final = 4.0
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,6 +102,7 @@ class Placed:
         gain_ns: Saved in ``stay_s``, judged by samples that did not choose it.
         error_ns: Standard error of that.
         cost_ns: What accesses cost in that time as threads are, memory following.
+        near_ns: The same if all were near and nothing had to move.
         moved_pages: Pages that memory moves less, if threads move first.
     """
 
@@ -109,6 +110,7 @@ class Placed:
     gain_ns: float
     error_ns: float
     cost_ns: float
+    near_ns: float
     moved_pages: float
 
     @property
@@ -134,19 +136,40 @@ def place_threads(threads: Threads, accesses: Accesses, prices: Prices) -> Place
         costs.append(before)
     _, pages_before = _judged(now, whole, whole, accesses, prices)
     _, pages_after = _judged(best, whole, whole, accesses, prices)
-    other = best != now
-    of_moved = float(whole[other].sum() + accesses.far[other].sum())
-    near_ns = prices.latency_ns[:, accesses.nodes]
-    widest_ns = float(near_ns.max() - near_ns.min()) if near_ns.size else 0.0
-    samples = of_moved / max(accesses.unit, 1e-12)
-    error_ns = np.sqrt(samples) * accesses.unit * prices.stay_s * widest_ns
+    moves = bool((best != now).any())
     return Placed(
         best,
-        float(np.mean(gains)) if other.any() else 0.0,
-        float(error_ns),
+        float(np.mean(gains)) if moves else 0.0,
+        _error(now, best, whole, accesses, prices),
         float(np.mean(costs)),
+        _near(now, whole, accesses, prices),
         float(pages_before - pages_after),
     )
+
+
+def _error(
+    now: Ints, best: Ints, whole: Floats, accesses: Accesses, prices: Prices
+) -> float:
+    """Return the standard error of a gain: that of the samples that it is made of."""
+    latency_ns = prices.latency_ns
+    far = accesses.far * (latency_ns[best] - latency_ns[now]) ** 2
+    square = float(far.sum())
+    if len(accesses.nodes):
+        step = np.zeros_like(whole)
+        for socket, sign in ((best, 1.0), (now, -1.0)):
+            node = accesses.nodes[_follow(socket, whole, accesses, prices)]
+            step += sign * latency_ns[socket][:, node]
+        square += float((_of_memory(whole, accesses.pages) * step**2).sum())
+    return float(np.sqrt(square * accesses.unit)) * prices.stay_s
+
+
+def _near(now: Ints, whole: Floats, accesses: Accesses, prices: Prices) -> float:
+    """Return what accesses cost if every one were from the nearest socket."""
+    cost = float((accesses.far * prices.latency_ns.min(0)).sum())
+    if len(accesses.nodes):
+        least = prices.latency_ns[now][:, accesses.nodes].min(1)
+        cost += float((_of_memory(whole, accesses.pages).sum(1) * least).sum())
+    return cost * prices.stay_s
 
 
 # ---- the search
@@ -300,8 +323,18 @@ def _cost(by: Floats, accesses: Accesses, prices: Prices) -> Floats:
         accesses: Where the regions' pages are.
         prices: Latencies, and the cost of a move.
     """
+    if not len(accesses.nodes):
+        return np.zeros(len(by))
     cost = _by_node(by, accesses, prices)
     found: Floats = cost.min(2).sum(1)
+    return found
+
+
+def _follow(socket: Ints, near: Floats, accesses: Accesses, prices: Prices) -> Ints:
+    """Return where memory of each region goes, as a column of its nodes."""
+    near = _of_memory(near, accesses.pages)
+    by = _by_socket(socket, near, len(prices.latency_ns))[None]
+    found: Ints = _by_node(by, accesses, prices)[0].argmin(1)
     return found
 
 
@@ -323,11 +356,11 @@ def _judged(
     socket: Ints, choosing: Floats, judging: Floats, accesses: Accesses, prices: Prices
 ) -> tuple[float, float]:
     """Return J by some samples where others said where memory goes; pages moved."""
+    if not len(accesses.nodes):
+        return _far(socket, accesses, prices), 0.0
     sockets = len(prices.latency_ns)
-    choosing, judging = (_of_memory(a, accesses.pages) for a in (choosing, judging))
-    chosen = _by_node(_by_socket(socket, choosing, sockets)[None], accesses, prices)[
-        0
-    ].argmin(1)
+    judging = _of_memory(judging, accesses.pages)
+    chosen = _follow(socket, choosing, accesses, prices)
     cost = _by_node(_by_socket(socket, judging, sockets)[None], accesses, prices)[0]
     row = np.arange(len(chosen))
     moved = accesses.pages.sum(1) - accesses.pages[row, chosen]
