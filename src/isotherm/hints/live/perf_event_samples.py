@@ -38,6 +38,7 @@ class Accesses:
         write: 1 for a store, uint8[n].
         cycles: Cycles of latency, 0 unknown, uint32[n].
         where: What the PMU says of the memory, a `Where`, uint8[n].
+        tid: Thread, -1 unknown, int32[n]; None: not known of any.
     """
 
     pid: NDArray[np.int32]
@@ -47,6 +48,7 @@ class Accesses:
     write: NDArray[np.uint8]
     cycles: NDArray[np.uint32]
     where: NDArray[np.uint8]
+    tid: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.pid)
@@ -61,6 +63,7 @@ class Accesses:
             self.write[row],
             self.cycles[row],
             self.where[row],
+            None if self.tid is None else self.tid[row],
         )
 
     @staticmethod
@@ -87,7 +90,18 @@ class Accesses:
             np.concatenate([nothing.astype(np.uint8), *(p.where for p in parts)])[
                 order
             ],
+            _joined_threads(parts, order),
         )
+
+
+def _joined_threads(
+    parts: list[Accesses], order: NDArray[np.intp]
+) -> NDArray[np.int32] | None:
+    tids = [part.tid for part in parts if part.tid is not None]
+    if not tids or len(tids) < len(parts):
+        return None
+    every: NDArray[np.int32] = np.concatenate(tids)[order]
+    return every
 
 
 class Processes(Protocol):
@@ -178,6 +192,9 @@ class Translator:
             self._who(accesses.cpu[found]),
             period,
             latency,
+            thread=None
+            if accesses.tid is None
+            else accesses.tid[found].astype(np.int64),
         )
         return seen, unknown
 

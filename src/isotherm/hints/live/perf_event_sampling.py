@@ -67,6 +67,7 @@ def accesses_of(records: RingRecords) -> tuple[Accesses, DataSource]:
         source.is_store,
         records.weight.astype(np.uint32),
         where_of(word),
+        records.tid,
     )
     return accesses, source
 
