@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -70,6 +70,7 @@ def simulate(
     compressibility: str | None = None,
     huge_pages: str | None = None,
     record: Path | None = None,
+    advise_cpus: Literal["off", "print", "apply"] = "off",
     list_: Annotated[
         bool, Parameter(name="--list", negative=(), show_default=False)
     ] = False,
@@ -126,6 +127,9 @@ def simulate(
         MODE:mixed with half (default: all pages are small).
     record
         Keep what isotherm explain reads in this directory.
+    advise_cpus
+        print advises where the workload's threads should run, apply has them run
+        there; for workloads whose parts have threads, on machines of two sockets.
     list_
         List policies, workloads, machines and hints.
     json
@@ -184,6 +188,7 @@ def simulate(
         compressibility=compressibility,
         huge_pages=huge_pages,
         recording=recording,
+        advise_cpus=advise_cpus,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
     with progress_bar(f"{policy} on {Path(workload).name}") as bar:
@@ -273,6 +278,11 @@ def _print_result(result: Mapping[str, Any]) -> None:
     if "app_slowdown" in result and result["app_slowdown"] is not None:
         text = f"{result['app_slowdown']:.3f}"
         rows.insert(1, ("of the program", text, "computing counted too"))
+    if cpus := result.get("cpu_advice"):
+        moved = f"{cpus['thread_moves']} moves of threads" if cpus["applied"] else ""
+        shares = cpus["remote_shares"] or [result["remote_share"]]
+        text = f"of accesses, at first {shares[0]:.1%}; {moved}".rstrip("; ")
+        rows.insert(2, ("far", f"{shares[-1]:.1%}", text))
     if recorded := result.get("recording"):
         text = f"{recorded['of_no_page']} of no page, {recorded['lost']} lost"
         rows.insert(-2, ("recorded", f"{recorded['samples']} samples", text))
