@@ -176,14 +176,56 @@ def _near(now: Ints, whole: Floats, accesses: Accesses, prices: Prices) -> float
 
 
 def _search(threads: Threads, near: Floats, accesses: Accesses, prices: Prices) -> Ints:
-    """Take the best step while one pays; return who runs where."""
+    """Return who runs where: the better end of two walks.
+
+    One begins with the present assignment, one with every thread where its memory is:
+    where two groups are on each other's sockets, the first step of one that moves
+    thread by thread tears them apart, and does not pay.
+    """
     sockets = len(threads.room)
     used = np.bincount(threads.socket, threads.demand, sockets).astype(np.float64)
     most = np.maximum(threads.room, used)
-    socket = threads.socket.copy()
     near = _of_memory(near, accesses.pages)
-    cost = _cost(_by_socket(socket, near, sockets)[None], accesses, prices)[0]
+    now = _walk(threads.socket, threads, near, most, accesses, prices)
+    there = _where_memory_is(threads, near, most, accesses, prices)
+    other = _walk(there, threads, near, most, accesses, prices)
+    return other[0] if other[1] < now[1] * (1 - 1e-9) else now[0]
+
+
+def _where_memory_is(
+    threads: Threads, near: Floats, most: Floats, accesses: Accesses, prices: Prices
+) -> Ints:
+    """Return each thread's socket by where memory is now, who gains most first."""
+    held = accesses.pages / np.maximum(accesses.pages.sum(1), 1.0)[:, None]
+    cost = accesses.far @ prices.latency_ns.T
+    cost += (near @ held) @ prices.latency_ns[:, accesses.nodes].T
+    cost[~threads.may] = np.inf
+    socket, used = threads.socket.copy(), np.zeros(len(most))
+    gain = cost[np.arange(len(socket)), socket] - cost.min(1)
+    for row in np.argsort(-gain, kind="stable").tolist():
+        choices = np.argsort(cost[row], kind="stable").tolist()
+        for place in [k for k in choices if threads.may[row, k]]:
+            if used[place] + threads.demand[row] <= most[place] + 1e-9:
+                socket[row] = place
+                break
+        used[socket[row]] += threads.demand[row]
+    return socket
+
+
+def _walk(
+    begin: Ints,
+    threads: Threads,
+    near: Floats,
+    most: Floats,
+    accesses: Accesses,
+    prices: Prices,
+) -> tuple[Ints, float]:
+    """Take the best step while one pays; return who runs where, and its cost."""
+    sockets = len(threads.room)
+    socket = begin.copy()
+    cost = float(_cost(_by_socket(socket, near, sockets)[None], accesses, prices)[0])
     cost += _far(socket, accesses, prices)
+    cost += prices.thread_ns * np.count_nonzero(socket != threads.socket)
     for _ in range(MOST_STEPS):
         who, to = _candidates(socket, threads, near, most, accesses, prices)
         if len(who) == 0:
@@ -198,7 +240,7 @@ def _search(threads: Threads, near: Floats, accesses: Accesses, prices: Prices) 
                 socket[one] = there
         cost = float(_costs(socket, who[:1] * 0 - 1, to[:1], near, accesses, prices)[0])
         cost += prices.thread_ns * np.count_nonzero(socket != threads.socket)
-    return socket
+    return socket, cost
 
 
 def _candidates(
