@@ -20,10 +20,10 @@ def run_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: target: expected one of --pid, --cgroup and -- COMMAND"),
+        ([], "error: target: expected one of --pid, --cgroup, --tenants and -- COMM"),
         (
             ["--pid", "1", "--", "true"],
-            "error: target: expected one of --pid, --cgroup and -- COMMAND",
+            "error: target: expected one of --pid, --cgroup, --tenants and -- COMM",
         ),
         (["--pid", "x"], "error: pid: expected a process id, got 'x'"),
         (["--pid", "1", "--duration", "0"], "error: duration: expected seconds > 0"),

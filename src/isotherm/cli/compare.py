@@ -29,6 +29,7 @@ from isotherm.cli.output import (
 )
 from isotherm.cli.report_files import ReportFiles
 from isotherm.cli.sweep_progress import sweep_progress
+from isotherm.cli.tenant_table import print_tenants
 from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
@@ -85,6 +86,7 @@ def compare(
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
     compressibility: str | None = None,
+    tenants: Path | None = None,
     jobs: int | None = None,
     scheduler: str | None = None,
     trace_cache: float | None = None,
@@ -139,6 +141,8 @@ def compare(
     compressibility
         How well the data compress, for ocp-expander: 2, or 3-1.5/60 (from 3:1 to
         1.5:1 in 60 s); default: as the workload says, or 2.
+    tenants
+        Whose the parts of a mixed workload are, and on which terms: a TOML file.
     jobs
         Processes (default: one per core); results do not depend on it.
     scheduler
@@ -206,6 +210,7 @@ def compare(
         sampling_loss=sampling_loss,
         faults=faults,
         compressibility=compressibility,
+        tenants=None if tenants is None else str(tenants),
     )
     grid = Grid(
         policies=chosen["policies"],
@@ -288,6 +293,10 @@ def print_results(results: Sequence[Any]) -> None:
 
     for setting, rows in settings_of(results):
         _print_setting(setting, rows)
+    for row in results:
+        if found := row.get("tenants"):
+            print_text(f"{row['policy']}, {row['fast_ratio']:.3g} fast")
+            print_tenants(found)
     title, sentences = headline(results)
     _print_wrapped(title + ".")
     for sentence in sentences:

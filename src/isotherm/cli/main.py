@@ -42,6 +42,11 @@ VERBS = (
     ),
     ("top", "isotherm.cli.top:app", "A run in the terminal, live or recorded."),
     ("serve", "isotherm.cli.serve:app", "A run in the browser, live or recorded."),
+    (
+        "tenants",
+        "isotherm.cli.tenants:app",
+        "Who holds how much of the fast tier, and who pays.",
+    ),
     ("stop", "isotherm.cli.stop:app", "Stop runs, restore what they changed."),
     ("config", "isotherm.cli.config:app", "Check and show the configuration."),
     (

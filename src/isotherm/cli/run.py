@@ -52,6 +52,7 @@ def run(
     with_other_movers: Annotated[bool, Flag] = False,
     config: Path | None = None,
     record: Path | None = None,
+    tenants: Path | None = None,
     advise_cpus: Literal["off", "print", "apply"] = "off",
     metrics: str | None = None,
     verbose: Annotated[bool, Flag] = False,
@@ -88,6 +89,8 @@ def run(
         A TOML file; isotherm config show lists every key. SIGHUP has it read again.
     record
         Keep what isotherm explain reads in this directory.
+    tenants
+        Manage the tenants of this TOML file, each on its terms: isotherm tenants.
     metrics
         Serve figures for Prometheus on this HOST:PORT; :9977 is this host only.
     advise_cpus
@@ -104,11 +107,13 @@ def run(
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
     overrides = _overrides(epoch, limit, hints, metrics)
     settings = overrides(_read(config))
-    if not pids and not command and cgroup is None:
+    if not pids and not command and cgroup is None and tenants is None:
         cgroup = settings.target.cgroup or None
-    if sum((bool(pids), cgroup is not None, bool(command))) != 1:
+        tenants = Path(settings.target.tenants) if settings.target.tenants else None
+    named = (bool(pids), cgroup is not None, bool(command), tenants is not None)
+    if sum(named) != 1:
         raise UsageError(
-            "target: expected one of --pid, --cgroup and -- COMMAND",
+            "target: expected one of --pid, --cgroup, --tenants and -- COMMAND",
             hint="isotherm run --pid 4242, or isotherm run -- COMMAND; or a cgroup"
             " under [target] in the configuration",
         )
@@ -121,6 +126,12 @@ def run(
         _log_all()
 
     from isotherm.daemon.preflight import Request, preflight  # noqa: PLC0415  # --help
+    from isotherm.policy.tenant_file import read_tenants  # noqa: PLC0415  # likewise
+
+    file = None if tenants is None else read_tenants(tenants)
+    if file is not None:
+        check_mover(mover)
+        pids = tuple(pid for member in file.members for pid in member.pids)
 
     request = Request(
         pids=pids,
@@ -133,6 +144,7 @@ def run(
         intrusive=intrusive,
         with_other_movers=with_other_movers or settings.movers.tolerate,
         record=record,
+        tenants=file,
         config_file=config,
         overrides=overrides,
         advise_cpus=advise_cpus,
@@ -149,6 +161,18 @@ def run(
         for line in describe(ended.result):
             note(line)
     return ended.code
+
+
+def check_mover(mover: str) -> None:
+    """Check that tenants are not asked of the kernel.
+
+    Raises:
+        UsageError: They are.
+    """
+    if mover == "kernel":
+        raise UsageError(
+            "tenants: the kernel's movers know none", hint="leave --mover kernel out"
+        )
 
 
 def _parse_pids(words: list[str] | tuple[str, ...]) -> tuple[int, ...]:

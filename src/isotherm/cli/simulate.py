@@ -27,6 +27,7 @@ from isotherm.cli.output import (
     start_logging,
     table,
 )
+from isotherm.cli.tenant_table import print_tenants
 from isotherm.cli.termination import tidy_end
 from isotherm.core.errors import UsageError
 from isotherm.core.units import PAGE_BYTES, render_bytes, render_ns
@@ -70,6 +71,7 @@ def simulate(
     compressibility: str | None = None,
     huge_pages: str | None = None,
     record: Path | None = None,
+    tenants: Path | None = None,
     advise_cpus: Literal["off", "print", "apply"] = "off",
     list_: Annotated[
         bool, Parameter(name="--list", negative=(), show_default=False)
@@ -127,6 +129,8 @@ def simulate(
         MODE:mixed with half (default: all pages are small).
     record
         Keep what isotherm explain reads in this directory.
+    tenants
+        Whose the parts of a mixed workload are, and on which terms: a TOML file.
     advise_cpus
         print advises where the workload's threads should run, apply has them run
         there; for workloads whose parts have threads, on machines of two sockets.
@@ -188,6 +192,7 @@ def simulate(
         compressibility=compressibility,
         huge_pages=huge_pages,
         recording=recording,
+        tenants=None if tenants is None else str(tenants),
         advise_cpus=advise_cpus,
     )
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
@@ -298,3 +303,5 @@ def _print_result(result: Mapping[str, Any]) -> None:
     for row in rows:
         made.add_row(*row)
     print_table(made)
+    if found := result.get("tenants"):
+        print_tenants(found)

@@ -60,6 +60,9 @@ class Answers:
         if question.ask == "view":
             view = self._view.make(question.most_ranges, heat=question.heat)
             return msgspec.to_builtins(view)  # type: ignore[no-any-return]
+        if question.ask == "tenants":
+            tenants = self._service.tenants
+            return {**state, "tenants": [] if tenants is None else tenants.report()}
         if question.pid is None:
             raise UsageError("explain: expected a pid")
         return explain_live(

@@ -25,6 +25,14 @@ def list_managed(directory: Path | None = None) -> list[dict[str, Any]]:
     ]
 
 
+def list_tenants(directory: Path | None = None) -> list[dict[str, Any]]:
+    """Return every daemon with its tenants, as JSON values."""
+    return [
+        {"pid": run.pid, **ask(Path(run.socket or ""), Question("tenants"))}
+        for run in running(directory)
+    ]
+
+
 def ask_about(
     pid: int,
     addresses: tuple[int, int] | None = None,

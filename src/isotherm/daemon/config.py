@@ -138,6 +138,9 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cgroup: Annotated[
         str, Meta(description='all processes of this cgroup, as --cgroup; "": none')
     ] = ""
+    tenants: Annotated[
+        str, Meta(description='those of this file, as --tenants; "": none')
+    ] = ""
     canary_percent: Annotated[
         float,
         Meta(gt=0, le=100, description="of a cgroup's processes; others are left"),

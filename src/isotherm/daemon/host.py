@@ -175,10 +175,12 @@ def open_host(
     needs_sources: bool = True,
     dry_run: bool = False,
     claims: Claims | None = None,
+    cgroups: tuple[Path, ...] = (),
 ) -> Iterator[Host]:
     """Open this host for the processes that are named.
 
-    Processes that are found later are claimed first, where ``claims`` is given.
+    Processes that are found later are claimed first, where ``claims`` is given;
+    ``cgroups`` are those of tenants.
 
     Raises:
         TargetGoneError: A process or the cgroup is not there.
@@ -190,7 +192,8 @@ def open_host(
         claims = Canary(share, claims)
     with ExitStack() as stack:
         stack.enter_context(as_many_as_allowed())
-        follower = Follower(pids, () if cgroup is None else (cgroup,), claims=claims)
+        named = () if cgroup is None else (cgroup,)
+        follower = Follower(pids, (*named, *cgroups), claims=claims)
         stack.callback(follower.close)
         machine = LinuxMachine(follower, placement_budget_ns=placement_ns(config))
         check_tiers(machine.topology)

@@ -12,6 +12,8 @@ from isotherm.daemon.movers import Mover, find_movers, refuse
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.rundir import RunDirectory, run_directory
 from isotherm.daemon.targets import check_processes, find_cgroup
+from isotherm.daemon.tenant_members import find_tenants
+from isotherm.policy.tenant_file import TenantFile
 
 #: What ``--mover kernel`` sets going itself.
 KERNELS_OWN: Final = (
@@ -39,6 +41,7 @@ class Request:
         intrusive: Sources may change something in the target.
         with_other_movers: Run beside other movers.
         record: Where to keep the run for ``explain``.
+        tenants: Or tenants; their processes are in ``pids``.
         advise_cpus: ``print`` says where threads had better run, ``apply`` has them
             run there, ``off`` neither.
         config_file: What the settings were read from, to be read again at SIGHUP;
@@ -58,6 +61,7 @@ class Request:
     intrusive: bool = False
     with_other_movers: bool = False
     record: Path | None = None
+    tenants: TenantFile | None = None
     advise_cpus: str = "off"
     config_file: Path | None = None
     overrides: Callable[[Config], Config] = lambda config: config
@@ -82,6 +86,8 @@ def preflight(request: Request) -> Checked:
     check_processes(request.pids)
     if request.cgroup is not None:
         find_cgroup(request.cgroup)
+    if request.tenants is not None:
+        find_tenants(request.tenants)
     runs = RunDirectory(request.run_directory or run_directory())
     for line in runs.recover():
         log.warning("recovered", after="a run that was killed", what=line)

@@ -19,6 +19,7 @@ from isotherm.daemon.pressure import Pressure, PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.result import Costs, result_of
 from isotherm.daemon.tally import Tally
+from isotherm.daemon.tenants import LiveTenants
 from isotherm.hints.batch import HintBatch, HintSource, LiveMechanism, Mechanism
 from isotherm.hotness.protocol import HotnessTracker, HotnessView
 from isotherm.hotness.tracker import GammaTracker
@@ -137,6 +138,7 @@ class Service:
             not keep the memory budget any more; None: they do. A run that is
             recorded keeps its units.
         cpu_ns: CPU time of this process so far.
+        tenants: Who shares the fast tier; None: nobody has a claim.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Service:
         observers: tuple[Observer, ...] = (),
         coarser: Callable[[], Grain | None] | None = None,
         cpu_ns: Callable[[], int] = time.process_time_ns,
+        tenants: LiveTenants | None = None,
     ) -> None:
         self.machine, self.config, self.dry_run = machine, config, dry_run
         self.unit_pages = unit_pages
@@ -160,6 +163,9 @@ class Service:
         self.observers = list(observers)
         self._alive, self._pressure, self._cpu_ns = alive, pressure, cpu_ns
         self._coarser, self._make_engine = coarser, make_engine
+        self.tenants = tenants
+        if tenants is not None:
+            self.observers.append(tenants.observe)
         self.rank = rank_column(machine.topology, 256).astype(np.int64)
         self._mechanisms = frozenset(_as_columns(s.mechanism) for s in sources)
         self.seen_by = sorted({source.mechanism.value for source in sources})
@@ -201,7 +207,9 @@ class Service:
                 self.config.loop.seed,
             )
         none = Outcome.none()
-        return Loop(self.machine, sources, tracker, self.gate, self.engine, none)
+        loop = Loop(self.machine, sources, tracker, self.gate, self.engine, none)
+        loop.labeller = None if self.tenants is None else self.tenants.labeller
+        return loop
 
     # -- running -----------------------------------------------------------
 
@@ -445,6 +453,9 @@ class Service:
                 hints=self._mechanisms,
                 parallelism=machine.parallelism,
                 spaces=machine.spaces,
+                tenancy=None
+                if self.tenants is None
+                else self.tenants.tenancy(self.unit_pages),
             ),
         )
 

@@ -38,6 +38,8 @@ from isotherm.daemon.service import Service
 from isotherm.daemon.sources import check_names
 from isotherm.daemon.supervised import Supervised
 from isotherm.daemon.targets import Claims, find_cgroup, memcg_path
+from isotherm.daemon.tenant_members import find_tenants
+from isotherm.daemon.tenants import live_tenants
 from isotherm.daemon.waiting import Waiter
 from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.targets.discover import read_members
@@ -133,6 +135,9 @@ class _Session:
         self.request, self.runs, self.changes = request, runs, changes
         self.waiter, self.others, self.cgroup = waiter, others, cgroup
         self.notifier = Notifier()
+        self.tenants = None
+        if request.tenants is not None:
+            self.tenants = find_tenants(request.tenants)
         self.child: subprocess.Popen[bytes] | None = None
         self.restored: list[str] = []
 
@@ -144,6 +149,8 @@ class _Session:
                 self._lock(pids)
             if self.cgroup is not None:
                 self._lock(tuple(sorted(read_members(self.cgroup))))
+            for path in () if self.tenants is None else self.tenants.directories:
+                self._lock(tuple(sorted(read_members(path))))
             if request.mover == "kernel":
                 self._lock((HOST,))
             try:
@@ -175,6 +182,7 @@ class _Session:
             claims=None
             if request.dry_run
             else Claims(self.runs, insist=not request.with_other_movers),
+            cgroups=() if self.tenants is None else self.tenants.directories,
         ) as host:
             if request.mover == "kernel":
                 return self._steer(host)
@@ -222,6 +230,8 @@ class _Session:
         """Return who is managed, in words."""
         if self.cgroup is not None:
             return f"cgroup {self.cgroup}"
+        if self.request.tenants is not None:
+            return f"tenants of {self.request.tenants.name}"
         pids = self.request.pids if self.child is None else (self.child.pid,)
         names = f"pid {', '.join(map(str, pids))}"
         if self.request.command:
@@ -284,6 +294,7 @@ class _Session:
     def _manage(self, host: Host) -> tuple[str, dict[str, Any]]:
         """Move pages ourselves until it is over."""
         request = self.request
+        tenants = live_tenants(self.tenants, host.machine)
         service = Service(
             host.units,
             host.sources,
@@ -294,6 +305,7 @@ class _Session:
             unit_pages=host.unit,
             coarser=host.coarser,
             dry_run=request.dry_run,
+            tenants=tenants,
         )
         recorder = None
         if request.record is not None:
@@ -329,6 +341,8 @@ class _Session:
                 self.notifier.ready(f"managing {self._describe_target()}")
                 reason = service.run(self.waiter.wait, request.duration_s)
             result = service.result() | host.result() | {"planned": planned.ranges}
+            if tenants is not None:
+                result["tenants"] = tenants.report()
             if cpus is not None:
                 result["cpu_advice"] = cpus.result()
         except BaseException:

@@ -6,6 +6,8 @@ one JSON document in one line, gets one JSON document, and the connection ends:
 
 ``{"ask": "status"}``
     What the daemon says of itself, and the processes that it manages.
+``{"ask": "tenants"}``
+    The same, and what each tenant holds, causes and pays.
 ``{"ask": "explain", "pid": 4242, "start": 139..., "end": 139...}``
     Why memory of a process is where it is; without start and end all of it.
 ``{"ask": "view", "most_ranges": 64, "heat": true}``
@@ -61,7 +63,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client asks.
 
     Attributes:
-        ask: ``status``, ``explain`` or ``view``.
+        ask: ``status``, ``tenants``, ``explain`` or ``view``.
         pid: Of the process to explain.
         start: First address.
         end: One past the last.
@@ -70,7 +72,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: Of the question.
     """
 
-    ask: Literal["status", "explain", "view"]
+    ask: Literal["status", "tenants", "explain", "view"]
     pid: int | None = None
     start: int | None = None
     end: int | None = None

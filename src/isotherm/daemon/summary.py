@@ -88,6 +88,7 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         began = "" if first is None else f", {first:.0%} at the start"
         lines.append(f"about {share:.0%} of accesses in fast memory{began}")
     lines += _advised(result.get("cpu_advice"))
+    lines += [_tenant(row) for row in result.get("tenants", ())]
     costs = result["costs"]
     lines.append(
         f"took {costs['cpu_share']:.2%} of a core, {costs['application_s']:.3f} s"
@@ -111,6 +112,16 @@ def _advised(found: Mapping[str, Any] | None) -> list[str]:
         f" {row['from']}"
         for row in last["threads"]
     ] + [f"CPUs: that saves {last['gain']:.0%} of what accesses wait for"]
+
+
+def _tenant(row: Mapping[str, Any]) -> str:
+    """Return what a tenant held at the end, and what it paid for."""
+    share = "" if row["fast_share"] is None else f", {row['fast_share']:.0%} fast"
+    return (
+        f"tenant {row['name']}: {render_bytes(row['fast_bytes'])} of"
+        f" {render_bytes(row['bytes'])} in fast memory{share},"
+        f" paid {row['paid_moves']} moves, {row['cpu_ns'] / 1e9:.2f} s of CPU"
+    )
 
 
 def _planned(what: Mapping[str, Any]) -> str:

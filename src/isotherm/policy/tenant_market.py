@@ -144,6 +144,11 @@ class TenantMarket:
         """Common price of an upper slot for an epoch, per boundary."""
         return [prices.common or 0.0 for prices in self._prices]
 
+    @property
+    def advantage_ns(self) -> list[Floats]:
+        """Advantage of the upper tier for a page of each cell, at the rest's price."""
+        return [prices.advantage[-1] for prices in self._prices]
+
     def repace(self, epoch_s: float) -> None:
         """Go on with epochs of another length."""
         for prices in self._prices:
