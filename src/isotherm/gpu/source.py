@@ -1,0 +1,79 @@
+"""The kernels' own counters as a hint source.
+
+A gather counts what it reads: every access of a page in the host arena, one hit in
+``2**hit_shift`` of a page in a slot. That is more than any sampler of a CPU tells,
+and no other instrument sees a GPU's reads at all.
+"""
+
+import numpy as np
+
+from isotherm.core.clock import Clock
+from isotherm.gpu.backend import Drained
+from isotherm.gpu.mover import Mover
+from isotherm.gpu.protocol import Slot
+from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
+from isotherm.hints.capability import PLAIN
+
+
+class KernelCounters:
+    """Drains the counters once an epoch.
+
+    Args:
+        mover: The tensor's.
+        clock: The tensor's.
+        most_pages: Pages with misses that a drain may bring, the hottest; None: all.
+    """
+
+    mechanism = Mechanism.SAMPLING
+    capability = PLAIN
+
+    def __init__(
+        self, mover: Mover, clock: Clock, most_pages: int | None = None
+    ) -> None:
+        self._mover = mover
+        self._clock = clock
+        self._most = most_pages
+        self._since_ns = clock.now_ns()
+        self.last: Drained | None = None
+        self.hits = self.misses = self.deposits = 0
+
+    def look(self, looks: tuple[Look, ...]) -> None:
+        """Do nothing: kernels count whatever they read."""
+
+    def fetch(self) -> Drained:
+        """Read the counters, set them to zero, add up totals; ``drain`` tells of it."""
+        with self._mover.lock:
+            drained = self._mover.backend.drain(self._most).result()
+        self.last = drained
+        self.hits += drained.hits
+        self.misses += drained.misses
+        self.deposits += drained.deposits
+        return drained
+
+    def drain(self) -> tuple[HintBatch, ...]:
+        """Return what was fetched last: counts by page, everything watched."""
+        seen, self.last = self.last, None
+        now_ns = self._clock.now_ns()
+        since_ns, self._since_ns = self._since_ns, now_ns
+        if seen is None or now_ns == since_ns:
+            return ()
+        protocol = self._mover.protocol
+        owner = protocol.owner[seen.hit_slot]
+        # A slot that was given away since has had its counter cleared, or will have.
+        ours = (owner >= 0) & (protocol.state[seen.hit_slot] >= Slot.LIVE)
+        hits = seen.hit_count[ours] << np.uint32(self._mover.hit_shift)
+        page = np.concatenate(
+            [
+                np.repeat(seen.miss_page, seen.miss_count),
+                np.repeat(owner[ours].astype(np.uint32), hits),
+            ]
+        )
+        return (
+            HintBatch(
+                "kernel-counters",
+                since_ns,
+                now_ns,
+                Samples(page, None, None, 1.0),
+                lost=seen.left_out,
+            ),
+        )
