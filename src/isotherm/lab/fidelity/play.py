@@ -8,7 +8,7 @@ that throughput is what comes out.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from isotherm.core.units import NS_PER_S
 from isotherm.lab.simulate import SimulationSpec, simulate
 from isotherm.machine.sim.spec import MachineSpec
 from isotherm.observability.recorder import Recorder
-from isotherm.trace.stream import AccessChunk, Pace, Workload
+from isotherm.trace.stream import AccessChunk, AccessStream, Pace, Workload
 
 Sample = Mapping[str, Any]
+_COLUMNS: Final = "page", "write", "stream"
 
 
 class Watch(Recorder):
@@ -149,6 +150,16 @@ class ClosedLoop:
         """As the inner workload's."""
         return self.inner.pages
 
+    @property
+    def streams(self) -> tuple[AccessStream, ...]:
+        """As the inner workload's; none where it has none."""
+        return getattr(self.inner, "streams", ())
+
+    @property
+    def stream_starts(self) -> tuple[int, ...]:
+        """First pages of the streams, as the inner workload has them."""
+        return getattr(self.inner, "stream_starts", ())
+
     def tell(self, sample: Sample) -> None:
         """Take what an epoch was like."""
         self._last = sample
@@ -173,22 +184,29 @@ class _Cutter:
     def __init__(self, inner: Workload, pace: Pace) -> None:
         endless = Pace(pace.epoch_ns, pace.rate or 10.0, 1 << 60)
         self._chunks = inner.epochs(endless)
-        self._page = np.empty(0, np.uint32)
-        self._write: NDArray[np.uint8] | None = None
+        self._parts: list[AccessChunk] = []
+        self._have = 0
 
     def take(self, count: int) -> AccessChunk:
         """Return the next accesses."""
-        while len(self._page) < count:
+        while self._have < count:
             chunk = next(self._chunks)
-            self._page = np.concatenate([self._page, chunk.page])
-            if chunk.write is not None:
-                before = np.empty(0, np.uint8) if self._write is None else self._write
-                self._write = np.concatenate([before, chunk.write])
-        page, self._page = self._page[:count], self._page[count:]
-        write = None
-        if self._write is not None:
-            write, self._write = self._write[:count], self._write[count:]
-        return AccessChunk(page, write)
+            kept = {
+                name: column.copy()  # a generator may reuse its arrays
+                for name in _COLUMNS
+                if (column := getattr(chunk, name)) is not None
+            }
+            self._parts.append(AccessChunk(**kept))
+            self._have += len(chunk)
+        taken = {
+            name: np.concatenate([getattr(part, name) for part in self._parts])
+            for name in _COLUMNS
+            if getattr(self._parts[0], name) is not None
+        }
+        whole = AccessChunk(**taken)
+        self._parts = [whole.slice(count, self._have)]
+        self._have -= count
+        return whole.slice(0, count)
 
 
 def play_one(

@@ -12,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.lab.fidelity.graphs import (
+    Traversal,
+    betweenness,
+    kronecker_miss,
+    slowdown,
+)
+from isotherm.lab.fidelity.numab import EVERY_FAULT
 from isotherm.lab.fidelity.play import play_one
 from isotherm.lab.fidelity.published import Measured, Published
 from isotherm.machine.sim.machine import SimMachine
@@ -24,15 +31,13 @@ PAGES: Final = 2048
 SECONDS: Final = 240.0
 QUICK_SECONDS: Final = 120.0
 STATIC_SECONDS: Final = 20.0
-#: SOAR's objects are the two buffers.
-OPTIONS: Final[dict[str, dict[str, float]]] = {
-    "first-touch": {},
-    "soar": {"object_pages": PAGES / 2},
-}
+#: The publication's kernels: NUMA balancing in 5.18, before hot page selection.
+OPTIONS: Final[dict[str, dict[str, float]]] = {"numab2": EVERY_FAULT}
 #: Of the run: SOAR's profile, and the moves to its placement.
 PROFILED_S: Final = 40.0
 #: The publication's names for them, and ours.
 POLICIES: Final = {
+    "soar": "soar",
     "colloid": "colloid",
     "numab2": "numab2",
     "tpp": "tpp",
@@ -42,16 +47,14 @@ POLICIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program of the table.
+    """A program of the table that runs for a given time.
 
     Attributes:
         kind: Generator.
         options: Its parameters.
         gib: Gigabytes that it stands for.
-        rate: Accesses per page and second. Of the graphs: 8 threads with four misses
-            in flight at 100 ns on 5.2 million pages. Of the microbenchmark: the chase
-            makes 4 G loads of 90 ns on 524,288 pages, 21 a second each; the sweep
-            13.6 times as many.
+        rate: Accesses per page and second: the chase makes 4 G loads of 90 ns on
+            524,288 pages, 21 a second each; the sweep 13.6 times as many.
     """
 
     kind: str
@@ -69,38 +72,38 @@ PROGRAMS: Final = {
     "microbenchmark": Program(
         "cold-on-dram", {"burst": round(CHASE_RATE * HEAT * SWEEP_S)}, 4.0, MICRO_RATE
     ),
-    "bc-urand": Program("graph", {"exponent": 0.0}, 20.0, 60.0),
-    "bc-kron": Program("graph", {"exponent": 0.75}, 20.0, 60.0),
 }
+#: The graphs' runs, as the artifact has them (bc -i4 -n1).
+SOURCES: Final = 4
+#: A source at the speed of slow memory.
+GRAPH_PROFILE_S: Final = 80.0
+GRAPHS: Final = {"bc-urand": lambda: 1.0, "bc-kron": kronecker_miss}
 
 
 def play(published: Published, *, quick: bool, seed: int) -> Measured:
     """Return speeds of the placements and slowdowns of the systems."""
     measured: Measured = {}
-    for program in list(PROGRAMS)[:1] if quick else PROGRAMS:
-        own = PROGRAMS[program]
+    for program, own in PROGRAMS.items():
         machine = machine_of(published, own.gib)
         workload = make_workload(own.kind, PAGES, seed, own.options)
-        if program == "microbenchmark":
-            first = np.arange(PAGES) < PAGES // 2
-            placements = {
-                "hot on DRAM": first,
-                "cold on DRAM": ~first,
-                "all on CXL": np.zeros(PAGES, np.bool_),
-            }
-            for name, fast in placements.items():
-                slowdown = _placed(own, machine, workload, fast)
-                measured["speed of all-DRAM", program, name] = 1 / slowdown
+        first = np.arange(PAGES) < PAGES // 2
+        placements = {
+            "hot on DRAM": first,
+            "cold on DRAM": ~first,
+            "all on CXL": np.zeros(PAGES, np.bool_),
+        }
+        for name, fast in placements.items():
+            slower = _placed(own, machine, workload, fast)
+            measured["speed of all-DRAM", program, name] = 1 / slower
         seconds = QUICK_SECONDS if quick else SECONDS
-        if program == "microbenchmark":
-            best = _played(own, machine, workload, "soar", seconds, seed)
-        else:
-            critical = _critical(own, machine, workload)
-            best = _placed(own, machine, workload, critical)
-        measured["slowdown", program, "soar"] = best
         for name, policy in POLICIES.items():
             measured["slowdown", program, name] = _played(
                 own, machine, workload, policy, seconds, seed
+            )
+    for program, miss in () if quick else GRAPHS.items():
+        for name, policy in POLICIES.items():
+            measured["slowdown", program, name] = _traversed(
+                published, program, miss(), policy, seed
             )
     return measured
 
@@ -124,23 +127,28 @@ def machine_of(published: Published, gib: float) -> MachineSpec:
     )
 
 
-def _critical(
-    own: Program, machine: MachineSpec, workload: Workload
-) -> NDArray[np.bool_]:
-    """Return the half of the pages that stalls most, page by page."""
-    streams = getattr(workload, "streams", ())
-    weight = np.array(
-        [s.miss_share / machine.parallelism_of(0, s.parallelism) for s in streams]
-        or [1.0]
+def _traversed(
+    published: Published, name: str, miss: float, policy: str, seed: int
+) -> float:
+    """Return the slowdown of a policy on a graph."""
+    program = Traversal(name, PAGES, betweenness(miss), seed)
+    options = {"reference_gib": program.gib, **OPTIONS.get(policy, {})}
+    skip = 0
+    if policy == "soar":  # which profiles in a run of its own
+        options, skip = {"profile_s": GRAPH_PROFILE_S}, SOURCES
+    if policy == "first-touch":
+        options = {}
+    machine = machine_of(published, program.gib)
+    return slowdown(
+        program,
+        policy,
+        machine,
+        SOURCES,
+        options,
+        memory_share=published.constants["graph_memory_share"],
+        skip=skip,
+        seed=seed,
     )
-    stall = np.zeros(PAGES)
-    for chunk in workload.epochs(_pace(own, STATIC_SECONDS)):
-        each = weight[0] if chunk.stream is None else weight[chunk.stream]
-        each = np.broadcast_to(each, chunk.page.shape)
-        stall += np.bincount(chunk.page, each, PAGES)
-    fast = np.zeros(PAGES, np.bool_)
-    fast[np.argsort(-stall, kind="stable")[: PAGES // 2]] = True
-    return fast
 
 
 def _placed(
@@ -165,7 +173,11 @@ def _played(
     seed: int,
 ) -> float:
     """Return the slowdown of a policy over the whole run, its work included."""
-    options = OPTIONS.get(policy, {"reference_gib": own.gib})
+    options = {"reference_gib": own.gib, **OPTIONS.get(policy, {})}
+    if policy == "soar":
+        options = {"object_pages": PAGES / 2}
+    if policy == "first-touch":
+        options = {}
     watch = play_one(
         policy,
         workload,
