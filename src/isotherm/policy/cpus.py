@@ -195,20 +195,26 @@ def _search(threads: Threads, near: Floats, accesses: Accesses, prices: Prices) 
 def _where_memory_is(
     threads: Threads, near: Floats, most: Floats, accesses: Accesses, prices: Prices
 ) -> Ints:
-    """Return each thread's socket by where memory is now, who gains most first."""
+    """Return each thread's socket by where memory is now, who gains most first.
+
+    The present assignment where they do not all fit so.
+    """
+    may = threads.may.copy()
+    may[np.arange(len(threads)), threads.socket] = True
     held = accesses.pages / np.maximum(accesses.pages.sum(1), 1.0)[:, None]
     cost = accesses.far @ prices.latency_ns.T
     cost += (near @ held) @ prices.latency_ns[:, accesses.nodes].T
-    cost[~threads.may] = np.inf
+    cost[~may] = np.inf
     socket, used = threads.socket.copy(), np.zeros(len(most))
     gain = cost[np.arange(len(socket)), socket] - cost.min(1)
     for row in np.argsort(-gain, kind="stable").tolist():
         choices = np.argsort(cost[row], kind="stable").tolist()
-        for place in [k for k in choices if threads.may[row, k]]:
-            if used[place] + threads.demand[row] <= most[place] + 1e-9:
-                socket[row] = place
-                break
-        used[socket[row]] += threads.demand[row]
+        fits = used + threads.demand[row] <= most + 1e-9
+        places = [k for k in choices if may[row, k] and fits[k]]
+        if not places:
+            return threads.socket.copy()
+        socket[row] = places[0]
+        used[places[0]] += threads.demand[row]
     return socket
 
 

@@ -1,0 +1,158 @@
+"""Which node of a tier pages go to: who accesses them decides, and nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isotherm.hints.batch import HintBatch, Mechanism, Samples
+from isotherm.hotness.initiators import REGION_PAGES
+from isotherm.hotness.tracker import GammaTracker
+from isotherm.machine.protocol import Usage
+from isotherm.machine.sim.spec import load_machine
+from isotherm.policy.homes import WINDOW_S, Homes
+from isotherm.policy.plan import Epoch, Moves, Reason
+
+PAGES = 512
+EPOCH_NS = 500_000_000
+LATENCY = np.array([[80.0, 140.0, 250.0], [140.0, 80.0, 310.0]])
+RATE = np.full(4, 50.0)
+KIND = np.zeros(PAGES, np.uint16)
+
+
+def tracker_of(initiator: Any, seconds: float) -> GammaTracker:
+    """Return a tracker that has seen every page sampled by these initiators."""
+    tracker = GammaTracker(PAGES, EPOCH_NS, frozenset({Mechanism.SAMPLING}), seed=1)
+    page = np.arange(PAGES, dtype=np.uint32)
+    seen = Samples(page, None, np.asarray(initiator, np.uint8), 2000.0)
+    for k in range(round(seconds / 0.5)):
+        tracker.update((HintBatch("sampling", 0, 1, seen),), k * EPOCH_NS, 10.0)
+    return tracker
+
+
+def epoch_of(
+    initiator: Any, node: Any, free: int = 64, seconds: float = WINDOW_S + 0.5
+) -> Epoch:
+    """Return an epoch on two sockets and an expander, with so many free pages each."""
+    node = np.asarray(node, np.uint8)
+    used = np.bincount(node, minlength=3)
+    spec = load_machine("two-socket-cxl")
+    none = np.zeros(3, np.int64)
+    usage = Usage(used + free, used, none, none, none, none)
+    view = tracker_of(initiator, seconds).update((), 1 << 40, 10.0)
+    return Epoch(
+        index=9,
+        now_ns=0,
+        dt_ns=EPOCH_NS,
+        topology=spec.topology((used + free).tolist()),
+        usage=usage,
+        node=node,
+        latency_ns=LATENCY,
+        move_cost_ns=np.full((3, 3), 2500.0),
+        hotness=view,
+    )
+
+
+LOWER = np.arange(PAGES) < PAGES // 2
+SPLIT = np.where(LOWER, 0, 1)
+
+
+def test_memory_follows_its_accessors_both_ways() -> None:
+    """Pages on the other socket's node cross, within the room that there is."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=PAGES)
+    moves, notes = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert PAGES == len(moves) == notes["crossing_pages"]
+    assert SPLIT[moves.page].tolist() == moves.node.tolist()
+    assert (moves.gain_ns > 0).all()
+
+
+def test_nothing_crosses_within_a_window_of_new_evidence() -> None:
+    """Threads may just have been moved: who accesses what is gathered first."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, seconds=WINDOW_S - 0.5)
+    moves, notes = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert 0 == len(moves)
+    assert {} == notes
+
+
+def test_what_both_sockets_access_stays() -> None:
+    """Every region sampled by both alike gives no reason to move."""
+    both = np.arange(PAGES) % 2
+    epoch = epoch_of(both, SPLIT)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert 0 == len(moves)
+
+
+def test_a_promotion_goes_to_the_near_node_while_it_has_room() -> None:
+    """The rest goes to the other node of the tier; demotions are left as they are."""
+    epoch = epoch_of(SPLIT, np.full(PAGES, 2), free=100, seconds=2)
+    page = np.arange(0, 200)  # all are accessed by socket 0
+    wished = Moves.concat(
+        Moves.to(page, 1, Reason.PAYS, 5.0), Moves.to(np.array([300]), 2, Reason.COLD)
+    )
+    moves, _ = Homes(epoch.topology).settle(wished, epoch, RATE, KIND)
+    assert [0] * 100 + [1] * 100 + [2] == moves.node.tolist()
+    assert wished.page.tolist() == moves.page.tolist()
+
+
+def test_full_nodes_exchange_through_a_little_room() -> None:
+    """The coldest pages make room below, and the room is kept from other moves."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=0)
+    homes = Homes(epoch.topology)
+    kept = epoch.usage.capacity_pages - homes.reserve(epoch).usage.capacity_pages
+    assert [1, 1, 0] == kept.tolist()
+    cold = np.ones(PAGES, np.uint16)
+    cold[[3, 400]] = 0
+    moves, _ = homes.settle(Moves.none(), epoch, np.array([0.0, 50.0, 0, 0]), cold)
+    down = moves.take(np.flatnonzero(moves.node == 2))
+    assert [3, 400] == sorted(down.page.tolist())
+    assert {int(Reason.MAKES_ROOM)} == set(down.reason.tolist())
+
+
+def test_without_named_initiators_nothing_changes() -> None:
+    """Unknown is no ground to choose a node by."""
+    epoch = epoch_of(np.full(PAGES, 255), SPLIT)
+    wished = Moves.to(np.arange(4), 1, Reason.PAYS)
+    moves, notes = Homes(epoch.topology).settle(wished, epoch, RATE, KIND)
+    assert wished is moves
+    assert {} == notes
+    assert epoch is Homes(epoch.topology).reserve(epoch)
+
+
+def test_all_accesses_of_one_initiator_bring_memory_to_it() -> None:
+    """Where nobody else accesses there is nothing to tell apart, and no doubt."""
+    epoch = epoch_of(np.ones(PAGES), np.zeros(PAGES), free=PAGES)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert PAGES == len(moves)
+    assert {1} == set(moves.node.tolist())
+
+
+def test_a_move_that_does_not_pay_is_not_made() -> None:
+    """Cold pages stay, however far they are."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=PAGES)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, np.full(4, 1e-3), KIND)
+    assert 0 == len(moves)
+
+
+def test_moves_keep_to_the_limit() -> None:
+    """What crosses is what the trades between tiers have left, best first."""
+    epoch = replace(epoch_of(SPLIT, 1 - SPLIT, free=PAGES), move_limit_pages=10)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert 10 == len(moves)
+
+
+def test_a_region_is_that_of_the_tracker() -> None:
+    """Pages of a region cross together: it is by region that who accesses is known."""
+    one = SPLIT.copy()
+    one[:REGION_PAGES] = 1
+    epoch = epoch_of(one, np.zeros(PAGES), free=PAGES)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert set(np.flatnonzero(one).tolist()) == set(moves.page.tolist())
+
+
+@pytest.mark.parametrize("nodes", [1])
+def test_a_tier_of_one_node_needs_no_choice(nodes: int) -> None:
+    """On a machine of one fast node nothing is asked, whoever accesses."""
+    topology = load_machine("dram-cxl").topology([PAGES, PAGES])
+    epoch = replace(epoch_of(SPLIT, SPLIT), topology=topology)
+    assert epoch is Homes(topology).reserve(epoch)
