@@ -54,6 +54,7 @@ def run(
     record: Path | None = None,
     tenants: Path | None = None,
     advise_cpus: Literal["off", "print", "apply"] = "off",
+    huge_pages: Annotated[bool, Flag] = False,
     metrics: str | None = None,
     verbose: Annotated[bool, Flag] = False,
     json: Annotated[bool, Flag] = False,
@@ -91,6 +92,8 @@ def run(
         Keep what isotherm explain reads in this directory.
     tenants
         Manage the tenants of this TOML file, each on its terms: isotherm tenants.
+    huge_pages
+        Collapse and split huge pages where it pays, and move them whole.
     metrics
         Serve figures for Prometheus on this HOST:PORT; :9977 is this host only.
     advise_cpus
@@ -105,7 +108,7 @@ def run(
     pids = _parse_pids(pid or ())
     if duration is not None and not duration > 0:
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
-    overrides = _overrides(epoch, limit, hints, metrics)
+    overrides = _overrides(epoch, limit, hints, metrics, huge_pages=huge_pages)
     settings = overrides(_read(config))
     if not pids and not command and cgroup is None and tenants is None:
         cgroup = settings.target.cgroup or None
@@ -190,7 +193,12 @@ def _parse_pids(words: list[str] | tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _overrides(
-    epoch: float | None, limit: float | None, hints: str | None, metrics: str | None
+    epoch: float | None,
+    limit: float | None,
+    hints: str | None,
+    metrics: str | None,
+    *,
+    huge_pages: bool = False,
 ) -> "Callable[[Config], Config]":
     """Return what puts the command line over a configuration."""
 
@@ -208,6 +216,8 @@ def _overrides(
             fields["migration"]["limit_mib_s"] = limit
         if metrics is not None:
             fields["metrics"]["listen"] = metrics
+        if huge_pages:
+            fields["huge_pages"]["use"] = True
         if hints is not None:
             fields["sources"]["use"] = [word.strip() for word in hints.split(",")]
         try:

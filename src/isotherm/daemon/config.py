@@ -156,6 +156,21 @@ class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ""
 
 
+class HugePagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Collapsing and splitting huge pages, and the TLB that makes them pay."""
+
+    use: Annotated[bool, Meta(description="as run --huge-pages")] = False
+    tlb_entries: Annotated[
+        int, Meta(ge=1, description="translations that the second-level TLB holds")
+    ] = 1536
+    walk_ns: Annotated[
+        float, Meta(ge=0, description="what a TLB miss of a 4 KiB page costs, ns")
+    ] = 53.0
+    huge_walk_ns: Annotated[
+        float, Meta(ge=0, description="what one of a 2 MiB page costs, ns")
+    ] = 5.0
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it, by section."""
 
@@ -166,6 +181,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: SourcesConfig = SourcesConfig()
     movers: MoversConfig = MoversConfig()
     kernel: KernelConfig = KernelConfig()
+    huge_pages: HugePagesConfig = HugePagesConfig()
     metrics: MetricsConfig = MetricsConfig()
     target: TargetConfig = TargetConfig()
 

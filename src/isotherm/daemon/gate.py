@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from isotherm.hints.batch import Mechanism
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.plan import Epoch, Moves, Plan, Policy
+from isotherm.policy.sizes import SizeChanges
 
 
 class Gate:
@@ -51,7 +52,9 @@ class Gate:
         self.inner.renew(change)
 
     def decide(self, epoch: Epoch) -> Plan:
-        """Return the plan, without its moves in a dry run."""
+        """Return the plan, without moves and changes of size in a dry run."""
         plan = self.inner.decide(epoch)
         self.wished = plan.moves
-        return replace(plan, moves=Moves.none()) if self._dry_run else plan
+        if not self._dry_run:
+            return plan
+        return replace(plan, moves=Moves.none(), sizes=SizeChanges.none())

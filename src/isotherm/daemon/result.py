@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.daemon.brake import Shift
+from isotherm.daemon.huge import report as huge_report
 from isotherm.daemon.summary import failures
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def result_of(run: "Service") -> dict[str, Any]:
             "epoch_s": run.pacer.epoch_s,
             "epoch_cost_s": run.pacer.cost_s,
         },
+        **huge_report(run.loop.sizer),
         "coarsened": run.paced,
         "units": run.units,
         "tiers": run.tiers,

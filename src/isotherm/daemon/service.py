@@ -15,6 +15,7 @@ from isotherm.daemon.brake import Brake, Limits, Reading, Shift
 from isotherm.daemon.budget import Pacer
 from isotherm.daemon.config import BrakeConfig, Config
 from isotherm.daemon.gate import Gate
+from isotherm.daemon.huge import brake_sizer, make_live_policy, open_sizer
 from isotherm.daemon.pressure import Pressure, PressureReader
 from isotherm.daemon.record import LiveRecorder
 from isotherm.daemon.result import Costs, result_of
@@ -31,7 +32,6 @@ from isotherm.migration.protocol import Engine
 from isotherm.migration.ranks import rank_column
 from isotherm.migration.totals import Totals
 from isotherm.policy.plan import Outcome, Policy, Setup
-from isotherm.policy.registry import make_policy
 from isotherm.topology.model import Topology
 
 #: Pages that the estimate of the fast share is made from.
@@ -209,6 +209,9 @@ class Service:
         none = Outcome.none()
         loop = Loop(self.machine, sources, tracker, self.gate, self.engine, none)
         loop.labeller = None if self.tenants is None else self.tenants.labeller
+        loop.sizer = open_sizer(
+            self.config, self.machine, self.engine, dry_run=self.dry_run
+        )
         return loop
 
     # -- running -----------------------------------------------------------
@@ -363,6 +366,7 @@ class Service:
             )
             self.gate.share = shift.share
             self.engine.throttle(shift.share)
+            brake_sizer(self.loop.sizer, shift.share)
 
     def _gain(self) -> float | None:
         """Return what moves gain over those held back, in standard errors.
@@ -442,7 +446,8 @@ class Service:
 
     def _make_policy(self) -> Policy:
         machine, loop = self.machine, self.config.loop
-        return make_policy(
+        return make_live_policy(
+            self.config.huge_pages,
             loop.policy,
             Setup(
                 pages=max(machine.pages, 8),

@@ -218,8 +218,17 @@ class Machine(Protocol):
         ...
 
 
-class HugeMachine(Machine, Protocol):
-    """A machine that also says which memory is huge, and changes it."""
+class HugeMachine(Protocol):
+    """What also says which memory is huge, and changes it."""
+
+    @property
+    def clock(self) -> Clock:
+        """The machine's clock."""
+        ...
+
+    def placement(self) -> NDArray[np.uint8]:
+        """Return the node of every flat page (a view: do not write); 255 if none."""
+        ...
 
     def huge_pages(self) -> HugePages:
         """Return which ranges are huge, and the costs as the machine has them."""

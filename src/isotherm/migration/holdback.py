@@ -20,13 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core.units import NS_PER_S
+from isotherm.core.units import NS_PER_S, PAGES_PER_HUGE_PAGE
 from isotherm.machine.protocol import SpacesChanged
 
 #: In the errno column of a batch that is done: not tried, held back.
 HELD_BACK = -1
 #: How long a page is followed, and one that was held back left alone.
 DEFAULT_HOLD_NS = 30 * NS_PER_S
+#: Batches over which a huge page's arm stays.
+HUGE_BATCHES = 8
 #: Arms: columns of the sums.
 HELD, MOVED = 0, 1
 #: Settled pages of each arm and direction before they are compared.
@@ -109,6 +111,8 @@ class HoldBack:
         self._opened_ns = np.empty(0, np.int64)
         #: float64[direction, arm, sums]
         self._sums = np.zeros((2, 2, 7))
+        #: Which ranges of 512 pages are huge, as last seen, bool[n]: they move whole.
+        self.huge = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
         return len(self._page)
@@ -124,14 +128,21 @@ class HoldBack:
         """Return which pages of a batch are held back, and which are followed.
 
         The same batch is drawn alike whenever it is asked for, while the share
-        stays.
+        stays. Pages of a huge page are drawn as one, over a few batches, of which
+        they may be in two.
 
         Args:
             page: Flat pages, uint32[n].
             batch: Number of the batch.
         """
-        salt = (batch + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF
-        x = page.astype(np.uint64) + np.uint64(salt)
+        salt = np.uint64((batch + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF)
+        x = page.astype(np.uint64) + salt
+        huge, block = self.huge, page.astype(np.int64) // PAGES_PER_HUGE_PAGE
+        inside = block < len(huge)
+        inside[inside] = huge[block[inside]]
+        if inside.any():
+            some = (batch // HUGE_BATCHES + 1) * _GOLDEN & 0xFFFFFFFFFFFFFFFF
+            x[inside] = block[inside].astype(np.uint64) + np.uint64(some)
         x = (x ^ (x >> np.uint64(30)) ^ self._seed) * _MIX_1
         x = (x ^ (x >> np.uint64(27))) * _MIX_2
         draw = (x ^ (x >> np.uint64(31))) >> np.uint64(11)

@@ -42,6 +42,7 @@ class HugeMemory:
         used: Pages per node, the machine's own column.
         capacity: Likewise.
         page_ns: What moving a small page costs.
+        scale: Of the machine that this is a model of.
 
     Attributes:
         huge: Whether each whole range is huge, bool[pages // 512].
@@ -56,11 +57,13 @@ class HugeMemory:
         used: Ints,
         capacity: Ints,
         page_ns: float,
+        scale: float = 1.0,
     ) -> None:
         self.spec = spec
         self._flags, self._used, self._capacity = flags, used, capacity
         self.huge = np.zeros(pages // PAGES_PER_HUGE_PAGE, np.bool_)
-        self._tlb = np.zeros((spec.entries // spec.ways, spec.ways), np.uint32)
+        self._entries = spec.entries_of(scale)
+        self._tlb = np.zeros((self._entries // spec.ways, spec.ways), np.uint32)
         self._missed = np.zeros(2, np.int64)
         self.move_ns = spec.move_of(page_ns)
         self._scanned = 0  # the kernel's thread: the range it comes to next
@@ -231,7 +234,7 @@ class HugeMemory:
             self.huge.copy(),
             float(round_s),
             np.full(len(self.huge), kernel > 0),
-            spec.entries,
+            self._entries,
             spec.walk_ns,
             spec.huge_walk_ns,
             self.move_ns,

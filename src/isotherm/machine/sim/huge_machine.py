@@ -61,7 +61,13 @@ class HugeSimMachine(SimMachine):
         costs = spec.costs
         page_ns = costs.move_page_ns + costs.move_byte_ns * PAGE_BYTES
         self.huge_memory = HugeMemory(
-            spec.huge_pages, self.flags, pages, self.used, self.capacity, page_ns
+            spec.huge_pages,
+            self.flags,
+            pages,
+            self.used,
+            self.capacity,
+            page_ns,
+            self.load.scale,
         )
         self._place = self._place_any
         self._whole: Ints = np.zeros((self._nodes, self._nodes), np.int64)

@@ -26,7 +26,8 @@ class HugeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     (docs/reference/huge-pages.md#costs).
 
     Attributes:
-        entries: Translations that the TLB holds.
+        entries: Translations that the TLB of a machine of reference size holds; a
+            model of it has as much of them as it has of its memory, a set at least.
         ways: Of each of its sets.
         walk_ns: What a miss costs whose page is small.
         huge_walk_ns: What one costs whose page is huge.
@@ -60,6 +61,11 @@ class HugeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(
                     f"{path}: huge_pages.{field}: expected >= 0, got {value}"
                 )
+
+    def entries_of(self, scale: float) -> int:
+        """Return the translations that a model of some scale holds: whole sets."""
+        sets = round(self.entries * scale / self.ways)
+        return self.ways * min(max(1, sets), self.entries // self.ways)
 
     def move_of(self, page_ns: float) -> float:
         """Return what a huge page costs to move where a small one costs so much."""
