@@ -113,9 +113,9 @@ class Repeated:
                     break
 
 
-def write_trace(path: Path) -> None:
+def write_trace(path: Path, level: int | None = None) -> None:
     """Write the trace's file."""
-    with TraceWriter(path, Provenance(tool="bench_long_trace")) as writer:
+    with TraceWriter(path, Provenance(tool="bench_long_trace"), level=level) as writer:
         pace = Pace(accesses=FILE_ACCESSES)
         for chunk in make_workload("zipf", PAGES).epochs(pace):
             writer.append(chunk.page)
@@ -276,15 +276,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--accesses", type=int, default=1_000_000_000)
     add("--policy", default="isotherm")
     add("--publish", action="store_true", help="write docs/reference/sweeps.md")
+    add("--level", type=int, help="of zstd, for the file; default: LZ4")
     add("--write", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.write:
-        write_trace(args.write)
+        write_trace(args.write, args.level)
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-long-trace-") as folder:
         path = Path(folder) / "zipf.parquet"
         # Elsewhere: what writing takes is none of the simulation's memory.
-        subprocess.run([sys.executable, __file__, "--write", str(path)], check=True)
+        level = [] if args.level is None else ["--level", str(args.level)]
+        subprocess.run(
+            [sys.executable, __file__, "--write", str(path), *level], check=True
+        )
+        print(f"{path.stat().st_size / FILE_ACCESSES:.2f} bytes an access\n")
         row = measure(path, args.accesses, args.policy)
     text = report(row)
     print(f"{processor()}\n\n{text}")
