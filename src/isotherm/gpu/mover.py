@@ -164,7 +164,8 @@ class Mover:
             with self.lock:
                 if holds():
                     return
-                self._wait_for_oldest()
+                if not self._once():  # the condition may have had a wish
+                    self._wait_for_oldest()
 
     def _wait_for_oldest(self) -> None:
         """Wait for what is next to end: an answer, else a launch."""

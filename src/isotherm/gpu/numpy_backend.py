@@ -36,6 +36,7 @@ def create(
     *,
     stepper: Stepper | None = None,
     most_slots: int | None = None,
+    zero_copy: bool = True,
 ) -> "NumpyBackend":
     """Return a device in ordinary memory.
 
@@ -43,6 +44,7 @@ def create(
         geometry: The shape.
         host: The host arena, uint8[pages, page_bytes], C-contiguous.
         stepper: Holds launches until it is stepped; None: they run at once.
+        zero_copy: As for other backends; here it makes no difference.
         most_slots: As if the device had memory for so many; None: no limit.
 
     Raises:

@@ -265,6 +265,12 @@ class SlotProtocol:
             self._pinned = np.zeros(len(self.place), np.bool_)
         self._pinned[page] = on
 
+    def is_pinned(self, page: Pages) -> NDArray[np.bool_]:
+        """Return which pages are not to be demoted, bool[n]."""
+        if self._pinned is None:
+            return np.zeros(len(page), np.bool_)
+        return self._pinned[page]
+
     def hold(self, page: Pages, *, on: bool = True) -> None:
         """Refuse to promote pages from now on; or let go of them."""
         if self._held is None:
@@ -286,7 +292,18 @@ class SlotProtocol:
         if self._pinned is not None:
             self._pinned[page] = False
         self.demote(page)
+        surplus = self.placed - self.end
+        if surplus > 0:  # promised a slot that will not come
+            self.demote(self._unplaced()[-surplus:])
         self._free_up(tail[self.state[tail] == Slot.FREE])
+
+    def _unplaced(self) -> Pages:
+        """Return pages that wait for a slot, in their order."""
+        parts = [np.empty(0, np.uint32), *(page for page, _ in self._queue)]
+        page = np.concatenate(parts)
+        _, first = np.unique(page, return_index=True)
+        page = page[np.sort(first)]
+        return page[(self.place[page] == HBM) & (self.slot_of[page] < 0)]
 
     @property
     def is_shrunk(self) -> bool:
@@ -333,6 +350,11 @@ class SlotProtocol:
             self._cleaned(told, answer)
         else:
             self._unpublished(told, answer, called)
+
+    @property
+    def grace_slots(self) -> int:
+        """Slots that wait for readers."""
+        return sum(len(slot) for _, slot in (*self._lists.grace, *self._lists.sealed))
 
     @property
     def idle(self) -> bool:

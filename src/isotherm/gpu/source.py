@@ -36,6 +36,8 @@ class KernelCounters:
         self._since_ns = clock.now_ns()
         self.last: Drained | None = None
         self.hits = self.misses = self.deposits = 0
+        self._bad = 0
+        self._bad_index: int | None = None
 
     def look(self, looks: tuple[Look, ...]) -> None:
         """Do nothing: kernels count whatever they read."""
@@ -48,7 +50,16 @@ class KernelCounters:
         self.hits += drained.hits
         self.misses += drained.misses
         self.deposits += drained.deposits
+        self._bad += drained.out_of_range
+        if drained.bad_index is not None:
+            self._bad_index = drained.bad_index
         return drained
+
+    def take_bad(self) -> tuple[int, int] | None:
+        """Return how many indices were outside since the last call, and one of them."""
+        count, index = self._bad, self._bad_index
+        self._bad, self._bad_index = 0, None
+        return (count, -1 if index is None else index) if count else None
 
     def drain(self) -> tuple[HintBatch, ...]:
         """Return what was fetched last: counts by page, everything watched."""

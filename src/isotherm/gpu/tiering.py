@@ -8,6 +8,7 @@ from isotherm.gpu.machine import EPOCH_NS, TensorMachine
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.source import KernelCounters
 from isotherm.hints.batch import Mechanism
+from isotherm.hotness.protocol import HotnessView
 from isotherm.hotness.tracker import GammaTracker
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.migration.cost import CostPrior
@@ -76,6 +77,7 @@ class Tiering:
             machine, (self.counters,), tracker, decides, engine, Outcome.none()
         )
         self.epochs = 0
+        self.view: HotnessView | None = None
 
     def step(self) -> Step | None:
         """End an epoch: look at what was counted, decide, begin to move.
@@ -90,5 +92,6 @@ class Tiering:
         with self._mover.lock:
             self._machine.advance(rows)
             step = run_epoch(self.loop, self.epochs, EPOCH_NS)
+            self.view = step.hotness
         self.epochs += 1
         return step
