@@ -1,5 +1,6 @@
 """Explaining a page range from a hand-made recording."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from isotherm.core.errors import UsageError
 from isotherm.lab.explain import explain, page_ranges
+from isotherm.lab.simulate import SimulationSpec, simulate
 from isotherm.observability.recorder import Recorder
 from isotherm.policy.plan import Moves, Outcome, Reason
 from isotherm.topology.model import MemoryKind, Node, Source, Tier, Topology
@@ -172,3 +174,23 @@ def test_ranges() -> None:
     """Neighbouring pages become one range."""
     assert page_ranges(np.array([1, 2, 3, 7])) == [[1, 3], [7, 7]]
     assert page_ranges(np.empty(0, np.int64)) == []
+
+
+@pytest.mark.slow
+def test_who_accesses(tmp_path: Path) -> None:
+    """Whom samples named, and whose accesses without a name are taken to be."""
+    spec = SimulationSpec(
+        "isotherm", "zipf", machine="gpu-coherent", pages=512, accesses=50_000
+    )
+    for hints, named in ((("sampling",), 1), (("accessed-bit",), 0)):
+        folder = tmp_path / hints[0]
+        with Recorder(folder) as recorder:
+            simulate(replace(spec, hints=hints), recorder=recorder)
+        found = explain(folder, 0, 63)["initiators"]
+        assert {"named": named, "unnamed_taken_for": ["gpu0"]} == found
+
+
+def test_recordings_without_initiators(recording: Path) -> None:
+    """Those of older machines say nothing of who accesses."""
+    nobody = {"named": None, "unnamed_taken_for": []}
+    assert nobody == explain(recording, 0, 7)["initiators"]

@@ -170,8 +170,20 @@ def _print(found: Mapping[str, Any]) -> None:
         _print_nodes(when, found[f"{key}_pages_per_node"], found["nodes"])
     _print_heat(found["heat"])
     _print_moves(found["moves"], str)
+    _print_initiators(found["initiators"])
     print_text("why")
     _print_why(found["why"], _ranges)
+
+
+def _print_initiators(found: Mapping[str, Any]) -> None:
+    """Say who was named, and what unnamed accesses were taken for."""
+    named, taken = found["named"], ", ".join(found["unnamed_taken_for"])
+    if named is None or not taken:
+        return
+    said = f"samples named {named} initiators" if named != 1 else "samples named one"
+    if named == 0:
+        said = "nobody named who accesses"
+    _wrapped(f"initiators: {said}; accesses without a name count as of {taken}")
 
 
 def _print_live(found: Mapping[str, Any]) -> None:

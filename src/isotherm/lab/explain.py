@@ -1,5 +1,6 @@
 """Why a page range is where it is, from the recording of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,19 @@ def explain(directory: Path, first: int, last: int) -> dict[str, Any]:
         "heat": recording.heat_over_time(),
         "moves": _moves(recording),
         "decision": recording.notes,
+        "initiators": _initiators(run, recording.notes),
         "why": recording.why(recording.groups()),
+    }
+
+
+def _initiators(run: dict[str, Any], notes: Mapping[str, float]) -> dict[str, Any]:
+    """Return how many initiators samples named, and whose the other accesses are."""
+    there = run["topology"]["initiators"]
+    kind = there[0]["kind"] if there else None
+    named = notes.get("initiators_named")
+    return {
+        "named": None if named is None else int(named),
+        "unnamed_taken_for": [i["name"] for i in there if i["kind"] == kind],
     }
 
 

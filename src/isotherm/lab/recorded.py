@@ -111,9 +111,9 @@ class RecordedRun:
         return names
 
     def latency(self, node: int) -> float | None:
-        """Return the unloaded latency of a node; None where nobody said."""
+        """Return what an access stalls on a node, unloaded; None where nobody said."""
         table = self.run["latency_ns"]
-        return None if table is None else float(table[0][node])
+        return None if table is None else float(table[0][node]) / _in_flight(self.run)
 
     def heat_over_time(self) -> list[dict[str, float | None]]:
         """Return rate and placement of the range in some stretches of time."""
@@ -262,6 +262,12 @@ def _read(directory: Path, first: int, last: int | None) -> RecordedRun:
     )
 
 
+def _in_flight(run: dict[str, Any]) -> float:
+    """Return the misses that share a latency; 1 in recordings that do not say."""
+    there = run["topology"]["initiators"]
+    return float((there[0].get("parallelism") if there else None) or 1.0)
+
+
 def _earned_ns(
     run: dict[str, Any],
     moves: dict[str, NDArray[Any]],
@@ -293,6 +299,7 @@ def _earned_ns(
     region = page // run["region_pages"] - first_region
     nr = seen[until, region] - seen[position, region]
     latency, cost = np.asarray(table[0], np.float64), np.asarray(costs, np.float64)
+    latency = latency / _in_flight(run)
     src, dst = moves["src"][order], moves["dst"][order]
     earned[order] = nr * (latency[src] - latency[dst]) - cost[src, dst]
     return earned

@@ -228,6 +228,7 @@ class Isotherm:
             )
         notes |= pressed | {
             "threshold_rate": threshold,
+            "initiators_named": float(self._whose.named),
             "mean_rate": mean_rate,
             "recoverable": self._recoverable,
             "belief": self._rates.belief,

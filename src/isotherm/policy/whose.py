@@ -69,7 +69,9 @@ class Whose:
         topology: Nodes, tiers, initiators.
 
     Attributes:
-        told: Whether at least two initiators were told apart.
+        told: Whether at least two initiators were told apart, or one from accesses
+            that nobody names.
+        named: Initiators that samples have named.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -84,6 +86,7 @@ class Whose:
             self._rank[nodes] = rank
         self._unnamed = unnamed(topology)
         self.told = False
+        self.named = 0
         self._rows = self._unnamed
         self._tier_ns: Floats = np.zeros(len(self._tiers))
         self._saved: Floats = np.zeros((0, 0))  # per access, [regions, b]
@@ -104,11 +107,12 @@ class Whose:
         """Take an epoch's shares, by region where there is anything to tell apart."""
         counts = cast("EvidenceView", view).initiator_counts
         named = np.flatnonzero(counts.any(0)) if counts is not None else NOBODY
+        known = min(len(epoch.latency_ns), MAX_INITIATORS)
+        self.named = int((named < known).sum())
         self.told = len(named) > 1 and len(epoch.latency_ns) > 1
         if counts is not None and self.told:
             self._tier_ns = self._of_regions(counts, self._by_tier(epoch), epoch)
         else:
-            known = min(len(epoch.latency_ns), MAX_INITIATORS)
             self._rows = tuple(named[named < known].tolist()) or self._unnamed
 
     def tier_ns(self, epoch: Epoch) -> Floats:

@@ -306,7 +306,6 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for rank in ranks
         )
-        own = self.initiator_parallelism
         homes = {who: i for i, n in enumerate(self.nodes) for who in n.initiators}
         initiators = tuple(
             Initiator(
@@ -314,7 +313,9 @@ class MachineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 kind,
                 homes.get(i),
                 f"{kind.value}{i}",
-                None if own is None else own[i],
+                self.parallelism
+                if self.uniform_stall
+                else self.parallelism_of(i, None),
             )
             for i, kind in enumerate(self.initiators)
         )
