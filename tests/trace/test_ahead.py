@@ -208,7 +208,7 @@ def test_results_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec = SimulationSpec("isotherm", str(path))
     measured = ("wall_s", "setup_s", "accesses_per_wall_s")
     results = []
-    for limit in (256 << 20, 0):
+    for limit in (128 << 20, 0):
         monkeypatch.setattr("isotherm.trace.reader.AHEAD_BYTES", limit)
         result = simulate(spec)
         results.append({k: v for k, v in result.items() if k not in measured})

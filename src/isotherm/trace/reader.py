@@ -19,8 +19,8 @@ from isotherm.trace.arrow import COLUMNS, import_arrow, render_reason
 from isotherm.trace.info import METADATA_KEY, TraceInfo, parse_metadata
 from isotherm.trace.stream import AccessChunk
 
-#: Columns that are decoded ahead, at most: an epoch of 64 Mi accesses without times.
-AHEAD_BYTES: Final = 256 << 20
+#: Columns that are decoded ahead, at most: 32 Mi accesses that are pages alone.
+AHEAD_BYTES: Final = 128 << 20
 
 _PARQUET, _IPC_FILE, _IPC_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
@@ -180,7 +180,7 @@ class TraceReader:
 
         Args:
             rows: Accesses of a chunk at most; memory is about 40 bytes a row.
-            ahead: Accesses that a thread decodes ahead, in whole chunks, of 256 MiB
+            ahead: Accesses that a thread decodes ahead, in whole chunks, of 128 MiB
                 at most; 0: none, and no thread.
             times: Whether ``time_ns`` is wanted; else it is neither read nor checked.
 
