@@ -6,8 +6,23 @@ from pathlib import Path
 import pytest
 
 from isotherm.hotness import bursts, evidence, fronts, regions, single_pages, tracker
-from isotherm.policy import backpressure, cells, isotherm, rates, sensing, switching
+from isotherm.policy import (
+    backpressure,
+    balance,
+    cells,
+    hope,
+    isotherm,
+    ladder,
+    loads,
+    rates,
+    sensing,
+    switching,
+)
 
+ISOTHERM = (
+    *(isotherm, cells, rates, sensing, switching, backpressure),
+    *(balance, hope, ladder, loads),
+)
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
 
@@ -15,7 +30,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
     ("page", "modules"),
     [
         ("hotness.md", (tracker, single_pages, evidence, regions, fronts, bursts)),
-        ("isotherm.md", (isotherm, cells, rates, sensing, switching, backpressure)),
+        ("isotherm.md", ISOTHERM),
     ],
 )
 def test_every_constant_that_a_page_names_is_there(page, modules):

@@ -34,6 +34,8 @@ from isotherm.policy.backpressure import BackPressure
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.counted import of_cells
 from isotherm.policy.homes import Homes
+from isotherm.policy.hope import Hope, Spread
+from isotherm.policy.loads import TierLoads
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.rates import CellRates
@@ -58,15 +60,8 @@ DEAR_WALKS = 8  # in a row are not
 ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
-FIRST_HOPE = 0.3  # share of the memory time thought recoverable before any look
-LATENCY_GAIN = 0.1  # how fast the latencies that count follow the measured ones
-LISTEN_GAIN = 0.5  # the same after a pause that was made to hear them
-LOUD = 1.2  # times what counts: latencies that our own moves may have made
-LOUD_EPOCHS = 8  # in a row: then a pause
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
-PATIENCE_KEPT = 0.95  # of the hope beyond what is held, per epoch without moves
 LEAST_GAIN = 0.02  # of the memory time: where less is promised no move is made
-HOPE_GAIN = 0.2  # how fast that thought follows the estimates, per epoch
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +70,8 @@ class Isotherm:
     """The policy; see the module. Options: none that need tuning.
 
     ``stall`` 1 (default) values a page by what its accesses stall, where a source
-    tells; 0 by their number alone.
+    tells; 0 by their number alone. ``balance`` 1 (default) reckons with the latency
+    of tiers under load; 0 with the unloaded one.
 
     Args:
         setup: Pages, topology, capacities, hints.
@@ -90,8 +86,9 @@ class Isotherm:
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
-        options = read_options(self.name, setup, {"stall": 1.0})
+        options = read_options(self.name, setup, {"stall": 1.0, "balance": 1.0})
         self.weighs_stall = options["stall"] != 0
+        self._balances = options["balance"] != 0
         self._stall: StallView | None = None  # of the last decision
         self._whose = Whose(setup.topology)
         self._setup = setup
@@ -120,17 +117,14 @@ class Isotherm:
         self._tier = np.full(256, self._tiers, np.uint8)  # last: in no tier
         for rank, tier in enumerate(tiers):
             self._tier[list(tier.nodes)] = rank
-        self._latency_ns: Floats | None = None
-        self._loud = 0  # epochs in a row in which moves hid what latencies are
-        self._listens = False
         self._counted = np.full(len(self._cell), cell_module.NOT_COUNTED, np.uint8)
         self._count = np.zeros((CELLS, self._tiers + 1), np.int32)
         self._population: NDArray[np.int64] | None = None
         self._market = make_market(self._setup, topology, self._tier, self._epoch_s)
         self._pressure = BackPressure(topology)
         self._homes = Homes(topology)
-        self._recoverable = self._promised = FIRST_HOPE
-        self._patience = 1.0
+        self._loads = TierLoads(topology, self._tier, balances=self._balances)
+        self._hope = Hope()
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Start from where the pages are."""
@@ -190,21 +184,20 @@ class Isotherm:
         whole = self._pressure.reserve(epoch)
         epoch = self._homes.reserve(whole)
         reach = self._reach(epoch, population.sum(0))
-        threshold, share = self._threshold(rate, total, int(reach[0]))
-        tier_ns = self._follow_latency(epoch)
-        held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
-        ratio = float(reach[0]) / present
-        self._follow_gain(epoch, share, held, tier_ns, ratio, present)
-        limit = 0 if self._listens else epoch.move_limit_pages
+        self._loads.follow(epoch, self._whose.tier_ns(epoch), rate @ population)
+        tier_ns = self._loads.quiet_ns
+        spread = Spread(rate, population, reach, tier_ns)
+        self._follow_gain(epoch, spread, tier_ns, present)
+        limit = self._loads.pace(epoch.move_limit_pages)
         worth_it = self._promises(view)
         moves, notes = self._market.trade(
-            epoch,
+            self._loads.price(epoch),
             self._cell,
             rate,
             population,
             self._transitions,
-            tier_ns,
-            threshold,
+            self._loads.marginal_ns,
+            spread.threshold,
             limit if worth_it or len(view.ahead) else 0,
         )
         moves = self._whose.amend(moves, epoch, view, limit)
@@ -213,31 +206,36 @@ class Isotherm:
         notes |= crossed
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
-            hope = PAYBACK_GAIN if view.sweep_worth_watching else self._recoverable
-            looks = self._sampling.plan(self._setup.pages, max(hope, self._recoverable))
+            hope = PAYBACK_GAIN if view.sweep_worth_watching else self._hope.recoverable
+            looks = self._sampling.plan(
+                self._setup.pages, max(hope, self._hope.recoverable)
+            )
         if Mechanism.HINT_FAULT in self._setup.hints:
-            looks += self._poison.plan(mean_rate, float(tier_ns[0]), self._recoverable)
+            looks += self._poison.plan(
+                mean_rate, float(tier_ns[0]), self._hope.recoverable
+            )
         if Mechanism.ACCESSED_BIT in self._setup.hints:
             if seen is not None:
-                self._scan.learn(threshold, *seen)
+                self._scan.learn(spread.threshold, *seen)
             looks += self._scan.plan(
                 mean_rate,
                 float(tier_ns[0]),
                 self._entry_ns,
-                self._recoverable,
+                self._hope.recoverable,
             )
         notes |= pressed | {
-            "threshold_rate": threshold,
-            "initiators_named": float(self._whose.named),
+            "threshold_rate": spread.threshold,
             "mean_rate": mean_rate,
-            "recoverable": self._recoverable,
+            "recoverable": self._hope.recoverable,
             "belief": self._rates.belief,
+            "initiators_named": float(self._whose.named),
         }
+        notes |= {f"load_{t}": float(x) for t, x in enumerate(self._loads.load)}
         return Plan(moves, looks, notes=notes)
 
     def _promises(self, view: EvidenceView) -> bool:
         """Return whether moves may pay at all; tenants are judged each by itself."""
-        promised = self._promised * (1.0 - view.futile_share)
+        promised = self._hope.promised * (1.0 - view.futile_share)
         return self.tenants is not None or promised > LEAST_GAIN
 
     @property
@@ -444,80 +442,26 @@ class Isotherm:
         others = np.maximum(0, used[: self._tiers] - ours)
         return np.cumsum(np.maximum(0, capacity[: self._tiers] - others))
 
-    def _follow_latency(self, epoch: Epoch) -> Floats:
-        """Follow latencies slowly: our own moves load the tiers for an epoch.
-
-        Of an epoch with moves only a fall is believed: a tier that is slow because
-        pages are moved would make more moves pay, and those would keep it slow.
-        Where moves go on in spite of what they hide, one epoch goes without.
-        """
-        now = self._whose.tier_ns(epoch)
-        known = self._latency_ns
-        if known is None:
-            self._latency_ns = now
-            return now
-        moved = np.count_nonzero(epoch.outcome.errno == 0)
-        gain = LISTEN_GAIN if self._listens else LATENCY_GAIN
-        if moved > FEW_MOVES * self._setup.pages:
-            self._loud = self._loud + 1 if (now > LOUD * known).any() else 0
-            now = np.minimum(now, known)
-        else:
-            self._loud = 0
-        self._listens = self._loud >= LOUD_EPOCHS
-        self._latency_ns = known + gain * (now - known)
-        return self._latency_ns
-
-    def _threshold(
-        self, rate: Floats, total: NDArray[np.int64], slots: int
-    ) -> tuple[float, float]:
-        """Return the rate of the slots-th hottest page and the share above it."""
-        order = np.argsort(-rate, kind="stable")
-        inside = np.cumsum(total[order])
-        at = min(int(np.searchsorted(inside, slots)), CELLS - 1)
-        work = rate[order] * total[order]
-        above = float(work[:at].sum())
-        before = int(inside[at - 1]) if at else 0
-        above += float(rate[order[at]]) * max(0, slots - before)
-        return float(rate[order[at]]), above / max(float(work.sum()), 1e-9)
-
     def _follow_gain(
-        self,
-        epoch: Epoch,
-        share: float,
-        held: float,
-        tier_ns: Floats,
-        ratio: float,
-        present: int,
+        self, epoch: Epoch, spread: Spread, tier_ns: Floats, present: int
     ) -> None:
-        """Follow the share of memory time that what is known saves, or still may.
-
-        What the placement holds already counts in full. What knowledge promises
-        beyond it counts as long as moves are made: heat that no move can catch is
-        not worth looking at. Whether moves are made is another question: as long as
-        knowledge promises more than next to nothing.
+        """Follow what knowledge is worth, and how much is happening.
 
         Args:
             epoch: The outcome of the last plan.
-            share: Of the accesses that the best pages of the fast tier's size get.
-            held: Of the accesses that the pages of the fast tier get now.
+            spread: Accesses over tiers.
             tier_ns: Latency of each tier.
-            ratio: Of the pages that the fast tier holds.
             present: Pages that have memory.
         """
         moved_share = np.count_nonzero(epoch.outcome.errno == 0) / max(1, present)
         self._scan.follow_moves(moved_share, self._rates.informed)
-        moved = moved_share > FEW_MOVES
-        self._patience += (1.0 - self._patience) * 0.2 if moved else 0.0
-        self._patience *= 1.0 if moved else PATIENCE_KEPT
-        gap = float(tier_ns[-1] - tier_ns[0])
-        blind = float(tier_ns[0]) + gap * (1 - ratio)
-        hope = held + max(0.0, share - held) * self._patience
-        worth = gap / max(blind, 1e-9)
-        worth *= 1.0 - cast("EvidenceView", epoch.hotness).futile_share
+        trust = 1.0 - cast("EvidenceView", epoch.hotness).futile_share
         if self._setup.hints == {Mechanism.HINT_FAULT}:
-            worth /= self._poison.covered  # the rest may hold as much
-        follow = HOPE_GAIN * self._rates.informed
-        gain = worth * max(0.0, hope - ratio)
-        self._recoverable += follow * (gain - self._recoverable)
-        promised = worth * max(0.0, max(share, held) - ratio)
-        self._promised += follow * (promised - self._promised)
+            trust /= self._poison.covered  # the rest may hold as much
+        self._hope.follow(
+            spread,
+            tier_ns,
+            moves=bool(moved_share > FEW_MOVES),
+            trust=trust,
+            told=self._rates.informed,
+        )

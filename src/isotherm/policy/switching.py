@@ -114,6 +114,8 @@ class Boundary:
         """
         if self.price is None:
             self.price = first_price
+        if gain_ns.min() < 0:  # the upper tier is the busy one: a slot is for nothing
+            self.price = 0.0
         depth = max(1.0, MARKET_SHARE * float(upper.sum() + lower.sum()))
         bound = np.float32(cost_ns)
         advantage = self.advantage[cells].astype(np.float32)
@@ -160,11 +162,13 @@ def trades(
     free: int,
     cost_ns: float,
     limit: int,
+    room: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many pages of each cell go up and down.
 
     A free slot is filled while D > M; a swap is made while the D of the one
-    exceeds that of the other by 2 M; best first, at most ``limit`` moves.
+    exceeds that of the other by 2 M; best first, at most ``limit`` moves. Where
+    pages may leave without another's coming, they do while D < -M.
 
     Args:
         advantage: D per cell.
@@ -173,6 +177,8 @@ def trades(
         free: Free slots of the upper tier.
         cost_ns: M.
         limit: Moves at most.
+        room: Pages that may leave for free slots of the lower tier: where an access
+            loses in the upper one.
     """
     up = np.zeros(CELLS, np.int64)
     down = np.zeros(CELLS, np.int64)
@@ -180,7 +186,16 @@ def trades(
     sellers = sellers[np.argsort(advantage[sellers], kind="stable")]
     buyers = np.flatnonzero(lower > 0)
     buyers = buyers[np.argsort(-advantage[buyers], kind="stable")]
+    for v in sellers:
+        if room <= 0 or limit <= 0 or advantage[v] >= -cost_ns:
+            break
+        leave = min(int(upper[v]), room, limit)
+        down[v] += leave
+        room -= leave
+        limit -= leave
     i = 0
+    while i < len(sellers) and down[sellers[i]] == upper[sellers[i]]:
+        i += 1
     for c in buyers:
         wish = int(lower[c])
         take = min(wish, free, limit) if advantage[c] > cost_ns else 0
