@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from isotherm.policy.interleave import (
-    Interleave,
-    WeightedInterleave,
-    bandwidth_weights,
-)
+from isotherm.policy.interleave import Interleave, WeightedInterleave
+from isotherm.topology.interleave import bandwidth_weights
 from isotherm.topology.model import AccessPerformance, Figure, Source, Topology
 
 

@@ -54,6 +54,7 @@ def run(
     record: Path | None = None,
     tenants: Path | None = None,
     advise_cpus: Literal["off", "print", "apply"] = "off",
+    interleave_weights: Annotated[bool, Flag] = False,
     huge_pages: Annotated[bool, Flag] = False,
     metrics: str | None = None,
     verbose: Annotated[bool, Flag] = False,
@@ -99,6 +100,9 @@ def run(
     advise_cpus
         print says where threads had better run, by who accesses what; apply has
         them run there (sched_setaffinity), until the run ends.
+    interleave_weights
+        Set the kernel's weights of weighted interleaving by the nodes' bandwidth,
+        until the run ends: isotherm topology weights shows them.
     verbose
         Log every epoch.
     json
@@ -151,6 +155,7 @@ def run(
         config_file=config,
         overrides=overrides,
         advise_cpus=advise_cpus,
+        interleave_weights=interleave_weights,
     )
     checked = preflight(request)
 

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 if TYPE_CHECKING:
     from isotherm.records.cxl_list import Memdev
     from isotherm.topology.gpu_memory import GpuMemory
+    from isotherm.topology.model import Topology
 
 EPILOGUE = """\
 Examples:
@@ -17,6 +18,7 @@ Examples:
   isotherm topology --json
   isotherm topology record machine.tar.gz
   isotherm topology --root machine.tar.gz --overrides corrections.toml
+  isotherm topology weights
 
 Overhead: reads a few hundred small files under /sys once, 0.1 s.
 """
@@ -51,19 +53,7 @@ def show(
             their health. Without it the tool is asked about this machine.
         json: Print one JSON document with raw units instead of text.
     """
-    from isotherm.topology.sysfs import read_topology  # noqa: PLC0415  # --help
-
-    if overrides is None:
-        topology = read_topology(root)
-    else:
-        from isotherm.topology.override import (  # noqa: PLC0415  # msgspec
-            apply_overrides,
-            read_overrides,
-        )
-
-        given = read_overrides(overrides)
-        read = None if given.mode == "replace" else read_topology(root)
-        topology = apply_overrides(read, given, overrides)
+    topology = _read(root, overrides)
     from isotherm.topology.render import as_json, render_topology  # noqa: PLC0415
 
     devices = _cxl_devices(root, cxl_list)
@@ -115,6 +105,22 @@ def _render_gpus(gpus: "list[GpuMemory]") -> str:
     return "\n".join(["", "GPUs and their memory", *lines, ""])
 
 
+def _read(root: Path, overrides: Path | None) -> "Topology":
+    """Return a machine, as firmware and a file of overrides say."""
+    from isotherm.topology.sysfs import read_topology  # noqa: PLC0415  # --help
+
+    if overrides is None:
+        return read_topology(root)
+    from isotherm.topology.override import (  # noqa: PLC0415  # msgspec
+        apply_overrides,
+        read_overrides,
+    )
+
+    given = read_overrides(overrides)
+    read = None if given.mode == "replace" else read_topology(root)
+    return apply_overrides(read, given, overrides)
+
+
 def _cxl_devices(root: Path, listing: Path | None) -> "tuple[Memdev, ...]":
     """Return CXL devices of a listing, or of this machine if the tool tells."""
     if listing is None and root != _LIVE:
@@ -148,6 +154,53 @@ def _render_cxl(devices: "tuple[Memdev, ...]") -> str:
         for device in devices
     ]
     return "\n".join(["", "CXL memory devices", *lines, ""])
+
+
+@app.command
+def weights(
+    *,
+    root: Path = _LIVE,
+    overrides: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Show the weights of weighted interleaving that the nodes' bandwidth gives.
+
+    For memory whose accesses nobody has seen yet. Nothing is written: isotherm run
+    --interleave-weights sets them while it runs.
+
+    Args:
+        root: The machine: / for this one, or a recorded directory or tar.
+        overrides: A TOML file that corrects or replaces what firmware says, such as
+            bandwidths that were measured.
+        json: Print one JSON document with raw units instead of text.
+    """
+    from isotherm.topology import interleave  # noqa: PLC0415  # --help
+
+    topology = _read(root, overrides)
+    nodes = interleave.weighted_nodes(topology)
+    found = interleave.derive_weights(topology, nodes)
+    now = interleave.read_weights(root) if root.is_dir() else {}
+    auto = interleave.read_auto(root) if root.is_dir() else None
+    if json:
+        import json as encoder  # noqa: PLC0415  # only here
+
+        rows = [
+            {
+                "node": row.node,
+                "weight": row.weight,
+                "now": now.get(row.node),
+                "bandwidth_mib_s": row.bandwidth_mib_s,
+                "source": None if row.source is None else row.source.value,
+            }
+            for row in found
+        ]
+        document = {"weights": rows, "auto": auto}
+        sys.stdout.write(encoder.dumps(document, indent=2) + "\n")
+        return 0
+    from isotherm.topology.render import render_weights  # noqa: PLC0415
+
+    sys.stdout.write(render_weights(found, now, auto=auto))
+    return 0
 
 
 @app.command

@@ -42,6 +42,7 @@ class Request:
         with_other_movers: Run beside other movers.
         record: Where to keep the run for ``explain``.
         tenants: Or tenants; their processes are in ``pids``.
+        interleave_weights: Set the kernel's weights by the nodes' bandwidth meanwhile.
         advise_cpus: ``print`` says where threads had better run, ``apply`` has them
             run there, ``off`` neither.
         config_file: What the settings were read from, to be read again at SIGHUP;
@@ -62,6 +63,7 @@ class Request:
     with_other_movers: bool = False
     record: Path | None = None
     tenants: TenantFile | None = None
+    interleave_weights: bool = False
     advise_cpus: str = "off"
     config_file: Path | None = None
     overrides: Callable[[Config], Config] = lambda config: config

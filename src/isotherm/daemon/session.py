@@ -25,6 +25,7 @@ from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
 from isotherm.daemon.cpu_live import LiveThreads
 from isotherm.daemon.host import Host, check_tiers, open_host
+from isotherm.daemon.interleave import set_weights
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.metrics import Meter
 from isotherm.daemon.movers import Mover, refuse
@@ -184,9 +185,19 @@ class _Session:
             else Claims(self.runs, insist=not request.with_other_movers),
             cgroups=() if self.tenants is None else self.tenants.directories,
         ) as host:
-            if request.mover == "kernel":
-                return self._steer(host)
-            return self._manage(host)
+            weights = None
+            if request.interleave_weights:
+                weights = set_weights(
+                    host.machine.topology,
+                    self.changes,
+                    request.root,
+                    dry_run=request.dry_run,
+                )
+            steer = request.mover == "kernel"
+            reason, result = self._steer(host) if steer else self._manage(host)
+            if weights is not None:
+                result["interleave_weights"] = weights
+            return reason, result
 
     def put_back(self) -> None:
         """Undo every change; safe to call again."""

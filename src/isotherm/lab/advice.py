@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from isotherm.lab.capacity import slowdown_of
 from isotherm.policy.damon import MEM_TIER
-from isotherm.policy.interleave import bandwidth_weights
+from isotherm.topology import interleave
 from isotherm.topology.model import Topology
 
 #: A gain smaller than this is not worth a setting: leave things as they are.
@@ -129,12 +129,7 @@ def _setting(candidate: Candidate, slowdown: float, topology: Topology) -> Setti
             listed = ",".join(str(n) for n in nodes)
             commands = [f"numactl --interleave={listed} COMMAND"]
         case "weighted-interleave":
-            weights = bandwidth_weights(topology, nodes)
-            base = "/sys/kernel/mm/mempolicy/weighted_interleave"
-            commands = [
-                f"echo {weight} > {base}/node{node}"
-                for node, weight in zip(nodes, weights, strict=True)
-            ]
+            commands = interleave.commands(interleave.derive_weights(topology, nodes))
             listed = ",".join(str(n) for n in nodes)
             commands.append(f"numactl --weighted-interleave={listed} COMMAND")
         case "damon":

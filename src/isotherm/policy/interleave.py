@@ -5,8 +5,6 @@ MPOL_WEIGHTED_INTERLEAVE (6.9) so many to each as its weight says. Since 6.16 th
 kernel sets the weights itself, from the bandwidth that firmware claims.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,30 +13,8 @@ from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.spaces import refuse_renewal
+from isotherm.topology.interleave import bandwidth_weights, weighted_nodes
 from isotherm.topology.model import Topology
-
-#: The sum that the kernel reduces bandwidths to (iw_node_table_reduce and
-#: weightiness of 32, mm/mempolicy.c of 6.16).
-WEIGHTINESS = 32
-
-
-def bandwidth_weights(topology: Topology, nodes: list[int]) -> list[int]:
-    """Return the weight of each node, as reduce_interleave_weights() has it.
-
-    ``max(1, 32 * bandwidth / total)``, over their greatest common divisor; all 1
-    where a node's bandwidth is not known. A node's is that of its best initiator.
-    """
-    best = dict.fromkeys(nodes, 0.0)
-    for row in topology.performance:
-        figure = row.read_bandwidth_mib_s
-        if row.node in best and figure is not None:
-            best[row.node] = max(best[row.node], figure.value)
-    total = sum(best.values())
-    if min(best.values()) <= 0:
-        return [1] * len(nodes)
-    weights = [max(1, int(WEIGHTINESS * best[node] / total)) for node in nodes]
-    divisor = math.gcd(*weights)
-    return [weight // divisor for weight in weights]
 
 
 class Interleave:
@@ -50,7 +26,7 @@ class Interleave:
 
     def __init__(self, setup: Setup) -> None:
         read_options(self.name, setup, {})
-        self._nodes = sorted(n for tier in setup.topology.tiers for n in tier.nodes)
+        self._nodes = weighted_nodes(setup.topology)
         self._capacity = setup.capacity_pages
         self._weights = self._weigh(setup.topology)
 

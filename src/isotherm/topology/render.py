@@ -1,9 +1,10 @@
 """A topology as text for people and as one JSON document for programs."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from isotherm.core.units import render_bytes
+from isotherm.topology.interleave import NodeWeight, commands
 from isotherm.topology.model import AccessPerformance, Figure, Node, Tier, Topology
 from isotherm.topology.parse import render_list
 from isotherm.topology.performance import FIGURES
@@ -97,6 +98,43 @@ def render_topology(topology: Topology) -> str:
         lines = [_wrap(note, "- ") for note in topology.notes]
         parts.append("\n".join(["notes", *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+def render_weights(
+    weights: Sequence[NodeWeight], now: Mapping[int, int], *, auto: bool | None
+) -> str:
+    """Return weights of weighted interleaving as text.
+
+    Args:
+        weights: What the nodes' bandwidth gives.
+        now: What the kernel has; empty: nothing.
+        auto: Whether it sets them itself; None: it cannot, or nobody says.
+    """
+    rows = [
+        (
+            str(row.node),
+            str(row.weight),
+            str(now.get(row.node, "-")),
+            "unknown" if row.bandwidth_mib_s is None else f"{row.bandwidth_mib_s:.0f}",
+            "-" if row.source is None else row.source.value,
+        )
+        for row in weights
+    ]
+    head = ("node", "weight", "now", "MiB/s", "said by")
+    lines = ["weighted interleave", _table(head, rows, "rrrrl")]
+    if any(row.bandwidth_mib_s is None for row in weights):
+        lines.append(
+            "  a bandwidth is unknown: all alike (--overrides FILE.toml says it)"
+        )
+    elif not now:
+        lines.append("  this kernel has no weights (Linux 6.9 has)")
+    elif all(now.get(row.node) == row.weight for row in weights):
+        lines.append("  the kernel has them so" + (", by itself" if auto else ""))
+    else:
+        lines += [f"  {line}" for line in commands(weights)]
+    listed = ",".join(str(row.node) for row in weights)
+    lines.append(f"  used by: numactl --weighted-interleave={listed} COMMAND")
+    return "\n".join(lines) + "\n"
 
 
 def _wrap(text: str, first: str) -> str:
