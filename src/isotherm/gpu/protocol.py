@@ -269,7 +269,8 @@ class SlotProtocol:
         """Return which pages are not to be demoted, bool[n]."""
         if self._pinned is None:
             return np.zeros(len(page), np.bool_)
-        return self._pinned[page]
+        pinned: NDArray[np.bool_] = self._pinned[page]
+        return pinned
 
     def hold(self, page: Pages, *, on: bool = True) -> None:
         """Refuse to promote pages from now on; or let go of them."""
@@ -303,7 +304,9 @@ class SlotProtocol:
         page = np.concatenate(parts)
         _, first = np.unique(page, return_index=True)
         page = page[np.sort(first)]
-        return page[(self.place[page] == HBM) & (self.slot_of[page] < 0)]
+        waits = (self.place[page] == HBM) & (self.slot_of[page] < 0)
+        found: Pages = page[waits]
+        return found
 
     @property
     def is_shrunk(self) -> bool:

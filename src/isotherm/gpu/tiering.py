@@ -6,6 +6,7 @@ import numpy as np
 
 from isotherm.gpu.machine import EPOCH_NS, TensorMachine
 from isotherm.gpu.mover import Mover
+from isotherm.gpu.shift import ShiftDetector
 from isotherm.gpu.source import KernelCounters
 from isotherm.hints.batch import Mechanism
 from isotherm.hotness.protocol import HotnessView
@@ -15,6 +16,9 @@ from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
 from isotherm.policy.plan import Outcome, Setup
 from isotherm.policy.registry import make_policy
+
+#: Options of policies that fit a tensor: its rows lie beside each other by chance.
+DEFAULTS: Mapping[str, Mapping[str, float]] = {"isotherm": {"neighbours": 0.0}}
 
 
 class Tiering:
@@ -54,7 +58,7 @@ class Tiering:
             hints=hints,
             sampling_period=1,
             parallelism=machine.parallelism,
-            options=options or {},
+            options=dict(DEFAULTS.get(policy, {})) | dict(options or {}),
             spaces=machine.spaces,
         )
         decides = make_policy(policy, setup)
@@ -77,6 +81,7 @@ class Tiering:
             machine, (self.counters,), tracker, decides, engine, Outcome.none()
         )
         self.epochs = 0
+        self.shift = ShiftDetector()
         self.view: HotnessView | None = None
 
     def step(self) -> Step | None:
@@ -89,7 +94,10 @@ class Tiering:
         rows = drained.hits + drained.misses
         if rows == 0:
             return None
+        trust = self.shift.follow(drained.hits, drained.misses)
         with self._mover.lock:
+            if trust is not None and isinstance(self.loop.tracker, GammaTracker):
+                self.loop.tracker.doubt(trust)
             self._machine.advance(rows)
             step = run_epoch(self.loop, self.epochs, EPOCH_NS)
             self.view = step.hotness

@@ -58,6 +58,26 @@ def pack_array(mean: Floats, exposure: Floats, noise: NDArray[np.uint64]) -> Cod
     return ((m << ar.EXPOSURE_BITS) | e).astype(np.uint16)
 
 
+def doubted(code: Codes, prior: int, trust: float) -> Codes:
+    """Return codes of pages whose pattern may have ended.
+
+    The logarithm of every rate keeps ``trust`` of its distance to the prior's, and
+    what has been seen of a page counts no more than the prior does.
+
+    Args:
+        code: uint16[n].
+        prior: Code of a page that nothing is known of.
+        trust: In [0, 1].
+    """
+    every = np.arange(1 << 16)
+    middle, most = prior >> ar.EXPOSURE_BITS, prior & (ar.EXPOSURE_CODES - 1)
+    rate = middle + np.rint(((every >> ar.EXPOSURE_BITS) - middle) * trust).astype(int)
+    exposure = np.minimum(every & (ar.EXPOSURE_CODES - 1), most)
+    table = ((rate << ar.EXPOSURE_BITS) | exposure).astype(np.uint16)
+    found: Codes = table[code]
+    return found
+
+
 def unpack_array(code: Codes) -> tuple[Floats, Floats]:
     """Return mean and exposure of codes, in reference units."""
     mean = ar.decode_array(code >> ar.EXPOSURE_BITS, ar.RATE_SHIFT, ar.RATE_OFFSET)

@@ -200,6 +200,15 @@ class GammaTracker:
             self.stall.renew(self.blocks, change)
         self._fronts.renew(pages)
 
+    def doubt(self, trust: float) -> None:
+        """Believe what is known of pages less: what was hot may be so no more.
+
+        Args:
+            trust: How far it still holds, in [0, 1]; 1: the rates stay, but what
+                comes next counts as much as all that was.
+        """
+        self.code[:] = evidence.doubted(self.code, self._prior()[0], trust)
+
     def update(
         self, batches: tuple[HintBatch, ...], now_ns: int, access_rate: float | None
     ) -> TrackerView:

@@ -21,6 +21,8 @@ OWN_LEVELS = 14  # 7 octaves: 1/11 to 11 times the mean
 REGION_LEVELS = 11
 NOT_COUNTED = 255
 OWN_CODES = 4  # of a page's own rate in one of a region's: 32 and 8 an octave
+ALONE_LEVELS = OWN_LEVELS * REGION_LEVELS  # of the own rate where there is no other
+ALONE_STEPS = 8.0  # per octave: 19 octaves, 1/780 to 780 times the mean
 AHEAD = HISTORY_LEVELS * OWN_LEVELS * REGION_LEVELS  # first cell ahead of a front
 CELLS = AHEAD + OWN_LEVELS  # there only the own rate counts
 
@@ -57,6 +59,29 @@ def region_table(relative: float) -> Table:
     rate = region_rate_array(np.arange(REGION_CODES, dtype=np.uint8)) * relative
     step = np.floor(np.log2(rate) * REGION_STEPS + REGION_LEVELS / 2 + 0.5)
     return np.clip(step, 0, REGION_LEVELS - 1).astype(np.int32)
+
+
+def alone_table(relative: float) -> Table:
+    """Return the cell, but for history, by the own rate alone, for each rate code.
+
+    Where a page's neighbours say nothing of it, their part of the cell goes to the
+    own rate, in finer and more steps.
+
+    Args:
+        relative: Reference rate over the mean rate.
+    """
+    rate = ar.decode_array(np.arange(ar.RATE_CODES), ar.RATE_SHIFT, ar.RATE_OFFSET)
+    step = np.floor(np.log2(rate * relative) * ALONE_STEPS + ALONE_LEVELS / 2 + 0.5)
+    return np.clip(step, 0, ALONE_LEVELS - 1).astype(np.int32)
+
+
+def alone_features() -> NDArray[np.float64]:
+    """Return `features` for `alone_table`: the region's column is 0."""
+    z = features()
+    step = np.arange(AHEAD) % ALONE_LEVELS
+    z[:, HISTORY_LEVELS] = (step - ALONE_LEVELS / 2) * np.log(2.0) / ALONE_STEPS
+    z[:, HISTORY_LEVELS + 1] = 0.0
+    return z
 
 
 def features() -> NDArray[np.float64]:

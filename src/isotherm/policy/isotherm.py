@@ -71,7 +71,9 @@ class Isotherm:
 
     ``stall`` 1 (default) values a page by what its accesses stall, where a source
     tells; 0 by their number alone. ``balance`` 1 (default) reckons with the latency
-    of tiers under load; 0 with the unloaded one.
+    of tiers under load; 0 with the unloaded one. ``neighbours`` 0 judges a page by
+    itself alone, in finer steps: for pages that lie beside each other by chance,
+    such as the rows of a table.
 
     Args:
         setup: Pages, topology, capacities, hints.
@@ -86,9 +88,12 @@ class Isotherm:
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
-        options = read_options(self.name, setup, {"stall": 1.0, "balance": 1.0})
+        options = read_options(
+            self.name, setup, {"stall": 1.0, "balance": 1.0, "neighbours": 1.0}
+        )
         self.weighs_stall = options["stall"] != 0
         self._balances = options["balance"] != 0
+        self._alone = options["neighbours"] == 0
         self._stall: StallView | None = None  # of the last decision
         self._whose = Whose(setup.topology)
         self._setup = setup
@@ -97,7 +102,9 @@ class Isotherm:
         self._take_tiers(setup.topology)
         self._stride = max(1, setup.pages // FOLLOWED_PAGES)
         self._by_history = cell_module.history_table()
-        self._rates = CellRates(has_samples=bool(setup.hints & COUNTING))
+        self._rates = CellRates(
+            has_samples=bool(setup.hints & COUNTING), alone=self._alone
+        )
         self._transitions = Transitions()
         self._scan = ScanPlanner(
             setup.pages,
@@ -391,6 +398,10 @@ class Isotherm:
         self._follow_moves(epoch)
         self._whose.see(view, epoch)
         self._stall = self._whose.weigh(view.stall if self.weighs_stall else None)
+        by_own = cell_module.own_table(relative)
+        by_region = cell_module.region_table(relative)
+        if self._alone:
+            by_own, by_region = cell_module.alone_table(relative), by_region * 0
         cell_module.assign(
             view.code,
             view.history,
@@ -398,8 +409,8 @@ class Isotherm:
             epoch.node,
             self._tier,
             self._by_history,
-            cell_module.own_table(relative),
-            cell_module.region_table(relative),
+            by_own,
+            by_region,
             first,
             last,
             self._cell,

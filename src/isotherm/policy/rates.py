@@ -9,7 +9,7 @@ be noise where memory is flat, a formula alone would trust every source alike.
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.policy.cells import AHEAD, CELLS, features
+from isotherm.policy.cells import AHEAD, CELLS, alone_features, features
 
 FORGET = 0.015  # per epoch of 0.5 s: half of the evidence is 23 s old, or older
 KEEP = 1000.0  # counted accesses: sparse evidence is kept until so much has come
@@ -37,12 +37,13 @@ class CellRates:
 
     Args:
         has_samples: Whether samples will come; else bits have to do.
+        alone: Whether cells are by a page's own rate, in fine steps.
     """
 
-    def __init__(self, *, has_samples: bool) -> None:
+    def __init__(self, *, has_samples: bool, alone: bool = False) -> None:
         self._has_samples = has_samples
         self.belief = 0.0
-        self._z = features()
+        self._z = alone_features() if alone else features()
         self.weights = PRIOR.copy()
         self.regressed: Floats = np.ones(CELLS)
         self._accesses = np.zeros(CELLS)
