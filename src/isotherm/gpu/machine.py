@@ -98,6 +98,7 @@ class TensorMachine:
         hbm_bytes_s: What the GPU reads from its slots.
         host_bytes_s: What it reads in the host arena.
         source: Who said so.
+        page_bytes: What a page takes of the link; None: as the geometry has it.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class TensorMachine:
         hbm_bytes_s: float = ASSUMED_HBM_BYTES_S,
         host_bytes_s: float = ASSUMED_HOST_BYTES_S,
         source: Source = Source.ASSUMED,
+        *,
+        page_bytes: int | None = None,
     ) -> None:
         self._mover = mover
         g = mover.backend.geometry
@@ -116,7 +119,8 @@ class TensorMachine:
         self._spaces = (Space(0, g.pages, name),)
         self._bytes_s = np.array([hbm_bytes_s, host_bytes_s])
         self._row_ns = g.row_bytes / self._bytes_s * NS_PER_S
-        self._page_ns = g.page_bytes / self._bytes_s * NS_PER_S
+        page_bytes = g.page_bytes if page_bytes is None else page_bytes
+        self._page_ns = page_bytes / self._bytes_s * NS_PER_S
         self._rate: float | None = None
         self._topology = _topology(mover, name, self._bytes_s, self._row_ns, source)
 
