@@ -7,6 +7,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.lab.run_cost import PlacementCost
 from isotherm.machine.protocol import Space
 from isotherm.machine.sim.load import Load
 from isotherm.policy.bounds import (
@@ -41,9 +42,20 @@ def future_for(
             return None
     elif policy not in NEEDS_FUTURE:
         return None
-    if future is not None and serves(future, load):
+    if future is None or not serves(future, load):
+        future = workload_future(workload, pace, load)
+    if policy == "static-oracle" and isinstance(future, KnownFuture):
+        return with_load(future, workload, pace, load)
+    return future
+
+
+def with_load(
+    future: KnownFuture, workload: Workload, pace: Pace, load: Load
+) -> KnownFuture:
+    """Return a future that knows what placements cost where nodes queue."""
+    if not load.queues or len(future.counts) == 0:
         return future
-    return workload_future(workload, pace, load)
+    return replace(future, run=PlacementCost(load, future.counts, workload, pace))
 
 
 def workload_future(

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from isotherm.core.errors import UsageError
 from isotherm.core.kernels import kernel
 from isotherm.hints.batch import Mechanism
-from isotherm.machine.protocol import SpacesChanged
+from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Plan, Setup
 from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.static_split import RunCost, best_split
 
 Counts = NDArray[np.uint16 | np.uint32]
 
@@ -44,11 +45,13 @@ class KnownFuture:
             accesses.
         cost_ns: Unloaded stall of all accesses of a page were it on a node,
             float64[pages, nodes]; None where every access saves alike.
+        run: What a fixed placement would cost; None where no node queues.
     """
 
     counts: Counts
     unit: float | None = None
     cost_ns: NDArray[np.float64] | None = None
+    run: RunCost | None = None
 
 
 def count_epoch_twin(page: NDArray[np.uint32], out: Counts, limit: int) -> None:
@@ -226,7 +229,8 @@ class StaticOracle:
 
     What a page saves is its accesses. Where they do not save alike (a write waits
     longer than a read, an initiator is farther away) it is the unloaded stall of
-    all its accesses in the slowest tier less that in the fastest.
+    all its accesses in the slowest tier less that in the fastest. Where nodes queue
+    (`KnownFuture.run`) accesses are shared out among them (`static_split`).
     """
 
     name = "static-oracle"
@@ -240,12 +244,29 @@ class StaticOracle:
         self._capacity = setup.capacity_pages
         self._total = future.counts.sum(0, dtype=np.int64)
         self._cost_ns = node_costs(future)
+        self._run: RunCost | None = getattr(future, "run", None)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the pages by falling saving, tiers filled fastest first.
 
-        Pages that no tier has room for stay in the slowest; ties go by page.
+        Pages that no tier has room for stay in the slowest; ties go by page. Where
+        nodes queue, the best sharing that is found from there or from the machine's
+        own placement, which is a fixed one as well.
         """
+        placed = self._unloaded(node)
+        if self._run is None:
+            return placed
+        starts = [placed] if (node == NOT_PRESENT).any() else [placed, node]
+        return best_split(
+            starts,
+            self._total.astype(np.float64),
+            self._capacity,
+            self._run,
+            self._cost_ns,
+        )
+
+    def _unloaded(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the best placement where nothing queues."""
         room = self._capacity.astype(np.int64).copy()
         placed = np.full_like(node, self._paths.tiers[-1][-1])
         if self._cost_ns is not None:

@@ -117,7 +117,8 @@ class Load:
             ]
         )
         self.scale = scale
-        self._threads = None if spec.threads is None else spec.threads * scale
+        #: Threads that wait for memory, of a footprint of this size; None: none do.
+        self.threads = None if spec.threads is None else spec.threads * scale
         self._take_streams(streams)
         self.background = (*spec.background, *background)
         for row in self.background:
@@ -238,6 +239,13 @@ class Load:
             )
         return out
 
+    @property
+    def queues(self) -> bool:
+        """Whether a node has a limit of bandwidth."""
+        return not bool(
+            np.isinf(self.read_gb_s).all() and np.isinf(self.write_gb_s).all()
+        )
+
     def background_bytes(self, start_ns: int, dt_ns: int) -> Floats:
         """Return what others read and write in an epoch, float64[2, nodes]."""
         out = np.zeros((2, self.nodes))
@@ -307,11 +315,11 @@ class Load:
         )
         fixed = moved + others
         stretch = 1.0
-        if self._threads is not None:
+        if self.threads is not None:
             stretch = self._stretch(asked, demand, fixed, dt_ns, link)
         factor = self._factor(demand / stretch + fixed, dt_ns, link)
         fast_stretch = 1.0
-        if self._threads is not None:
+        if self.threads is not None:
             fast_stretch = self._fast_stretch(asked, demand, others, dt_ns)
         load = self._fast_factor(demand / fast_stretch, others, dt_ns)
         if self.alike:
@@ -427,7 +435,7 @@ class Load:
         What is needed falls as the stretch grows (less load), so that there is
         one such stretch; it lies between the unloaded and the most loaded time.
         """
-        have = (self._threads or 1.0) * dt_ns
+        have = (self.threads or 1.0) * dt_ns
         if unloaded_ns <= 0:
             return 1.0
         low = unloaded_ns / have
