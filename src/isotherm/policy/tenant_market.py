@@ -37,7 +37,7 @@ from isotherm.policy.tenants import (
 )
 from isotherm.topology.model import Topology
 
-LEAST_GAIN = 0.02  # of a tenant's memory time: where less is promised it does not buy
+LEAST_GAIN = 0.02  # of the memory time, its own or all: for less nobody buys
 NO_LIMIT = 1 << 62
 #: Worth of a page that must not stay below, beyond all that heat can be worth.
 MUST = 1e15
@@ -219,7 +219,6 @@ class TenantMarket:
                 cells,
                 chance,
                 saved_ns * threshold,
-                int(free[b]),
             )
             notes[f"price_ns_{b}"] = prices.common or 0.0
             notes[f"cost_ns_{b}"] = cost_ns
@@ -277,9 +276,15 @@ class TenantMarket:
         lend = np.where(keeps | (tenancy.sharing == PARTITION), 0.0, self._lend)
         bounds = Bounds(entitled, cap, self._price_weight, lend)
         saved = 1.0 - float(tier_ns[b]) / max(float(tier_ns[b + 1]), 1e-9)
-        return derive_shares(
+        shares = derive_shares(
             rate, at_b.sum(2), capacity, bounds, min(max(saved, 0.0), 0.999)
         )
+        # Who has less than it is owed has a price of its own until it has it, hot as
+        # it may be: others as hot sit in its slots, and at one price nobody moves.
+        hungry = at_b[:, :, 0].sum(1) < shares.owed
+        shares.pool[hungry] = OWED
+        shares.slots[hungry] = shares.owed[hungry]
+        return shares
 
     @property
     def _fast_nodes(self) -> tuple[int, ...]:
@@ -317,7 +322,8 @@ class TenantMarket:
             # At a price of its own it may have so many slots and no more.
             grow=np.where(shares.pool == OWED, shares.owed, shares.cap),
             cap=shares.cap,
-            buys=(shares.promised > LEAST_GAIN) | (used < shares.owed),
+            buys=(np.maximum(shares.promised, shares.promised_all) > LEAST_GAIN)
+            | (used < shares.owed),
             free=free,
             limit=min(limit, NO_LIMIT),
             share=share,

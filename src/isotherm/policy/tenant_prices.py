@@ -52,7 +52,6 @@ class TenantPrices:
         cells: NDArray[np.int64],
         chance: NDArray[np.float32],
         first_price: float,
-        free: int,
     ) -> Floats:
         """Return the advantage after a few sweeps and steps of the prices.
 
@@ -65,7 +64,6 @@ class TenantPrices:
             cells: Cells that matter, int64[k].
             chance: Where their pages go next, float32[k, k].
             first_price: Common price to begin with.
-            free: Free slots of the upper tier.
         """
         if self.common is None:
             self.common = first_price
@@ -82,11 +80,12 @@ class TenantPrices:
             for _ in range(SWEEPS):
                 value = net + np.clip(chance @ value, -bound, bound)
             if len(together):
+                room = float(shares.slots[together].sum()) - float(up[together].sum())
                 worth = (value[:, together] * self._weight[together]).T.ravel()
                 mine = up[together].ravel()
                 weight = float(self._weight[together].mean())
                 self.common = _step(
-                    self.common, worth, mine, down[together].ravel(), free,
+                    self.common, worth, mine, down[together].ravel(), int(room),
                     weight * cost_ns,
                 )  # fmt: skip
             for t in alone:
@@ -134,7 +133,8 @@ def _step(
     elif free <= -depth:
         slots = max(0.0, float(upper.sum()) + free)
         at = int(np.searchsorted(np.cumsum((upper + lower)[order]), slots))
-        middle = max(middle, float(worth[order[min(at, last)]]))
+        # Those beyond have to pay to leave, not merely to be worth no more.
+        middle = max(middle, float(worth[order[min(at, last)]]) + cost)
     step = PRICE_STEP * middle
     if abs(middle) >= cost:
         step = middle - np.sign(middle) * cost * (1 - PRICE_STEP)

@@ -52,6 +52,7 @@ class Shares:
         pool: ``COMMON``, ``OWED`` or ``CAPPED``, uint8: whom its price is settled with.
         promised: Share of its time that the best pages in those slots save over
             pages drawn blindly, float64.
+        promised_all: The same of all memory, were there no tenants.
     """
 
     entitled: Ints
@@ -60,6 +61,7 @@ class Shares:
     slots: Floats
     pool: NDArray[np.uint8]
     promised: Floats
+    promised_all: float
 
 
 def derive_shares(
@@ -98,10 +100,26 @@ def derive_shares(
     pool[(slots >= cap) & (cap < total)] = CAPPED
     pool[(owed > 0) & (more < 0.5) & (owed < total)] = OWED
     inside = np.array([_at(slots[t], upto[t], work[t]) for t in range(len(total))])
-    share = inside / np.maximum(work[:, -1], 1e-12)
-    ratio = slots / np.maximum(total, 1)
-    promised = saved * (share - ratio) / np.maximum(1.0 - saved * ratio, 1e-9)
-    return Shares(entitled, owed, cap, slots, pool, promised)
+    promised = _promised(inside, work[:, -1], slots, total, saved)
+    together = np.array([capacity], np.float64)
+    best_all = np.array([_at(capacity, upto.sum(0), work.sum(0))])
+    all_work, all_pages = np.array([work[:, -1].sum()]), np.array([total.sum()])
+    everything = _promised(best_all, all_work, together, all_pages, saved)
+    return Shares(entitled, owed, cap, slots, pool, promised, float(everything[0]))
+
+
+def _promised(
+    inside: Floats,
+    work: Floats,
+    slots: Floats,
+    pages: Ints | Floats,
+    saved: float,
+) -> Floats:
+    """Return the share of time that the best pages in some slots save over blind."""
+    ratio = np.minimum(slots / np.maximum(pages, 1), 1.0)
+    share = inside / np.maximum(work, 1e-12)
+    gain: Floats = saved * (share - ratio) / np.maximum(1.0 - saved * ratio, 1e-9)
+    return gain
 
 
 def _owed(upto: Ints, work: Floats, entitled: Ints, lend: Floats, saved: float) -> Ints:
