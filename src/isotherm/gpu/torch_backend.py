@@ -50,7 +50,7 @@ def create(
     geometry: Geometry,
     host: NDArray[np.uint8],
     *,
-    device: str | None = None,
+    device: str | Device | None = None,
     zero_copy: bool = True,
 ) -> "TorchBackend":
     """Return a device of torch.
@@ -58,14 +58,16 @@ def create(
     Args:
         geometry: The shape.
         host: The host arena, uint8[pages, page_bytes], C-contiguous.
-        device: ``cuda``, ``cuda:1``, ``cpu``; None: CUDA where there is one.
+        device: ``cuda``, ``cuda:1``, ``cpu``; None: CUDA where there is one. Or a device
+            that is open: tensors then share its streams, and memory that it has
+            registered stays registered when they are closed.
         zero_copy: Let the device read the host arena in place; False, or where
             registering is refused: misses are gathered by the CPU and copied.
 
     Raises:
         HbmExhaustedError: There is no memory for the slots.
     """
-    return TorchBackend(geometry, host, Device(device), TorchSteps(), zero_copy)
+    return TorchBackend(geometry, host, device, TorchSteps(), zero_copy)
 
 
 class TorchBackend:
@@ -75,7 +77,7 @@ class TorchBackend:
         self,
         geometry: Geometry,
         host: NDArray[np.uint8],
-        device: Device,
+        device: Device | str | None,
         steps: Steps,
         zero_copy: bool,
     ) -> None:
@@ -84,6 +86,9 @@ class TorchBackend:
             raise UsageError(
                 f"host arena: expected {expected}, contiguous, got {host.shape}"
             )
+        #: Whether others use the device, so that closing this tensor leaves it open.
+        self.shares_device = isinstance(device, Device)
+        device = device if isinstance(device, Device) else Device(device)
         self._device = device
         self._steps = steps
         self._host = host
@@ -95,14 +100,14 @@ class TorchBackend:
             with device.guard():
                 self.state = State.create(geometry, seen, device, zero_copy)
         except RuntimeError as error:
-            device.close()
+            self._let_go()
             if "alloc" not in str(error):  # torch's CPU allocator has no type for it
                 raise
             raise HbmExhaustedError(
                 f"device {device.torch}: {first_line(error)}"
             ) from error
         except HbmExhaustedError:
-            device.close()
+            self._let_go()
             raise
         self._ordered: Any = None  # event of the last operation that saw versions
         self._writers: list[Any] = []  # events of scatters since then
@@ -445,7 +450,12 @@ class TorchBackend:
         except DeviceFailedError as error:
             log.warning("close", device=self.device, reason=str(error))
         self.state.free()
-        self._device.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the device, unless others use it."""
+        if not self.shares_device:
+            self._device.close()
 
 
 def _nothing(results: list[NDArray[Any]]) -> None:

@@ -187,11 +187,14 @@ class Device:
     # -- page-locked memory --------------------------------------------------
 
     def register(self, address: int, size: int) -> str | None:
-        """Lock memory for the device to read in place.
+        """Lock memory for the device to read in place, unless this device has.
 
         Returns:
             None, or what refused; nothing is registered then.
         """
+        with self.lock:
+            if any(a <= address < a + n for a, n in self._registered):
+                return None
         done: list[tuple[int, int]] = []
         runtime = torch.cuda.cudart()
         for begin in range(address, address + size, _REGISTER_BYTES):
@@ -224,7 +227,7 @@ class Device:
             self._later = still
             free = self._stages.setdefault(size, [])
             stage = free.pop() if free else Stage(size)
-        if not stage.registered:
+        if self.cuda and not stage.registered:
             # Unregistered it serves as well; the copies then wait.
             stage.registered = (
                 self.register(stage.bytes.ctypes.data, len(stage.bytes)) is None

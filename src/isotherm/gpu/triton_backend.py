@@ -60,7 +60,7 @@ def create(
     geometry: Geometry,
     host: NDArray[np.uint8],
     *,
-    device: str | None = None,
+    device: str | Device | None = None,
     zero_copy: bool = True,
     mode: str = "fused",
     count: bool = True,
@@ -88,14 +88,16 @@ def create(
     """
     if mode not in MODES:
         raise UsageError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-    opened = Device(device)
+    opened = device if isinstance(device, Device) else Device(device)
     if not opened.cuda and not interpreted():
         raise UnsupportedError(
             "triton: the CPU is served by the interpreter alone",
             hint="set TRITON_INTERPRET=1 before triton is imported",
         )
     steps = TritonSteps(mode, count=count, programs=programs, apart_bytes=apart_bytes)
-    return TorchBackend(geometry, host, opened, steps, zero_copy)
+    made = TorchBackend(geometry, host, opened, steps, zero_copy)
+    made.shares_device = isinstance(device, Device)
+    return made
 
 
 def interpreted() -> bool:
