@@ -69,6 +69,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.device_s: list[float] = []
+        self.wall_s = 0.0  # of all batches, what a policy does between them included
         self.wrong_words = 0
         self.checked = 0
 
@@ -103,6 +104,9 @@ def read_all(
     seen = Seen()
     out: Any = None
     marks: list[tuple[Any, Any]] = []
+    comparing_s = 0.0
+    rig.synchronise()
+    whole = time.perf_counter()
     for i, index in enumerate(batches):
         if out is None or len(out) != len(index):
             device = getattr(contender, "device", None)
@@ -126,10 +130,14 @@ def read_all(
             contender.read(index, out)
             seen.device_s.append(time.perf_counter() - began)
         if checked:
+            rig.synchronise()
+            began = time.perf_counter()
             seen.checked += 1
             seen.wrong_words += table.wrong_words(geometry, index, out)
+            comparing_s += time.perf_counter() - began
         contender.between(i)
     rig.synchronise()
+    seen.wall_s = time.perf_counter() - whole - comparing_s
     seen.device_s += [begin.elapsed_time(end) / 1e3 for begin, end in marks]
     return seen
 
@@ -228,6 +236,7 @@ def _tell(
         gb_s=batch_bytes / p50 / 1e9,
         p50_us=p50 * 1e6,
         p99_us=p99 * 1e6,
+        wall_us=seen.wall_s / len(seen.device_s) * 1e6,
         **more,
         **contender.facts(),
         wrong_words=seen.wrong_words + wrong_before,

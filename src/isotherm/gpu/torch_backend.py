@@ -58,7 +58,7 @@ def create(
     Args:
         geometry: The shape.
         host: The host arena, uint8[pages, page_bytes], C-contiguous.
-        device: ``cuda``, ``cuda:1``, ``cpu``; None: CUDA where there is one. Or a device
+        device: ``cuda``, ``cuda:1``, ``cpu``; None: CUDA where there is one. Or one
             that is open: tensors then share its streams, and memory that it has
             registered stays registered when they are closed.
         zero_copy: Let the device read the host arena in place; False, or where
