@@ -65,7 +65,7 @@ def test_a_run_collapses_what_is_hot_all_over(
     start: Callable[..., subprocess.Popen[str]],
     isotherm: Callable[..., Isotherm],
     await_true: Callable[..., None],
-    tmp_path: Path,
+    settings: Path,
 ) -> None:
     """Hot small pages become huge where TLB misses are dear; the data are whole."""
     words = [str(HOT_AND_COLD), "1", "16", "4", "may-be-huge"]
@@ -73,10 +73,9 @@ def test_a_run_collapses_what_is_hot_all_over(
     assert target.stdout is not None
     assert target.stdout.readline().startswith("ready")
     assert 0 == anon_huge_kb(target.pid)
-    config = tmp_path / "isotherm.toml"
-    config.write_text("[huge_pages]\ntlb_entries = 16\nwalk_ns = 50000\n")
-    options = ("--huge-pages", "--config", str(config), "--json")
-    run = isotherm("run", "--pid", str(target.pid), *options)
+    with settings.open("a") as file:
+        file.write("[huge_pages]\ntlb_entries = 16\nwalk_ns = 50000\n")
+    run = isotherm("run", "--pid", str(target.pid), "--huge-pages", "--json")
     await_true(
         lambda: anon_huge_kb(target.pid) >= 4096 or run.process.poll() is not None,
         "two ranges are huge",

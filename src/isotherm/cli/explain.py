@@ -170,6 +170,7 @@ def _print(found: Mapping[str, Any]) -> None:
         _print_nodes(when, found[f"{key}_pages_per_node"], found["nodes"])
     _print_heat(found["heat"])
     _print_moves(found["moves"], str)
+    _print_sizes(found["sizes"], _ranges)
     _print_initiators(found["initiators"])
     print_text("why")
     _print_why(found["why"], _ranges)
@@ -208,6 +209,7 @@ def _print_live(found: Mapping[str, Any]) -> None:
     _print_heat(found["heat"])
     size_of = found["page_bytes"]
     _print_moves(found["moves"], lambda page: f"{page * size_of:x}")
+    _print_sizes(found["sizes"], lambda ranges: _address_ranges(ranges, size_of))
     print_text("why")
     _print_why(found["why"], lambda ranges: _address_ranges(ranges, size_of))
 
@@ -238,6 +240,20 @@ def _print_why(
         _wrapped(
             f"{group['what']}, {group['nr_pages']} pages ({where(group['pages'])}):"
             f" {group['words']}"
+        )
+
+
+def _print_sizes(
+    sizes: Sequence[Mapping[str, Any]],
+    where: Callable[[Sequence[Sequence[int]]], str],
+) -> None:
+    """Say which ranges became huge or small, and why, the latest."""
+    for made in sizes[-MAX_MOVES:]:
+        gain = made["gain_ns"]
+        said = "" if gain is None else f", {render_ns(gain)} an epoch"
+        _wrapped(
+            f"at {made['time_s']:.4g} s {made['what']} {where([made['pages']])}:"
+            f" {made['why']}{said}"
         )
 
 

@@ -18,6 +18,7 @@ from isotherm.hotness.protocol import HotnessView
 from isotherm.loop.epoch import Step
 from isotherm.machine.protocol import NOT_PRESENT, Machine, SpacesChanged
 from isotherm.migration.ranks import rank_column
+from isotherm.observability.sizes import SizeLog
 from isotherm.policy.plan import Moves
 from isotherm.topology.model import Topology
 
@@ -156,6 +157,7 @@ class History:
         self.stretches: list[Stretch] = []
         self.moves = Kept()
         self.latest = Kept()  # of the last epoch, all of them
+        self.sizes = SizeLog()
         self.dropped_moves = 0
         self.notes: dict[str, float] = {}
         self.epochs = 0
@@ -196,6 +198,7 @@ class History:
             if self.unit_pages == 1:  # a view; of larger units it is made each time
                 self.node = self.machine.placement()
             self._keep_moves(now_ns, step, wished)
+            self.sizes.keep(self.epochs, now_ns - self.began_ns, step.resized)
             self.spaces = self.machine.spaces
             self.notes = dict(step.plan.notes)
             self.epochs += 1

@@ -101,6 +101,7 @@ class LiveRecorder:
                 "migration_ns": step.outcome.cost_ns,
             },
             usage=_known(machine.usage(), self._nodes),
+            resized=step.resized,
             fast_share=self._fast_share(node),
             belief=belief,
         )

@@ -139,6 +139,7 @@ def explain_live(
             "heat": answer.heat(),
             "moves": answer.moves(),
             "moves_forgotten": history.dropped_moves,
+            "sizes": answer.sizes(),
             "decision": dict(history.notes),
             "why": answer.why(),
             "state": dict(state or {}),
@@ -271,6 +272,17 @@ class _Answer:
                     "errno": int(kept.errno[at]),
                 }
             )
+        return rows
+
+    def sizes(self) -> list[dict[str, Any]]:
+        """Return the changes of page size, their pages as virtual ones."""
+        rows = self.history.sizes.about(self.part.page)
+        for row in rows:
+            first, last = row["pages"]
+            inside = (self.part.page >= first) & (self.part.page <= last)
+            at = int(np.flatnonzero(inside)[0])
+            shift = int(self.part.vpage[at] - self.part.page[at])
+            row["pages"] = [first + shift, last + shift]
         return rows
 
     def _earned(self) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 from isotherm.core.errors import UsageError
 from isotherm.lab.recorded import RecordedRun, read_recorded
 from isotherm.observability.recording import read_run
+from isotherm.observability.sizes import SizeLog
 from isotherm.observability.why import page_ranges, pages_per_node, reason_name
 
 __all__ = ["explain", "page_ranges"]
@@ -46,6 +47,7 @@ def explain(directory: Path, first: int, last: int) -> dict[str, Any]:
         "end_pages_per_node": pages_per_node(recording.end),
         "heat": recording.heat_over_time(),
         "moves": _moves(recording),
+        "sizes": _sizes(run, first, last),
         "decision": recording.notes,
         "initiators": _initiators(run, recording.notes),
         "why": recording.why(recording.groups()),
@@ -80,6 +82,13 @@ def _moves(recording: RecordedRun) -> list[dict[str, Any]]:
         }
         for at in range(len(moves["page"]))
     ]
+
+
+def _sizes(run: dict[str, Any], first: int, last: int) -> list[dict[str, Any]]:
+    """Return the changes of page size of ranges that hold some of the pages."""
+    if "sizes" not in run:
+        return []
+    return SizeLog.of(run["sizes"]).about(np.arange(first, last + 1))
 
 
 def _known(value: float) -> float | None:

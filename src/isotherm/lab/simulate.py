@@ -472,6 +472,7 @@ class _Run:
             belief=self._belief(step.hotness, size, rows),
             promoted_pages=promoted,
             demoted_pages=demoted,
+            resized=step.resized,
         )
 
     def _demand_filled(self) -> tuple[int, int]:

@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from isotherm.machine.protocol import Usage
 from isotherm.observability.recording import RecordingWriter
+from isotherm.observability.sizes import SizeLog
 from isotherm.observability.timeline import (
     Timeline,
     TimelineBuilder,
     region_pages_for,
 )
 from isotherm.policy.plan import Moves, Outcome
+from isotherm.policy.sizes import SizeChanges
 from isotherm.topology.model import Topology
 
 #: Rows of the heat matrix on disk: finer than a report's, so that ``explain``
@@ -55,6 +57,7 @@ class Recorder:
         self._rank = np.empty(0, np.int64)
         self._reason = np.empty(0, np.uint8)
         self._gain = np.empty(0, np.float32)
+        self._sizes = SizeLog()
 
     @property
     def region_pages(self) -> int:
@@ -134,6 +137,7 @@ class Recorder:
         usage: Usage | None = None,
         promoted_pages: int | None = None,
         demoted_pages: int | None = None,
+        resized: SizeChanges | None = None,
     ) -> None:
         """Keep one epoch.
 
@@ -161,9 +165,12 @@ class Recorder:
             promoted_pages: Pages promoted, where the machine moves pages itself
                 and ``outcome`` does not hold them.
             demoted_pages: Likewise.
+            resized: Changes of page size that were made; None: none.
         """
         if self._builder is None:
             raise RuntimeError("recorder: epoch() before start()")
+        if resized is not None:
+            self._sizes.keep(index, now_ns, resized)
         moved = outcome.errno == 0
         source = self._node[outcome.page]
         source_rank = self._rank[source]
@@ -227,7 +234,8 @@ class Recorder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Keep the result of the run and close the files."""
         if self._writer is not None:
-            self._writer.finish(dict(result))
+            sizes = {"sizes": self._sizes.columns()} if len(self._sizes) else {}
+            self._writer.finish(dict(result), sizes)
             self._writer = None
 
     def timeline(self) -> Timeline:

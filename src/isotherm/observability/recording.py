@@ -311,11 +311,12 @@ class RecordingWriter:
         ]
         self._tables["moves"].append(columns, len(page))
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Close the files and write ``run.json``."""
+    def finish(self, result: dict[str, Any], more: dict[str, Any]) -> None:
+        """Close the files and write ``run.json``, with more keys at its top."""
         for table in self._tables.values():
             table.close()
         self._run["result"] = result
+        self._run |= more
         text = encode_json(self._run, indent=1)
         partial = self._directory / "run.json.partial"
         try:
