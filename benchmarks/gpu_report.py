@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpu_data import Rig
+from isotherm.core.errors import IsothermError
 
 #: What the tier is held to: name, how a row is found, its figure, the bar.
 BARS: tuple[tuple[str, dict[str, Any], str, float], ...] = (
@@ -94,7 +95,7 @@ class Report:
         began = time.monotonic()
         try:
             run()
-        except (ImportError, RuntimeError, MemoryError) as error:
+        except (ImportError, RuntimeError, MemoryError, IsothermError) as error:
             # One contender that a machine cannot run must not cost the other rows.
             self.skip(f"{name}: {type(error).__name__}: {error}")
         print(f"-- {name}: {time.monotonic() - began:.1f} s")

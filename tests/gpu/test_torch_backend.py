@@ -160,3 +160,76 @@ def test_one_of_equal_indices_is_chosen(backend: Any) -> None:
     index = torch.tensor([3, 1, 3, 0, 1, 3])
     assert [0, 0, 0, 1, 1, 1] == last_of_equal(index).int().tolist()
     assert [] == last_of_equal(index[:0]).tolist()
+
+
+class _Runtime:
+    """CUDA's calls that lock memory; refuses after ``most`` of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.locked: list[tuple[int, int]] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        """Return 0, or 2 (out of memory)."""
+        assert 3 == flags  # portable, mapped
+        if len(self.locked) == self.most:
+            return 2
+        self.locked.append((address, size))
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        """Return 0."""
+        self.locked = [(a, n) for a, n in self.locked if a != address]
+        return 0
+
+
+def test_memory_is_locked_in_pieces(backend: Any, monkeypatch: Any) -> None:
+    """All of it, once; and on close all is unlocked."""
+    from isotherm.gpu import torch_device
+
+    runtime = _Runtime(9)
+    monkeypatch.setattr(torch_device, "_REGISTER_BYTES", 4096)
+    monkeypatch.setattr(backend.torch.cuda, "cudart", lambda: runtime)
+    device = torch_device.Device("cpu")
+    assert device.register(1 << 20, 10_000) is None
+    begin = 1 << 20
+    expected = [(begin, 4096), (begin + 4096, 4096), (begin + 8192, 1808)]
+    assert expected == runtime.locked
+    assert device.register(begin + 4096, 100) is None  # it is already
+    assert expected == runtime.locked
+    device.close()
+    assert [] == runtime.locked
+
+
+def test_a_refusal_leaves_nothing_locked(backend: Any, monkeypatch: Any) -> None:
+    """Pieces before the one refused are unlocked; the reason says what was asked."""
+    from isotherm.gpu import torch_device
+
+    runtime = _Runtime(2)
+    monkeypatch.setattr(torch_device, "_REGISTER_BYTES", 4096)
+    monkeypatch.setattr(backend.torch.cuda, "cudart", lambda: runtime)
+    device = torch_device.Device("cpu")
+    refused = device.register(1 << 20, 10_000)
+    assert "cudaHostRegister of 1808 bytes: 2" == refused
+    assert [] == runtime.locked
+
+
+def test_staging_buffers_are_used_again(backend: Any) -> None:
+    """A buffer comes back when its event has passed, and not before."""
+    from isotherm.gpu.torch_device import Device
+
+    class Event:
+        passed = False
+
+        def query(self) -> bool:
+            return self.passed
+
+    device, event = Device("cpu"), Event()
+    first = device.stage((100,), np.dtype(np.int32))
+    assert (100,) == first.array().shape
+    device.give_later(event, [first])
+    second = device.stage((100,), np.dtype(np.int32))
+    assert first is not second
+    event.passed = True
+    assert first is device.stage((50, 2), np.dtype(np.int32))
+    assert (50, 2) == first.array().shape

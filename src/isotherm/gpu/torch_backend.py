@@ -118,10 +118,13 @@ class TorchBackend:
     def _register(self, seen: Any) -> tuple[Any, bool]:
         """Return the host arena as the device may see it, and whether in place."""
         refused = self._device.register(self._host.ctypes.data, self._host.nbytes)
-        if refused is not None:
-            log.warning("staging", reason=refused, bytes=self._host.nbytes)
-            return seen, False
-        return self._device.view(self._host), True
+        if refused is None:
+            try:
+                return self._device.view(self._host), True
+            except RuntimeError as error:
+                refused = first_line(error)
+        log.warning("staging", reason=refused, bytes=self._host.nbytes)
+        return seen, False
 
     # -- facts ---------------------------------------------------------------
 

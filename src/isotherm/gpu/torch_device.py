@@ -203,13 +203,25 @@ class Device:
             if int(status) != 0:
                 for other, _ in done:
                     runtime.cudaHostUnregister(other)
+                self._forget_error()
                 return f"cudaHostRegister of {part} bytes: {status}"
             done.append((begin, part))
         self._registered += done
         return None
 
+    def _forget_error(self) -> None:
+        """Let the runtime report its last error, which we know of, to nobody else."""
+        try:
+            torch.zeros(1, device=self.torch)
+        except RuntimeError as error:
+            log.debug("register", reason=first_line(error))
+
     def view(self, array: NDArray[Any]) -> Any:
-        """Return registered memory as a tensor on the device: no copy."""
+        """Return registered memory as a tensor on the device: no copy.
+
+        Raises:
+            RuntimeError: Torch takes no such memory.
+        """
         exported = _Exported(array)
         return torch.as_tensor(exported, device=self.torch)
 
