@@ -8,7 +8,7 @@ from isotherm.cli.output import print_table, table
 
 def print_tenants(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print what every tenant has met, and of it what it would have had alone."""
-    names = ("guarantee", "held", "served fast", "slowdown", "alone", "kept", "paid")
+    names = ("guarantee", "held", "fast", "slowdown", "alone", "kept", "paid")
     made = table([("tenant", "left"), *((name, "right") for name in names)])
     for row in rows:
         alone, kept = row["solo_slowdown"], row["kept"]
