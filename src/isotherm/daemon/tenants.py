@@ -18,6 +18,7 @@ from isotherm.machine.linux.targets.discover import (
     derive_descendants,
     read_members,
     read_parents,
+    read_task_mark,
 )
 from isotherm.machine.protocol import NOT_PRESENT, Machine, Space
 from isotherm.migration.ranks import rank_column
@@ -74,6 +75,7 @@ class LiveTenants:
         self._unit_bytes = PAGE_BYTES
         self._rest = len(tenants)
         self._label: dict[int, int] = {}
+        self._mark, self._parents = "", dict[int, int]()
         self._version = 0
         self._looked_up = -1  # epoch in which members were read last
         self._epoch = 0
@@ -109,11 +111,33 @@ class LiveTenants:
         for place, (member, cgroup) in enumerate(
             zip(self._found.file.members, self._found.cgroups, strict=True)
         ):
-            for pid in _processes(member, cgroup):
+            for pid in self._processes(member, cgroup):
                 label.setdefault(pid, place)
         if label != self._label:
             self._label = label
             self._version += 1
+
+    def _processes(self, member: Member, cgroup: Path | None) -> Iterable[int]:
+        """Return the processes of a tenant; none of a cgroup that has gone."""
+        pids = set(member.pids)
+        if pids:
+            pids |= derive_descendants(self._parents_now(), member.pids).keys()
+        if cgroup is not None:
+            try:
+                pids |= read_members(cgroup)
+            except IsothermError as error:
+                log.debug("tenant", cgroup=str(cgroup), why=error.message)
+        return pids
+
+    def _parents_now(self) -> dict[int, int]:
+        """Return the parents of all processes; read again when a task has come or gone.
+
+        All of /proc is dear where there are thousands.
+        """
+        mark = read_task_mark()
+        if not mark or mark != self._mark:
+            self._mark, self._parents = mark, read_parents()
+        return self._parents
 
     # ---- what each holds and causes
 
@@ -227,19 +251,6 @@ class LiveTenants:
                 }
             )
         return out
-
-
-def _processes(member: Member, cgroup: Path | None) -> Iterable[int]:
-    """Return the processes of a tenant; none of a cgroup that has gone."""
-    pids = set(member.pids)
-    if pids:
-        pids |= set(derive_descendants(read_parents(), member.pids))
-    if cgroup is not None:
-        try:
-            pids |= read_members(cgroup)
-        except IsothermError as error:
-            log.debug("tenant", cgroup=str(cgroup), why=error.message)
-    return pids
 
 
 def _followed(before: Floats, now: Floats) -> Floats:
