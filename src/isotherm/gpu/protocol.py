@@ -367,8 +367,8 @@ class SlotProtocol:
     @property
     def settled(self) -> bool:
         """Whether no page waits for anything but to be read."""
-        waits = any((self.place[page] == HBM).any() for page, _ in self._queue)
-        return self.idle and not self._lists.grace and not waits
+        waits = self._lists.grace or len(self._unplaced())
+        return self.idle and not waits
 
     # -- coming --------------------------------------------------------------------
 

@@ -7,6 +7,9 @@ from isotherm.gpu.mover import Mover
 from isotherm.gpu.protocol import HBM, SlotProtocol
 from isotherm.gpu.tiering import Tiering
 
+#: Rounds of writing back: one is enough, unless pages are on their way meanwhile.
+MOST_ROUNDS = 16
+
 
 def coldest(
     protocol: SlotProtocol,
@@ -49,12 +52,21 @@ def bring(mover: Mover, tiering: Tiering | None, page: NDArray[np.uint32]) -> in
 
 
 def write_back(mover: Mover) -> int:
-    """Copy dirty pages out, wait for it; return how many there were."""
-    dirty = mover.backend.dirty_slots().result()
-    with mover.lock:
-        mover.protocol.flush(dirty)
-    mover.settle()
-    return len(dirty)
+    """Copy dirty pages out, wait for it; return how many there were.
+
+    What is written meanwhile may be left dirty.
+    """
+    count = 0
+    for _ in range(MOST_ROUNDS):
+        mover.settle()  # a slot that is on its way is not flushed
+        with mover.lock:
+            dirty = mover.backend.dirty_slots().result()
+            mover.protocol.flush(dirty)
+        mover.settle()
+        count += len(dirty)
+        if not len(dirty):
+            break
+    return count
 
 
 def send_away(mover: Mover, page: NDArray[np.uint32]) -> None:
