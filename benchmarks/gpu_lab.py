@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_lab.py                 # all, and write the tables
     python benchmarks/gpu_lab.py --trace FILE    # Mooncake's requests are there
+    python benchmarks/gpu_lab.py --pages         # only what page size costs
 
 Embedding look-ups have the reuse of Meta's DLRM data sets, in pages of 64 rows and
 in pages of one, as a tiered tensor has them. The key-value cache is the generator,
@@ -21,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from publish import markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,13 +115,41 @@ def table(machine: str, columns: dict[str, dict[tuple[str, str], float]]) -> str
     return f"`{machine}`\n\n" + markdown([f"slowdown, {RATIO} fast", *columns], rows)
 
 
+def dilution(rows: int = 1 << 20, share: float = 0.1, seed: int = 1) -> str:
+    """Return the best hit rate by page size and skew, rows placed at random.
+
+    Bounded Zipf over ``rows``; the hottest ``share`` of the pages are fast.
+    """
+    sizes = (1, 2, 4, 8, 16, 64)
+    rng = np.random.default_rng(seed)
+    table = []
+    for exponent in (0.99, 1.05, 1.2):
+        weight = np.arange(1, rows + 1) ** -exponent
+        weight /= weight.sum()
+        placed = weight[rng.permutation(rows)]
+        cells = []
+        for size in sizes:
+            pages = np.sort(placed.reshape(-1, size).sum(1))[::-1]
+            cells.append(f"{pages[: int(share * len(pages))].sum():.3f}")
+        table.append([f"Zipf {exponent:g}", *cells])
+    return markdown(["rows a page", *map(str, sizes)], table)
+
+
 def main() -> None:
     """Run the grids and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, help="Mooncake's conversation trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--print", action="store_true", help="leave the page alone")
+    parser.add_argument("--pages", action="store_true", help="only the page sizes")
     given = parser.parse_args()
+    if given.pages and given.print:
+        print(dilution())
+        return
+    if not given.print:
+        publish("page-size", dilution(), PAGE)
+    if given.pages:
+        return
     trace = find_trace(given.trace)
     with tempfile.TemporaryDirectory() as scratch:
         columns = {}
