@@ -1,6 +1,5 @@
 """Who reads the table: ours, what it must beat, and what bounds it."""
 
-import threading
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,10 +7,13 @@ from numpy.typing import NDArray
 
 from gpu_data import Rig, Table, place
 from isotherm.gpu.backend import Geometry, Launch, Pending
-from isotherm.gpu.machine import TensorMachine
+from isotherm.gpu.building import DEVICE_HIT_SHIFT, EPOCH_ROWS, EPOCH_SHARE
+from isotherm.gpu.engine import Engine
+from isotherm.gpu.machine import TensorMachine, measure
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.protocol import SlotProtocol
 from isotherm.gpu.tiering import Tiering
+from isotherm.topology.model import Source
 
 
 class Contender(Protocol):
@@ -84,13 +86,14 @@ class Static:
 
 
 class Ours:
-    """The tier with its own tracker, policy and migration.
+    """The tier with its own tracker, policy, migration and engine, as a tensor has it.
 
     Args:
         rig: The device.
         table: The host arena.
         geometry: Rows.
-        every: Batches per epoch; 0: epochs as fast as a thread of its own makes them.
+        every: Batches per epoch, ended between batches; 0: the engine's own thread
+            ends them, beside the batches.
         copies: Pages are copied in, and never deposited.
         writable: Pages may be written.
         hit_shift: One hit in ``2**hit_shift`` is counted.
@@ -106,34 +109,31 @@ class Ours:
         every: int,
         copies: bool = False,
         writable: bool = False,
-        hit_shift: int = 4,
+        hit_shift: int = DEVICE_HIT_SHIFT,
         **options: Any,
     ) -> None:
         self.name = "ours" + (", thread" if every == 0 else "")
         self.name += ", copies only" if copies else ""
-        self.name += "".join(f", {k} {v}" for k, v in options.items())
         self.device: Any = rig.make(table, geometry, **options)
         deposits = self.device.deposits and not copies
         protocol = SlotProtocol(
             geometry.pages, geometry.slots, writable=writable, deposits=deposits
         )
         self.mover = Mover(self.device, protocol, hit_shift=hit_shift)
-        self.tiering = Tiering(
-            self.mover, TensorMachine(self.mover, "bench"), most_pages=1 << 20
-        )
+        # A CPU reads both arenas alike: to it no page would be worth a slot.
+        figures: dict[str, Any] = {}
+        if rig.cuda:
+            hbm, host = measure(self.device)
+            figures = {"hbm_bytes_s": hbm, "host_bytes_s": host}
+            figures["source"] = Source.MEASURED
+        machine = TensorMachine(self.mover, "benchmark", **figures)
+        self.tiering = Tiering(self.mover, machine)
+        rows = max(EPOCH_ROWS, int(EPOCH_SHARE * geometry.pages))
+        self._engine = Engine(self.mover, self.tiering, rows)
         self._every = every
         self._seen = (0, 0)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         if every == 0:
-            self._thread = threading.Thread(target=self._engine, daemon=True)
-            self._thread.start()
-
-    def _engine(self) -> None:
-        while not self._stop.is_set():
-            if self.tiering.step() is None:
-                self._stop.wait(0.001)
-            self.mover.pump()
+            self._engine.start()
 
     def launch(self, call: Any, *, writes: bool = False) -> Pending[None]:
         """Make a launch of the tier's backend."""
@@ -145,17 +145,19 @@ class Ours:
     def read(self, index: Any, out: Any) -> None:
         """Read rows."""
         self.launch(lambda launch: self.device.gather(index, out, launch))
+        self._engine.launched(len(index))
 
     def between(self, batch: int) -> None:
         """End an epoch when its batches are read."""
         if self._every and (batch + 1) % self._every == 0:
-            self.tiering.step()
-            self.mover.pump()
+            self._engine.step()
 
     def counted(self) -> tuple[int, int]:
-        """Return the tier's own totals, and what is not drained yet is the next's."""
+        """Return the tier's own totals, as of the last epoch that ended."""
         if self._every:
-            self.tiering.step()
+            self._engine.step()
+        if self._engine.error is not None:
+            raise self._engine.error
         counters = self.tiering.counters
         now = (counters.hits, counters.misses)
         old, self._seen = self._seen, now
@@ -165,13 +167,12 @@ class Ours:
         """Return pages moved, by way, and memory."""
         totals = self.mover.protocol.totals
         g = self.device.geometry
-        moved = (totals.deposited + totals.copied) * g.page_bytes
         facts = {
             "deposited": totals.deposited,
             "copied": totals.copied,
             "left": totals.left,
             "aborted": totals.aborted,
-            "moved_over_slots": moved / max(1, g.slots * g.page_bytes),
+            "moved_over_slots": (totals.deposited + totals.copied) / max(1, g.slots),
             "epochs": self.tiering.epochs,
         }
         state = getattr(self.device, "state", None)
@@ -179,9 +180,7 @@ class Ours:
 
     def close(self) -> None:
         """Stop the thread, free memory."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._engine.stop()
         self.mover.settle()
         self.device.close()
 

@@ -57,7 +57,7 @@ class Scale:
     timed: int = 60
     warm: int = 200
     after: int = 200
-    every: int = 4
+    every: int = 2
     row_bytes: tuple[int, ...] = (512, 64, 128, 4096)
     footprints: tuple[int, ...] = (GIB, 4 * GIB, 8 * GIB, 32 * GIB)
     skews: tuple[float, ...] = (1.05, 0.99, 1.2)
