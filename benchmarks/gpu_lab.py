@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from publish import markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
