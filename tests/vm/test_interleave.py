@@ -3,7 +3,7 @@
 import json
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,33 @@ def table() -> dict[str, str]:
     return {file.name: file.read_text().strip() for file in FOLDER.iterdir()}
 
 
+@pytest.fixture
+def odd() -> Iterator[dict[str, str]]:
+    """Have the kernel's table say what no bandwidth would; return what it says."""
+    if not FOLDER.exists():
+        pytest.skip("no weighted interleaving: the kernel is older than 6.9")
+    before = table()
+    for node, weight in (("node0", "3"), ("node1", "2")):
+        (FOLDER / node).write_text(weight)
+    yield table()
+    for name, value in sorted(before.items(), reverse=True):
+        (FOLDER / name).write_text(value)
+
+
+@pytest.mark.kernel("newer")
+def test_weights_are_those_that_the_kernel_works_out(
+    isotherm: Callable[..., Isotherm],
+) -> None:
+    """Since 6.16 it has its own, from the same tables of the firmware."""
+    assert "true" == table()["auto"]
+    code, out = isotherm("topology", "weights", "--json").end()
+    assert 0 == code
+    rows = json.loads(out)["weights"]
+    assert [(0, 25, 25), (1, 6, 6)] == [
+        (row["node"], row["weight"], row["now"]) for row in rows
+    ]
+
+
 def dealt(puppet: "Puppet") -> list[int]:
     """Return the pages of new memory on nodes 0 and 1, under weighted interleaving."""
     puppet.do("mask = ctypes.c_ulong(3)")
@@ -46,6 +73,7 @@ def dealt(puppet: "Puppet") -> list[int]:
 
 
 def test_new_memory_is_dealt_by_bandwidth_while_a_run_lasts(
+    odd: dict[str, str],
     room: None,
     puppet: "Puppet",
     target: subprocess.Popen[str],
@@ -53,9 +81,6 @@ def test_new_memory_is_dealt_by_bandwidth_while_a_run_lasts(
     await_true: Callable[..., None],
 ) -> None:
     """25.6 against 6.4 GB/s are 25 and 6 pages a round; afterwards all is as before."""
-    if not FOLDER.exists():
-        pytest.skip("no weighted interleaving: the kernel is older than 6.9")
-    before = table()
     run = isotherm("run", "--pid", str(target.pid), "--interleave-weights", "--json")
     await_true(
         lambda: table().get("node0") == "25" or run.process.poll() is not None,
@@ -71,22 +96,20 @@ def test_new_memory_is_dealt_by_bandwidth_while_a_run_lasts(
     code, out = run.end()
     assert 0 == code, run.said
     assert {"0": 25, "1": 6} == json.loads(out)["interleave_weights"]["weights"]
-    assert before == table()
+    assert odd == table()
 
 
 def test_a_killed_run_is_undone(
+    odd: dict[str, str],
     target: subprocess.Popen[str],
     isotherm: Callable[..., Isotherm],
     await_true: Callable[..., None],
 ) -> None:
     """The verb stop puts the weights back from the journal."""
-    if not FOLDER.exists():
-        pytest.skip("no weighted interleaving: the kernel is older than 6.9")
-    before = table()
     run = isotherm("run", "--pid", str(target.pid), "--interleave-weights")
     await_true(lambda: table().get("node1") == "6", "weights are set", LIMIT_S)
     run.process.kill()
     run.process.wait()
-    assert before != table()
+    assert odd != table()
     assert 0 == isotherm("stop").end()[0]
-    assert before == table()
+    assert odd == table()

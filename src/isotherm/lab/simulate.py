@@ -35,6 +35,7 @@ from isotherm.lab.placement import (
 from isotherm.lab.recorded_hints import Recording
 from isotherm.lab.tenants import TenantRun, open_tenants
 from isotherm.loop.epoch import Loop, Step, run_epoch
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
 from isotherm.machine.sim.spec import MachineSpec, load_machine
 from isotherm.migration.cost import CostPrior
@@ -227,6 +228,15 @@ def _accepted(policy: Policy) -> frozenset[Mechanism]:
     return accepted
 
 
+def _takes_births(policy: Policy, pages: int) -> bool:
+    """Return whether a policy can be told of pages that are new."""
+    try:
+        policy.renew(SpacesChanged(pages, np.empty((0, 2), np.int64)))
+    except UnsupportedError:
+        return False
+    return True
+
+
 def _demand_fill(policy: Policy) -> str | None:
     """Return how a policy wants the fastest tier filled on demand, if it does."""
     fill: str | None = getattr(policy, "demand_fill", None)
@@ -326,6 +336,7 @@ class _Run:
             sizer=None if self.huge is None else self.huge.sizer,
             labeller=None if self.tenants is None else self.tenants.labeller,
         )
+        machine.tells_births = _takes_births(self.policy, pages)
         self.cpus = None
         if spec.advise_cpus != "off":
             acts = spec.advise_cpus == "apply"
@@ -563,6 +574,9 @@ class _Run:
             result["workloads"] = self.machine.load.report(
                 overhead_ns, self.workload.name
             )
+        if bill.births:
+            result["births"] = bill.births
+            result["fast_births"] = bill.fast_births
         if self.cpus is not None:
             result["cpu_advice"] = self.cpus.report()
         if self.machine.expander is not None:

@@ -16,7 +16,7 @@ from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 DEFAULTS: Mapping[str, float] = {
     "short_s": 1.0,  # SHORT_TERM_WND_PERIOD_MS
@@ -97,8 +97,9 @@ class Arms:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Forget pages that are new memory; the footprint must stay as it is."""
+        page = reborn(self.name, change, len(self._score))
+        self._average[page], self._score[page], self._hot_age[page] = 0, 0, 0
 
     def decide(self, epoch: Epoch) -> Plan:
         """Rank pages anew; return the exchanges that pay, best first."""

@@ -23,7 +23,7 @@ from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 #: damo's scripts/mem_tier.sh.
 MEM_TIER: Mapping[str, float] = {
@@ -161,8 +161,8 @@ class Damon:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Go on: regions know no pages. The footprint must stay as it is."""
+        reborn(self.name, change, self._pages)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Apply both schemes once per apply interval.

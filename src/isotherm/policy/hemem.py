@@ -16,7 +16,7 @@ from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.options import REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -140,8 +140,10 @@ class HeMem:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Forget units that are new memory, all of it; the footprint must stay."""
+        page = reborn(self.name, change, self._pages)
+        unit, count = np.unique(page // self._unit_pages, return_counts=True)
+        self._counts[unit[count == self._unit_pages]] = 0
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return promotions of hot slow units, and the cold units they displace."""

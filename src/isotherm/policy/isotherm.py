@@ -31,13 +31,14 @@ from isotherm.hotness.stall import StallView
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy import cells as cell_module
 from isotherm.policy.backpressure import BackPressure
+from isotherm.policy.births import Births
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.counted import of_cells
 from isotherm.policy.homes import Homes
 from isotherm.policy.hope import Hope, Spread
 from isotherm.policy.loads import TierLoads
 from isotherm.policy.options import read_options
-from isotherm.policy.plan import Epoch, Plan, Setup
+from isotherm.policy.plan import Birth, Epoch, Moves, Plan, Setup
 from isotherm.policy.rates import CellRates
 from isotherm.policy.sensing import (
     PAYBACK_GAIN,
@@ -63,6 +64,8 @@ NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
 LEAST_GAIN = 0.02  # of the memory time: where less is promised no move is made
 
+DEFAULTS = {"stall": 1.0, "balance": 1.0, "neighbours": 1.0, "birth": 1.0}
+
 Floats = NDArray[np.float64]
 
 
@@ -73,7 +76,7 @@ class Isotherm:
     tells; 0 by their number alone. ``balance`` 1 (default) reckons with the latency
     of tiers under load; 0 with the unloaded one. ``neighbours`` 0 judges a page by
     itself alone, in finer steps: for pages that lie beside each other by chance,
-    such as the rows of a table.
+    such as the rows of a table. ``birth`` 0 keeps no room for what is born.
 
     Args:
         setup: Pages, topology, capacities, hints.
@@ -88,10 +91,9 @@ class Isotherm:
     uses_tracker = True
 
     def __init__(self, setup: Setup) -> None:
-        options = read_options(
-            self.name, setup, {"stall": 1.0, "balance": 1.0, "neighbours": 1.0}
-        )
+        options = read_options(self.name, setup, DEFAULTS)
         self.weighs_stall = options["stall"] != 0
+        self._bears = options["birth"] != 0
         self._balances = options["balance"] != 0
         self._alone = options["neighbours"] == 0
         self._stall: StallView | None = None  # of the last decision
@@ -130,6 +132,7 @@ class Isotherm:
         self._market = make_market(self._setup, topology, self._tier, self._epoch_s)
         self._pressure = BackPressure(topology)
         self._homes = Homes(topology)
+        self._births = Births(topology)
         self._loads = TierLoads(topology, self._tier, balances=self._balances)
         self._hope = Hope()
 
@@ -189,7 +192,7 @@ class Isotherm:
             mean_rate, total.astype(np.float64), view.bits_trust
         )
         whole = self._pressure.reserve(epoch)
-        epoch = self._homes.reserve(whole)
+        epoch = self._births.reserve(self._homes.reserve(whole))
         reach = self._reach(epoch, population.sum(0))
         self._loads.follow(epoch, self._whose.tier_ns(epoch), rate @ population)
         tier_ns = self._loads.quiet_ns
@@ -211,6 +214,8 @@ class Isotherm:
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
         moves, crossed = self._homes.settle(moves, whole, rate, self._cell)
         notes |= crossed
+        moves, birth, born = self._bear(moves, whole, notes)
+        notes |= born
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
             hope = PAYBACK_GAIN if view.sweep_worth_watching else self._hope.recoverable
@@ -238,7 +243,24 @@ class Isotherm:
             "initiators_named": float(self._whose.named),
         }
         notes |= {f"load_{t}": float(x) for t, x in enumerate(self._loads.load)}
-        return Plan(moves, looks, notes=notes)
+        return Plan(moves, looks, birth, notes)
+
+    def _bear(
+        self, moves: Moves, whole: Epoch, notes: dict[str, float]
+    ) -> tuple[Moves, Birth | None, dict[str, float]]:
+        """Return the plan with room for what is born, by the price of a slot."""
+        if not self._bears or self._tiers < 2:
+            return moves, None, {}
+        step_ns = np.diff(self._loads.marginal_ns)
+        return self._births.settle(
+            moves,
+            whole,
+            self._rate,
+            self._cell,
+            max(0.0, float(step_ns[0])) * self._epoch_s,
+            notes.get("price_ns_0", 0.0),
+            notes.get("cost_ns_0", 0.0),
+        )
 
     def _promises(self, view: EvidenceView) -> bool:
         """Return whether moves may pay at all; tenants are judged each by itself."""
@@ -395,6 +417,7 @@ class Isotherm:
         weight = self._transitions.weight
         if self._population is None:
             first, last, weight = 0, len(view.region), 0.0
+        self._births.see(self._counted, epoch.node, self._tier)
         self._follow_moves(epoch)
         self._whose.see(view, epoch)
         self._stall = self._whose.weigh(view.stall if self.weighs_stall else None)

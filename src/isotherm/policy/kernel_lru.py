@@ -57,6 +57,11 @@ class KernelLru:
         """Put pages that moved at the head of their new list, in order."""
         self._to_head(outcome.page[outcome.errno == 0])
 
+    def born(self, page: NDArray[np.integer]) -> None:
+        """Put new memory at the head of the inactive list."""
+        self.flags[page] = 0
+        self._to_head(page)
+
     def activate(self, page: NDArray[np.uint32]) -> None:
         """Mark pages active (mark_page_accessed(), workingset_activation())."""
         self.flags[page] = (self.flags[page] | ACTIVE) & ~np.uint8(REFERENCED)

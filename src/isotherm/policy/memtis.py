@@ -17,7 +17,7 @@ from isotherm.policy.numa_scan import NS_PER_MS
 from isotherm.policy.options import PAGES_PER_MIB, REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -201,8 +201,14 @@ class Memtis:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Forget pages that are new memory; the footprint must stay as it is."""
+        page = reborn(self.name, change, len(self._count))
+        self._rebuild()
+        self._hist -= np.bincount(bin_of_twin(self._count[page]), minlength=BINS)
+        self._hist[0] += len(page)
+        self._count[page] = 0
+        self._on_hot_list[page] = False
+        self._joined(page)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return what kmigraterd of both tiers moves, once per migration period."""

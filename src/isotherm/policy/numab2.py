@@ -18,7 +18,7 @@ from isotherm.policy.numa_scan import NS_PER_MS, SCAN_DEFAULTS, NumaScan
 from isotherm.policy.options import PAGES_PER_MIB, REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -84,8 +84,8 @@ class Numab2:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Forget pages that are new memory; the footprint must stay as it is."""
+        self._lru.born(reborn(self.name, change, len(self._lru.flags)))
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the promotions of this epoch's faults, and kswapd's demotions."""

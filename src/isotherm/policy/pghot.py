@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.hints.batch import Mechanism, Samples
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.numa_scan import NS_PER_MS
 from isotherm.policy.numab2 import DEFAULTS as NUMAB2_DEFAULTS
 from isotherm.policy.numab2 import Numab2, faults_of
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
+from isotherm.policy.spaces import reborn
 
 #: Of the default record of a byte: five bits of time in units of 128 jiffies, two
 #: of frequency. The precise one of four bytes: 14 bits of milliseconds and three.
@@ -46,6 +48,11 @@ class PgHot(Numab2):
         self._most = PRECISE_MAX_FREQUENCY if precise else MAX_FREQUENCY
         self._last = np.zeros(setup.pages, np.uint16)  # bucket of the last hit
         self._frequency = np.zeros(setup.pages, np.uint8)  # 0: no record
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Forget pages that are new memory; the footprint must stay as it is."""
+        super().renew(change)
+        self._frequency[reborn(self.name, change, len(self._frequency))] = 0
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return what kmigrated promotes, and kswapd's demotions."""

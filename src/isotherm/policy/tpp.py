@@ -18,7 +18,7 @@ from isotherm.policy.numab2 import faults_of
 from isotherm.policy.options import REFERENCE_GIB, read_options, scale_of
 from isotherm.policy.paths import TierPaths
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
-from isotherm.policy.spaces import refuse_renewal
+from isotherm.policy.spaces import reborn
 
 DEFAULTS: Mapping[str, float] = {
     "reference_gib": REFERENCE_GIB,
@@ -59,8 +59,10 @@ class Tpp:
         return node
 
     def renew(self, change: SpacesChanged) -> None:
-        """Refuse: its state is for one footprint."""
-        refuse_renewal(self.name)
+        """Forget pages that are new memory; the footprint must stay as it is."""
+        page = reborn(self.name, change, len(self._demoted))
+        self._lru.born(page)
+        self._demoted[page] = False
 
     def decide(self, epoch: Epoch) -> Plan:
         """Return the promotions of this epoch's faults, and kswapd's demotions."""

@@ -89,6 +89,8 @@ class AccessChunk:
             None where only the order is known.
         stream: Which of the workload's ``streams`` each belongs to, uint8; None
             where it has none.
+        born: Pages whose memory has been given back, and that are new when the first
+            access of the chunk comes, uint32[k]; None where memory stays.
     """
 
     page: NDArray[np.uint32]
@@ -96,6 +98,7 @@ class AccessChunk:
     initiator: NDArray[np.uint8] | None = None
     time_ns: NDArray[np.int64] | None = None
     stream: NDArray[np.uint8] | None = None
+    born: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.page)

@@ -1,6 +1,7 @@
 """Generators whose hot pages change: scan-zipf, drift, latest, phases, graph."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isotherm.trace.stream import AccessStream
 from isotherm.workloads import spec
@@ -75,7 +76,9 @@ def build_latest(own: spec.Latest, name: str, pages: int, seed: int) -> Generate
     """Return accesses that prefer what was written last (YCSB D).
 
     The head advances by ``advance`` of the footprint in ``period_s``; the page
-    r behind it has weight (r + 1 + pages / 2000)^-exponent.
+    r behind it has weight (r + 1 + pages / 2000)^-exponent. With ``births`` the pages
+    that the head comes to are new memory: what was there, the oldest, has been given
+    back.
     """
     rng = generator(seed, "latest")
     order = scatter_chunks(pages, own.contiguity, rng)
@@ -85,14 +88,22 @@ def build_latest(own: spec.Latest, name: str, pages: int, seed: int) -> Generate
     key = stream_key(rng)
     table = build_table([Part(1.0, power(pages, own.exponent, 1.0 + pages / 2000))])
 
+    def head(tick: int) -> int:
+        return int(tick * TICK_S / own.period_s * pages * own.advance)
+
     def on_tick(stream: MixtureStream, tick: int) -> None:
-        stream.table.turn(0, -int(tick * TICK_S / own.period_s * pages * own.advance))
+        stream.table.turn(0, -head(tick))
+
+    def births(tick: int) -> NDArray[np.uint32]:
+        passed = np.arange(head(max(tick - 1, 0)) + 1, head(tick) + 1)
+        return order[passed[-pages:] % pages].astype(np.uint32)
 
     return Generated(
         name,
         pages,
         lambda: MixtureStream(table, page_map, key, own.write_share, on_tick),
         writes=own.write_share is not None,
+        births=births if own.births else None,
     )
 
 

@@ -134,10 +134,11 @@ class Latest(
     """The newest pages are the hottest (YCSB D), and newer ones keep coming."""
 
     exponent: Exponent = 0.99
-    advance: OpenShare = 0.25
+    advance: Annotated[float, Meta(gt=0, le=64)] = 0.25
     period_s: Seconds = 120.0
     write_share: Share | None = 0.05
     contiguity: ContiguityField = 64
+    births: bool = False
 
 
 class Phases(

@@ -132,6 +132,7 @@ class Generated:
             its threads, which access its pages alike. Empty: one each.
         stray: Share of the accesses that any thread makes, wherever they go.
         background: Traffic of others while it runs.
+        births: Pages that are new at a tick, uint32; None: memory stays.
         kind: Which generator made it, whatever it is called; None: several.
     """
 
@@ -148,6 +149,7 @@ class Generated:
     threads: tuple[int, ...] = ()
     stray: float = 0.0
     background: tuple[Background, ...] = ()
+    births: Callable[[int], NDArray[np.uint32]] | None = None
     kind: str | None = None
 
     def epochs(self, pace: Pace) -> Iterator[AccessChunk]:
@@ -174,11 +176,14 @@ class Generated:
                 write = np.empty(count if self.writes else 0, np.uint8)
                 label = np.empty(count if self.streams else 0, np.uint8)
             at = 0
+            born: list[NDArray[np.uint32]] = []
             while at < count:
                 while done >= tick_end:
                     tick += 1
                     tick_end = math.floor(per_tick * (tick + 1))
                     stream.tick(tick)
+                    if self.births is not None:
+                        born.append(self.births(tick))
                 take = min(count - at, tick_end - done)
                 stream.fill(
                     page[at : at + take],
@@ -186,8 +191,10 @@ class Generated:
                 )
                 at += take
                 done += take
+            new = np.unique(np.concatenate(born)) if born else None
             if not self.streams:
-                yield AccessChunk(page[:count], write[:count] if self.writes else None)
+                wrote = write[:count] if self.writes else None
+                yield AccessChunk(page[:count], wrote, born=new)
                 continue
             label_streams(page[:count], ends, label[:count])
             if self.threads:
@@ -197,6 +204,7 @@ class Generated:
                 write[:count] if self.writes else None,
                 initiators[label[:count]] if initiators.any() else None,
                 stream=label[:count],
+                born=new,
             )
 
     def _choose_threads(self, label: NDArray[np.uint8], made: int) -> None:

@@ -11,7 +11,7 @@ from isotherm.core.clock import VirtualClock
 from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
-from isotherm.machine.sim import play
+from isotherm.machine.sim import births, play
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.expander import Expander
 from isotherm.machine.sim.huge import HugeMemory
@@ -97,6 +97,8 @@ class Bill:
     fast_accesses: int = 0
     #: Made by another initiator than the one that the node is nearest to.
     remote_accesses: int = 0
+    births: int = 0
+    fast_births: int = 0
 
 
 class SimMachine:
@@ -159,6 +161,9 @@ class SimMachine:
         self._order = 0
         self._rate: float | None = None
         self.bill = Bill()
+        #: Whether `refresh` tells which pages were born.
+        self.tells_births = True
+        self._born: list[NDArray[np.uint32]] = []
         self.observers: list[Callable[[AccessChunk], None]] = []
         self.bits_wanted = 0  # flags that an access sets
         self.on_faults: FaultHandler | None = None
@@ -198,8 +203,11 @@ class SimMachine:
         return self._spaces
 
     def refresh(self) -> SpacesChanged | None:
-        """Return None: the workload's space stays as it is."""
-        return None
+        """Return which pages are new memory; the workload's space stays as it is."""
+        born, self._born = self._born, []
+        if not born or not self.tells_births:
+            return None
+        return SpacesChanged(self.pages, births.ranges(born))
 
     def usage(self) -> Usage:
         """Return capacity, use and the kernel's default watermarks.
@@ -315,9 +323,13 @@ class SimMachine:
         self.flags[: self.pages] &= np.uint8(0xFF ^ play.NODE_MASK)
         self.flags[: self.pages] |= node
         self.used[:] = np.bincount(node, minlength=self._nodes)
-        self._node_fresh = False
+        self.moved_by_hand()
         if self.expander is not None:
             self.expander.place(node)
+
+    def moved_by_hand(self) -> None:
+        """Note that the flags say other nodes than they did."""
+        self._node_fresh = False
 
     def at(self, offset_ns: int, action: Callable[[int], None]) -> None:
         """Call ``action(now_ns)`` at an offset into the next epoch."""
@@ -332,6 +344,9 @@ class SimMachine:
             chunk = replace(chunk, initiator=who)
         if self.expander is not None:
             self.expander.pass_time(start_ns)
+        if chunk.born is not None and len(chunk.born):
+            self._born.append(chunk.born.copy())
+            births.bear(self, chunk.born)
         counts = np.zeros((self.load.rows, 2, play.MAX_NODES), np.int64)
         n = len(chunk)
         done = 0
