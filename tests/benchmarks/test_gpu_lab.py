@@ -1,4 +1,4 @@
-"""The tables of machines with a GPU: their columns, their order, what page size costs."""
+"""The tables of machines with a GPU: columns, order, and what page size costs."""
 
 from pathlib import Path
 
