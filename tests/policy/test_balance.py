@@ -1,9 +1,15 @@
 """Balancing two tiers: how far to go in one epoch."""
 
 import numpy as np
+import pytest
 
+from isotherm.lab.fidelity.colloid import FAST_RATIO, HOT_SHARE, machine_of
+from isotherm.lab.fidelity.play import Watch
+from isotherm.lab.fidelity.published import read_published
+from isotherm.lab.simulate import SimulationSpec, simulate
 from isotherm.policy.balance import FIRST_STEP, LEAST_STEP, SHORTER, Balance
 from isotherm.policy.cells import CELLS
+from isotherm.workloads.registry import make_workload
 
 
 def test_a_tier_that_saves_is_not_balanced() -> None:
@@ -46,3 +52,17 @@ def test_as_many_pages_as_get_that_share_of_accesses() -> None:
     down[:2] = 50, 1
     _, kept = balance.within(np.zeros(CELLS, np.int64), down, rate, 1000.0)
     assert [2, 1] == kept[:2].tolist()
+
+
+@pytest.mark.slow
+def test_a_busy_fast_tier_is_left() -> None:
+    """Colloid's antagonist on 15 cores: all but a few accesses go to the slow tier."""
+    machine = machine_of(read_published("colloid"), 135, 15)
+    watch = Watch()
+    spec = SimulationSpec(
+        "isotherm", "gups", machine.name, FAST_RATIO, accesses=2304 * 32 * 60, rate=32.0
+    )
+    workload = make_workload("gups", 2304, 1, {"hot_pages": HOT_SHARE, "contiguity": 1})
+    simulate(spec, workload=workload, machine=machine, recorder=watch)
+    assert watch.tail(1 / 4).local_share < 0.1
+    assert watch.tail(1 / 4).access_ns < 25.0  # 22.3 is all in the slow tier

@@ -116,6 +116,14 @@ def test_what_saturated_a_tier_is_asked_of_what_it_carried(world) -> None:
     assert 0 < FOLLOW < 1
 
 
+def test_load_that_stays_when_we_leave_is_others(world) -> None:
+    """Our lines fall to a tenth and the load by little: hardly any of it was ours."""
+    for ours in np.linspace(1e6, 1e5, 10):
+        loads = follow(world, [0.6 + 1e-8 * ours, 0.6e-6 * ours], rate=(ours, ours))
+    assert loads._ours.share[0] < 0.05
+    assert 1.0 == pytest.approx(loads._ours.share[1], abs=0.05)
+
+
 def test_without_balance_load_does_not_count(world) -> None:
     """``balance`` 0: latencies are the unloaded ones."""
     loads, epoch = world

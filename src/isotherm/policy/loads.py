@@ -47,6 +47,8 @@ LEAST_SHARE: Final = 0.1
 #: Beyond this load moves cannot make it worse, and are what ends it.
 FULL: Final = 0.95
 ALONE: Final = 0.1  # moves that are less of an epoch's lines cause no saturation
+KEPT: Final = 0.99  # of what an epoch has told of whose the load is, per epoch
+PRIOR: Final = 0.003  # variance of our lines, over their mean squared, that outweighs
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +81,39 @@ def queueing_of(load: Floats) -> Floats:
     return waiting_of(load) * (2.0 - load) / (1.0 - load)
 
 
+class Share:
+    """How much of a tier's load answers to what we ask of it: the rest is others'.
+
+    Where our own lines fall and the load does not, it is not ours. A regression of
+    the load on our lines, drawn to the line through the origin, on which all of it
+    is ours, as long as our lines have hardly varied.
+    """
+
+    def __init__(self, tiers: int) -> None:
+        self._sums = np.zeros((5, tiers))  # 1, x, y, x x, x y
+        self.share = np.ones(tiers)
+
+    def see(self, lines: Floats, load: Floats, told: NDArray[np.bool_]) -> None:
+        """Take note of an epoch.
+
+        Args:
+            lines: Asked of each tier by the managed pages and by their moves.
+            load: Of each tier.
+            told: Where the latency tells it.
+        """
+        seen = np.stack([np.ones_like(lines), lines, load, lines**2, lines * load])
+        self._sums = np.where(told, KEPT * self._sums + seen, self._sums)
+        n, x, y, xx, xy = self._sums
+        n = np.maximum(n, 1e-9)
+        mean, level = x / n, y / n
+        drawn = PRIOR * mean * mean
+        spread = np.maximum(xx / n - mean * mean, 0.0) + drawn
+        whole = level / np.maximum(mean, 1e-9)
+        slope = (xy / n - mean * level + drawn * whole) / np.maximum(spread, 1e-9)
+        at_all = lines * slope / np.maximum(load, 1e-9)
+        self.share = np.where(told, np.clip(at_all, 0.0, 1.0), self.share)
+
+
 class TierLoads:
     """The load of every tier, from the fastest.
 
@@ -105,6 +140,7 @@ class TierLoads:
         self._room = np.full(tiers, np.inf)  # lines that a tier carries a second
         self._moves = np.zeros(tiers)  # lines a second of our own
         self._epoch_s = 1.0
+        self._ours = Share(tiers)
         self.load = np.zeros(tiers)
 
     def follow(self, epoch: Epoch, tier_ns: Floats, rate: Floats) -> None:
@@ -140,6 +176,7 @@ class TierLoads:
         lines = rate + own
         told = (load > LEAST_LOAD) & (lines > 0)
         full = load >= SATURATED
+        self._ours.see(lines, load, told & ~full)
         found = lines / np.where(told, load, 1.0)
         before = np.where(np.isinf(self._room), found, self._room)
         followed = before + FOLLOW * (found - before)
@@ -170,7 +207,8 @@ class TierLoads:
     def marginal_ns(self) -> Floats:
         """What one more access takes, and makes others wait."""
         load = self._with_moves()
-        return self._loaded_ns(1.0 + waiting_of(load) + queueing_of(load))
+        others = self._ours.share * queueing_of(load)
+        return self._loaded_ns(1.0 + waiting_of(load) + others)
 
     def _loaded_ns(self, factor: Floats) -> Floats:
         known = ~np.isinf(self._room)
@@ -180,7 +218,8 @@ class TierLoads:
     def price(self, epoch: Epoch) -> Epoch:
         """Return the epoch with what moves make others wait among their cost."""
         cost_ns = epoch.move_cost_ns
-        line_ns = np.append(self._idle_ns * queueing_of(self._with_moves()), 0.0)
+        waited = self._ours.share * queueing_of(self._with_moves())
+        line_ns = np.append(self._idle_ns * waited, 0.0)
         by_node = PAGE_LINES * line_ns[self._tier[: len(cost_ns)]]
         if not by_node.any():
             return epoch

@@ -173,7 +173,9 @@ class Market:
         up_page, worth = up_page[order], worth[order]
         loss = advantage[cell[down_page]]
         order = np.argsort(loss, kind="stable")
-        n_up, n_down = min(n_up, n_down + filled), min(n_up, n_down)
+        # What leaves without another's coming may; else each comes for one that goes.
+        leaving = max(0, -filled)
+        n_up, n_down = min(n_up, n_down + max(0, filled)), min(n_up + leaving, n_down)
         up_page, worth = up_page[:n_up], worth[:n_up]
         down_page, loss = down_page[order][:n_down], loss[order][:n_down]
         tiers = self._topology.tiers
