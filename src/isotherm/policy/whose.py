@@ -92,6 +92,7 @@ class Whose:
         self._saved: Floats = np.zeros((0, 0))  # per access, [regions, b]
         self._ratio: Floats = np.zeros(0)
         self._waited: Floats = np.zeros(0)
+        self._sampled = np.zeros(0, np.bool_)  # regions with samples of their own
 
     def renew(self, change: SpacesChanged) -> None:
         """Forget how long renewed pages were on the wrong side."""
@@ -132,6 +133,20 @@ class Whose:
         rows = [epoch.latency_ns[:, nodes].mean(1) for nodes in self._tiers]
         return np.stack(rows, axis=1)
 
+    def _unloaded(self, epoch: Epoch) -> Floats:
+        """Return the same without load, as far as the topology says it.
+
+        A tier that is slow because it is busy is no wrong place: what to do about
+        load is said elsewhere, by price.
+        """
+        latency_ns = epoch.latency_ns.copy()
+        for row in self._topology.performance:
+            inside = row.initiator < len(latency_ns) and row.node < len(latency_ns[0])
+            if inside and row.read_latency_ns is not None:
+                latency_ns[row.initiator, row.node] = row.read_latency_ns.value
+        rows = [latency_ns[:, nodes].mean(1) for nodes in self._tiers]
+        return np.stack(rows, axis=1)
+
     def _of_regions(
         self, table: NDArray[np.float32], by_tier: Floats, epoch: Epoch
     ) -> Floats:
@@ -141,12 +156,14 @@ class Whose:
         nobody = [i for i in self._unnamed if i < known]
         count[:, nobody] += table[:, MAX_INITIATORS:] / max(1, len(nobody))
         accesses = count.sum(1)
+        self._sampled = accesses >= DOUBT
         mix = count.sum(0) / max(float(accesses.sum()), 1e-12)
         share = (count + DOUBT * mix) / (accesses[:, None] + DOUBT)
         by_wait = share * self._waits(epoch.parallelism, known)
         by_tier = by_tier[:known]
         step = by_tier[:, 1:] - by_tier[:, :-1]
-        self._saved = by_wait @ step / epoch.parallelism
+        far = self._unloaded(epoch)[:known]
+        self._saved = by_wait @ (far[:, 1:] - far[:, :-1]) / epoch.parallelism
         self._waited = by_wait.sum(1)
         saved = np.maximum(by_wait @ step, 0.0) / self._waited[:, None]
         weight = accesses * self._waited
@@ -199,7 +216,8 @@ class Whose:
     def amend(self, moves: Moves, epoch: Epoch, view: HotnessView, limit: int) -> Moves:
         """Return moves without those to where they lose, with pages put right.
 
-        A page is put right where its accesses lose by being above a boundary: it
+        A page is put right where its region's own samples show that accesses lose by
+        its being above a boundary: it
         goes below, as soon as what that saves over as long a time as it has been
         seen so exceeds the cost of the move (what was watched for n epochs is taken
         to last n more). The promise is not followed: who accesses a single page
@@ -235,7 +253,7 @@ class Whose:
                 self._streak = np.zeros((len(self._saved), boundaries), np.int32)
             self._streak = grown(self._streak, len(self._saved))
         self._streak += 1
-        self._streak[self._saved >= 0] = 0
+        self._streak[(self._saved >= 0) | ~self._sampled[:, None]] = 0
         room = np.maximum(epoch.usage.free_pages, 0)
         parts = [Moves.none()]
         for b in range(boundaries):
