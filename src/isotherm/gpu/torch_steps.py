@@ -45,7 +45,7 @@ class State:
         slots: uint8[slots, page_bytes].
         host: uint8[pages, page_bytes].
         loc: int32[pages].
-        ver: int32[pages].
+        ver: int32[pages]; one zero for all of them until something is written.
         misses: int32[pages].
         dirty: uint8[slots].
         dep: int32[slots].
@@ -88,7 +88,7 @@ class State:
             ),
             host=host,
             loc=column(g.pages, ON_HOST),
-            ver=column(g.pages),
+            ver=column(1).expand(g.pages),
             misses=column(g.pages),
             dirty=column(g.slots, dtype=torch.uint8),
             dep=column(g.slots),
@@ -103,7 +103,19 @@ class State:
         by_page = (self.loc, self.ver, self.misses)
         by_slot = (self.dirty, self.dep, self.hits, self.touch)
         columns = (*by_page, *by_slot, self.stats)
-        return int(sum(c.numel() * c.element_size() for c in columns))
+        return int(sum(c.untyped_storage().nbytes() for c in columns))
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether every page has a version of its own."""
+        return bool(self.ver.stride(0) != 0)
+
+    def keep_versions(self) -> None:
+        """Give every page a version of its own: 4 bytes that only writing needs."""
+        if not self.has_versions:
+            zeros = torch.zeros(self.geometry.pages, dtype=torch.int32)
+            self.ver = zeros.to(self.device.torch)
+            self.device.synchronise()  # other streams may look at once
 
     @property
     def word_bytes(self) -> int:
@@ -274,6 +286,7 @@ class TorchSteps:
     def scatter(self, state: State, index: Any, values: Any) -> None:
         """Write rows where they are, then raise the versions."""
         g = state.geometry
+        state.keep_versions()
         i = index.long()
         inside = (i >= 0) & (i < g.rows)
         _in_range(state, i, g.rows)

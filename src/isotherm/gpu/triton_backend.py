@@ -369,6 +369,7 @@ class TritonSteps:
         if not state.zero_copy:
             self._plain.scatter(state, index, values)
             return
+        state.keep_versions()
         words = g.row_bytes // state.word_bytes
         tile = self._tile(words)
         kernels.scatter[(triton.cdiv(n, tile["BLOCK_R"]),)](
@@ -438,6 +439,7 @@ class TritonSteps:
             answer,
             len(page),
             CHECK=check,
+            VERSIONS=state.has_versions,
             BLOCK=self._column,
             **self._options,
         )

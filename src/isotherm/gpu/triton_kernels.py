@@ -483,19 +483,21 @@ def copy_pages(
 @triton.jit(do_not_specialize=_NOT_SPECIAL)
 def prepare(
     page, slot, version, ver, dirty, dep, touch, hit_cnt, answer, n,
-    CHECK: tl.constexpr, BLOCK: tl.constexpr,
+    CHECK: tl.constexpr, VERSIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Ready slots for their pages; the kernel before the one that stores ``loc``.
 
     With ``CHECK`` (a commit) ``answer`` uint8[n] becomes DONE where the version is
     still the one given, and the slot starts clean; else (a want) ``version``
-    becomes the present one and ``dep`` zero.
+    becomes the present one and ``dep`` zero. Without ``VERSIONS`` all are 0.
     """
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = k < n
     p = tl.load(page + k, mask=live, other=0)
     s = tl.load(slot + k, mask=live, other=0)
-    now = tl.load(ver + p, mask=live, other=0)
+    now = p * 0
+    if VERSIONS:
+        now = tl.load(ver + p, mask=live, other=0)
     if CHECK:
         same = now == tl.load(version + k, mask=live, other=0)
         tl.store(answer + k, tl.where(same, _DONE, _CHANGED), mask=live)
@@ -538,19 +540,6 @@ def unpublish(page, slot, dirty, answer, loc, n, BLOCK: tl.constexpr):
     good = (tl.load(dirty + s, mask=live, other=0) == 0) | (there == 0)
     tl.store(answer + k, tl.where(good, _DONE, _DIRTY), mask=live)
     tl.store(loc + p, -1, mask=live & good)
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def clean(page, slot, version, ver, dirty, answer, n, BLOCK: tl.constexpr):
-    """Where the version is still the one given, the slot is clean."""
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = k < n
-    p = tl.load(page + k, mask=live, other=0)
-    s = tl.load(slot + k, mask=live, other=0)
-    now = tl.load(ver + p, mask=live, other=0)
-    same = now == tl.load(version + k, mask=live, other=0)
-    tl.store(answer + k, tl.where(same, _DONE, _CHANGED), mask=live)
-    tl.store(dirty + s, 0, mask=live & same)
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIAL)
