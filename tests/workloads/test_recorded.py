@@ -1,6 +1,7 @@
 """A recorded trace as a workload."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from isotherm.core.errors import IsothermError, TraceFormatError, UsageError
 from isotherm.trace.format import Provenance, TraceReader, TraceWriter
 from isotherm.trace.stream import Pace
+from isotherm.workloads import recorded
 from isotherm.workloads.recorded import RecordedWorkload, open_recorded
 from isotherm.workloads.registry import make_workload
 
@@ -24,6 +26,41 @@ def workload(
     with TraceWriter(path, Provenance()) as writer:
         writer.append(pages, write=[p % 2 for p in pages], time_ns=time_ns)
     return RecordedWorkload(TraceReader(path))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 20, 1000])
+@pytest.mark.parametrize("rate", [0.1, 1.0, 7.3, 1e9])
+def test_pieces_make_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, rate: float
+) -> None:
+    """However a trace is cut on its way, its epochs are the same."""
+    trace = workload(tmp_path / "t", [number % 7 for number in range(100)])
+    pace = Pace(rate=rate)
+    whole = list(trace.epochs(pace))
+    monkeypatch.setattr(recorded, "MIN_ROWS", rows)
+    monkeypatch.setattr(recorded, "MAX_ROWS", rows)
+    cut = list(trace.epochs(pace))
+    assert [len(c) for c in whole] == [len(c) for c in cut]
+    for want, got in zip(whole, cut, strict=True):
+        assert want.page.tolist() == got.page.tolist()
+        if len(want):
+            assert want.write is not None
+            assert got.write is not None
+            assert want.write.tolist() == got.write.tolist()
+    assert list(range(7)) == np.unique(np.concatenate([c.page for c in cut])).tolist()
+
+
+def test_a_trace_that_is_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its accesses are played nevertheless, all of them."""
+    trace = workload(tmp_path / "t", [number % 7 for number in range(100)])
+    short = replace(trace.info, accesses=10)
+    monkeypatch.setattr(trace.reader, "_info", short)
+    monkeypatch.setattr(recorded, "MIN_ROWS", 7)
+    monkeypatch.setattr(recorded, "MAX_ROWS", 7)
+    (epoch,) = trace.epochs(Pace(rate=1e6))
+    assert [number % 7 for number in range(100)] == epoch.page.tolist()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isotherm.core.errors import TraceFormatError, UsageError
 from isotherm.core.files import file_error
@@ -144,7 +145,7 @@ class RecordedWorkload:
         chunks = _limited(self._windowed(chunks), pace.accesses)
         if pace.rate is None:
             return _by_time(chunks, pace.epoch_ns)
-        return _by_count(chunks, per_epoch)
+        return _by_count(chunks, per_epoch, accesses)
 
     def _windowed(self, chunks: Iterator[AccessChunk]) -> Iterator[AccessChunk]:
         """Yield the accesses of one part of a trace, times counted from its start."""
@@ -250,27 +251,85 @@ def _limited(chunks: Iterator[AccessChunk], limit: int | None) -> Iterator[Acces
             return
 
 
-def _by_count(chunks: Iterator[AccessChunk], per_epoch: float) -> Iterator[AccessChunk]:
-    """Yield epochs of a fixed number of accesses, the last one possibly fewer."""
-    parts: list[AccessChunk] = []
-    have, epoch = 0, 0
-    want = math.floor(per_epoch)
+def _by_count(
+    chunks: Iterator[AccessChunk], per_epoch: float, accesses: int
+) -> Iterator[AccessChunk]:
+    """Yield epochs of a fixed number of accesses, the last one possibly fewer.
+
+    Pieces are let go as soon as they are copied, and nothing of an epoch is kept once
+    the next one is asked for: a large epoch is in memory once.
+    """
+    epoch = 0
+    filling = _Filling(math.floor(per_epoch), accesses)
     for chunk in chunks:
         start = 0
         while start < len(chunk):
-            if have < want:
-                stop = min(len(chunk), start + want - have)
-                parts.append(chunk.slice(start, stop))
-                have += stop - start
-                start = stop
-            if have == want:
-                yield _joined(parts, times=False)
-                parts, have, epoch = [], 0, epoch + 1
-                want = math.floor(per_epoch * (epoch + 1)) - math.floor(
-                    per_epoch * epoch
-                )
-    if parts:
-        yield _joined(parts, times=False)
+            start += filling.add(chunk, start)
+            if filling.full:
+                yield filling.take()
+                epoch += 1
+                begin, end = per_epoch * epoch, per_epoch * (epoch + 1)
+                filling = _Filling(math.floor(end) - math.floor(begin), accesses)
+    if filling.have:
+        yield filling.take()
+
+
+class _Filling:
+    """An epoch in the making.
+
+    Args:
+        want: Its accesses.
+        most: No more are expected, whatever is wanted.
+    """
+
+    def __init__(self, want: int, most: int) -> None:
+        self._want = want
+        self._room = min(want, most)
+        self._only: AccessChunk | None = None  # its first piece, not copied yet
+        self._columns: dict[str, NDArray[Any]] = {}
+        self.have = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it has all its accesses."""
+        return self.have == self._want
+
+    def add(self, chunk: AccessChunk, start: int) -> int:
+        """Take what is wanted of a chunk, from ``start`` on; return how many."""
+        stop = min(len(chunk), start + self._want - self.have)
+        part = replace(chunk.slice(start, stop), time_ns=None)
+        if self._only is not None:
+            self._copy(self._only, 0)
+            self._only = None
+        if self.have:
+            self._copy(part, self.have)
+        elif len(part):
+            self._only = part
+        self.have += len(part)
+        return stop - start
+
+    def take(self) -> AccessChunk:
+        """Return it; it is not kept."""
+        if not self.have:
+            return _EMPTY
+        whole = self._only or AccessChunk(
+            **{name: column[: self.have] for name, column in self._columns.items()}
+        )
+        self._only, self._columns = None, {}
+        return whole
+
+    def _copy(self, part: AccessChunk, at: int) -> None:
+        if at + len(part) > self._room:  # the trace is longer than it says
+            self._room = min(self._want, 2 * (at + len(part)))
+            for name, column in self._columns.items():
+                self._columns[name] = np.resize(column, self._room)
+        for name in ("page", "write", "initiator"):
+            column = getattr(part, name)
+            if column is None:
+                continue
+            if name not in self._columns:
+                self._columns[name] = np.empty(self._room, column.dtype)
+            self._columns[name][at : at + len(part)] = column
 
 
 def _by_time(chunks: Iterator[AccessChunk], epoch_ns: int) -> Iterator[AccessChunk]:
@@ -295,13 +354,13 @@ def _by_time(chunks: Iterator[AccessChunk], epoch_ns: int) -> Iterator[AccessChu
                         "an access, expected a longer epoch",
                         hint="--rate 10",
                     )
-                yield _joined(parts, times=True)
+                yield _joined(parts)
                 parts, end = [], end + epoch_ns
     if parts or not seen:
-        yield _joined(parts, times=True)
+        yield _joined(parts)
 
 
-def _joined(parts: list[AccessChunk], *, times: bool) -> AccessChunk:
+def _joined(parts: list[AccessChunk]) -> AccessChunk:
     """Return one chunk; views where there is but one part."""
     if not parts:
         return _EMPTY
@@ -315,5 +374,5 @@ def _joined(parts: list[AccessChunk], *, times: bool) -> AccessChunk:
         join("page"),
         None if first.write is None else join("write"),
         None if first.initiator is None else join("initiator"),
-        join("time_ns") if times else None,
+        join("time_ns"),
     )
