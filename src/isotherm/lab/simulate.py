@@ -436,6 +436,7 @@ class _Run:
             self.epochs += 1
             if progress is not None:
                 progress(self.epochs * dt_ns / NS_PER_S)
+            del chunk  # large: gone before the next one is made
 
     def _chunks(self) -> Iterator[AccessChunk]:
         return self.workload.epochs(self.pace)
