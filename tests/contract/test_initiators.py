@@ -12,6 +12,7 @@ from isotherm.hints.batch import Mechanism
 from isotherm.hints.live.perf_event_samples import Accesses, Translator
 from isotherm.lab import simulate as lab
 from isotherm.machine.linux.targets.discover import read_parents
+from isotherm.machine.protocol import SpacesChanged
 from isotherm.machine.sim.spec import load_machine, parse_machine
 from isotherm.policy.plan import Epoch, Plan, Policy, Setup
 from isotherm.policy.registry import POLICIES, make_policy
@@ -79,6 +80,13 @@ class Twice:
         first, second = self._one.start(node), self._other.start(node)
         assert first.tobytes() == second.tobytes()
         return first
+
+    def renew(self, change: SpacesChanged) -> None:
+        """Tell both, the other of its own CPUs."""
+        self._one.renew(change)
+        if change.topology is not None:
+            change = replace(change, topology=elsewhere(change.topology, 0))
+        self._other.renew(change)
 
     def decide(self, epoch: Epoch) -> Plan:
         """Hold the plans of both to one another."""

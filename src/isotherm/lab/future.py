@@ -55,7 +55,8 @@ def with_load(
     """Return a future that knows what placements cost where nodes queue."""
     if not load.queues or len(future.counts) == 0:
         return future
-    return replace(future, run=PlacementCost(load, future.counts, workload, pace))
+    cost = PlacementCost(load, future.counts, workload, pace)
+    return replace(future, run=cost) if cost.holds else future
 
 
 def workload_future(

@@ -51,6 +51,19 @@ class PlacementCost:
         self._scale = per_epoch / max(float(counted.mean()), 1.0)
         self.idle_ns: Floats = load.read_ns.min(0)
 
+    @property
+    def holds(self) -> bool:
+        """Whether the mean mix may stand for every page's.
+
+        It may not where what is faster for one initiator is slower for another, as a
+        GPU's memory is for a CPU: there it matters which pages are whose.
+        """
+        who = np.unique(self._load.initiator[self._mix.sum(1) > 0])
+        rank, read_ns = self._load.tier_rank, self._load.read_ns[who]
+        slow, fast = read_ns[:, rank == rank.max()], read_ns[:, rank == 0]
+        saved = slow.mean(1) - fast.mean(1)
+        return bool((saved >= 0).all() or (saved <= 0).all())
+
     def accesses(self, node: NDArray[np.uint8]) -> Floats:
         """Return accesses by epoch and node, of the epochs that are looked at."""
         found = [
