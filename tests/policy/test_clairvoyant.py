@@ -226,3 +226,10 @@ def test_all_windows_are_played_quickly():
     costs = [play_window(counts, w, 1, rank, free, TWO_TIERS) for w in WINDOWS]
     assert time.process_time() - start < 5
     assert min(costs) < costs[0]
+
+
+def test_full_tiers_exchange_through_a_page_that_leaves(bench, hint):
+    """Pages 0 and 1 change places; page 2, worth least, leaves the full second tier."""
+    table = bench([0, 1, 1], [1, 2, 3], tiers=((0,), (1,), (2,)))
+    policy = Clairvoyant(table.setup(), future([0, 0, 0], [10, 90, 9]))
+    assert {(1, 0), (0, 1), (2, 2)} == set(hint.moves(table.step(policy)))

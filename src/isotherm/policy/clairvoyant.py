@@ -3,9 +3,11 @@
 At the end of an epoch it looks ``W`` epochs ahead and swaps the most valuable slow
 page with the least valuable fast one, then the next pair, as long as the pair's
 difference in accesses saves more than the two moves cost. Free fast pages are
-filled at the cost of one move. ``W`` is the best of a few windows, found by
-playing all of them on the counts before the first decision; never moving is one
-of them. It is feasible, so a bound that can be reached, but not the optimum.
+filled at the cost of one move. Of a tier between two others a few pages are kept free,
+without which two full tiers could not exchange any. ``W`` is the best of a few
+windows, found by playing all of them on the counts before the first decision; never
+moving is one of them. It is feasible, so a bound that can be reached, but not the
+optimum.
 """
 
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from isotherm.hints.batch import Mechanism
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.bounds import Counts, Future, check_future
+from isotherm.policy.ladder import EXCHANGE
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import NO_TIER, TierPaths, moves_to
 from isotherm.policy.plan import Epoch, Moves, Plan, Reason, Setup
@@ -242,9 +245,10 @@ class Clairvoyant:
         free = np.array(
             [epoch.usage.free_pages[nodes].sum() for nodes in self._paths.tiers]
         )
+        kept = self._kept(epoch)
         first = epoch.index + 1
         if not self.cost_ns:
-            self._choose_window(first, rank, free, prices)
+            self._choose_window(first, rank, free - kept, prices)
         if self._length == 0 or first >= len(self._counts):
             return Plan(notes={"window_epochs": self._length})
         if self._window is None or self._window.first > first:
@@ -253,10 +257,13 @@ class Clairvoyant:
             self._window.advance()
         room = np.maximum(epoch.usage.free_pages, 0)
         moves = [Moves.none()]
-        for upper, _, up, down in self._trader.trades(
-            self._window.value, rank, free, prices
+        through: set[int] = set()
+        for upper, lower, up, down in self._trader.trades(
+            self._window.value, rank, free - kept, prices
         ):
             fills = len(up) - len(down)
+            if len(down):
+                through.add(lower)
             at = self._paths.spread(fills, self._paths.tiers[upper], room)
             swapped = up[fills:]
             moves += [
@@ -264,7 +271,33 @@ class Clairvoyant:
                 moves_to(up[: len(at)], at, Reason.FUTURE),
                 moves_to(swapped, epoch.node[down], Reason.FUTURE),
             ]
+        for tier in sorted(through):
+            moves.insert(0, self._make_room(tier, rank, kept[tier] - free[tier], room))
         return Plan(Moves.concat(*moves), notes={"window_epochs": self._length})
+
+    def _kept(self, epoch: Epoch) -> Values:
+        """Return the pages of each tier through which full tiers exchange pages."""
+        kept = np.zeros(len(self._paths.tiers), np.int64)
+        for rank, nodes in enumerate(self._paths.tiers[1:-1], 1):
+            capacity = int(epoch.usage.capacity_pages[nodes].sum())
+            kept[rank] = max(1, int(EXCHANGE * capacity))
+        return kept
+
+    def _make_room(self, tier: int, rank: Ranks, short: int, room: Values) -> Moves:
+        """Have the least valuable pages leave a tier for what it keeps free.
+
+        Args:
+            tier: Rank of the tier.
+            rank: Tier of every page that is in no move yet.
+            short: Pages that it lacks.
+            room: Free pages per node; what is given out is taken off.
+        """
+        if self._window is None or short <= 0 or tier + 1 >= len(self._paths.tiers):
+            return Moves.none()
+        to = self._paths.spread(int(short), self._paths.tiers[tier + 1], room)
+        page = np.flatnonzero(rank == tier)
+        cold = page[np.argsort(self._window.value[page], kind="stable")[: len(to)]]
+        return moves_to(cold, to[: len(cold)], Reason.FUTURE)
 
     def _choose_window(
         self, first: int, rank: Ranks, free: Values, prices: Prices
