@@ -88,10 +88,6 @@ class NoGuard:
     def hold(self, page: np.ndarray, epoch: int) -> None:
         """Hold nothing."""
 
-    def copy(self) -> "NoGuard":
-        """Return itself: there is no state."""
-        return self
-
 
 def clone(p: SlotProtocol) -> SlotProtocol:
     """Return a state machine that goes on from here, apart from the first."""

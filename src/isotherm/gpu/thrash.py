@@ -91,10 +91,3 @@ class ThrashGuard:
         if not keep.all():
             self._page, self._left = self._page[keep], self._left[keep]
             self._count, self._until = self._count[keep], self._until[keep]
-
-    def copy(self) -> "ThrashGuard":
-        """Return another one that goes on from here."""
-        other = ThrashGuard(self._returns, self._window, self._hold)
-        other._page, other._left = self._page.copy(), self._left.copy()
-        other._count, other._until = self._count.copy(), self._until.copy()
-        return other

@@ -114,7 +114,7 @@ class TieredTensor:
                 device one in 16.
             min_slots: Fewer slots than this are none.
             bandwidths: Bytes per second that the device reads from its own memory and
-                from the host's; None: measured.
+                from the host's; None: measured, on a CPU those of an H100 assumed.
             seed: For every random choice.
             name: For people.
             rules: For tests of the protocol.
