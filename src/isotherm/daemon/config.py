@@ -147,6 +147,18 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 100.0
 
 
+class MemoryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which memory of the processes is managed, beside what is theirs alone."""
+
+    shared: Annotated[
+        bool,
+        Meta(description="shared memory too, once, and moved for all who map it"),
+    ] = False
+    files: Annotated[bool, Meta(description="mapped pages of files too, likewise")] = (
+        False
+    )
+
+
 class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Figures for Prometheus."""
 
@@ -181,6 +193,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: SourcesConfig = SourcesConfig()
     movers: MoversConfig = MoversConfig()
     kernel: KernelConfig = KernelConfig()
+    memory: MemoryConfig = MemoryConfig()
     huge_pages: HugePagesConfig = HugePagesConfig()
     metrics: MetricsConfig = MetricsConfig()
     target: TargetConfig = TargetConfig()

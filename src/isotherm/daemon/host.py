@@ -22,6 +22,7 @@ from isotherm.daemon.sources import Chosen, Tiered, choose_sources
 from isotherm.hints.batch import HintSource
 from isotherm.loop.epoch import Step
 from isotherm.machine.linux.machine import LinuxMachine
+from isotherm.machine.linux.mappings import MappingPolicy
 from isotherm.machine.linux.targets.follow import (
     Claims,
     EventKind,
@@ -159,6 +160,7 @@ class Host:
             "sources": [chosen.to_dict() for chosen in self.chosen],
             "pids": list(self.pids()),
             "left_out_pages": machine.left_out(),
+            "aliased_pages": machine.shared.aliased_pages,
             "unmovable_pages": machine.unmovable_pages(),
             "refused_targets": self.refused,
         }
@@ -193,9 +195,16 @@ def open_host(
     with ExitStack() as stack:
         stack.enter_context(as_many_as_allowed())
         named = () if cgroup is None else (cgroup,)
-        follower = Follower(pids, (*named, *cgroups), claims=claims)
+        memory = config.memory
+        policy = MappingPolicy(shmem=memory.shared, file=memory.files)
+        everyone = (*named, *cgroups)
+        follower = Follower(pids, everyone, policy=policy, claims=claims)
         stack.callback(follower.close)
-        machine = LinuxMachine(follower, placement_budget_ns=placement_ns(config))
+        machine = LinuxMachine(
+            follower,
+            placement_budget_ns=placement_ns(config),
+            move_all=memory.shared or memory.files,
+        )
         check_tiers(machine.topology)
         chosen: tuple[Chosen, ...] = ()
         if needs_sources:

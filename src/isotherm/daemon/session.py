@@ -30,6 +30,7 @@ from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.metrics import Meter
 from isotherm.daemon.movers import Mover, refuse
 from isotherm.daemon.notify import Notifier
+from isotherm.daemon.page_cache import read_unmapped_bytes
 from isotherm.daemon.planned import Planned
 from isotherm.daemon.preflight import Checked, Request, preflight
 from isotherm.daemon.pressure import PressureReader
@@ -164,6 +165,9 @@ class _Session:
             self.put_back()
             result["target"] = self._describe_target()
             result["reason"] = reason
+            result["unmapped_cache_bytes"] = read_unmapped_bytes(
+                request.root, self.cgroup
+            )
             result["other_movers"] = [mover.name for mover in self.others]
             result["restored"] = self.restored
             return Ended(self._code(reason), result)

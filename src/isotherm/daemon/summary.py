@@ -82,6 +82,7 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         for source in result.get("sources", ())
         if source.get("frames", {}).get("asked")
     ]
+    lines += _not_managed(result)
     share = result["fast_share"]
     if share is not None:
         first = result["fast_share_at_start"]
@@ -122,6 +123,21 @@ def _tenant(row: Mapping[str, Any]) -> str:
         f" {render_bytes(row['bytes'])} in fast memory{share},"
         f" paid {row['paid_moves']} moves, {row['cpu_ns'] / 1e9:.2f} s of CPU"
     )
+
+
+def _not_managed(result: Mapping[str, Any]) -> list[str]:
+    """Return what is left alone of what shares its pages with others."""
+    lines = []
+    left = result.get("left_out_pages") or {}
+    for kind, key in (("shmem", "shared"), ("file", "files")):
+        if left.get(kind):
+            size = render_bytes(left[kind] * PAGE_BYTES)
+            lines.append(f"left alone: {size} {kind} (memory.{key} = true manages it)")
+    if cache := result.get("unmapped_cache_bytes"):
+        lines.append(
+            f"left alone: {render_bytes(cache)} of page cache that nobody maps"
+        )
+    return lines
 
 
 def _planned(what: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ def find_actuators(kernel: Kernel, root: Path = Path("/")) -> list[Availability]
         _cgroup_limit(root),
         _node_reclaim(root),
         _weighted_interleave(root),
+        _unmapped_cache(root),
     ]
 
 
@@ -231,6 +232,19 @@ def _node_reclaim(root: Path) -> Availability:
     there = exists(root, path)
     why = f"/{path}" if there else f"/{path}: no such file (Linux 6.17 has it)"
     return Availability("node-reclaim", "actuator", there, why)
+
+
+def _unmapped_cache(root: Path) -> Availability:
+    """Say that page cache which no process maps is not moved, and how much it is."""
+    from isotherm.core.units import render_bytes  # noqa: PLC0415  # only here
+    from isotherm.daemon.page_cache import read_unmapped_bytes  # noqa: PLC0415
+
+    size = read_unmapped_bytes(root)
+    much = "unknown" if size is None else render_bytes(size)
+    why = f"{much} of page cache that nobody maps: pages move through who maps them"
+    path = "sys/kernel/mm/numa/demotion_enabled"
+    command = f"echo 1 > /{path}" if exists(root, path) else None
+    return Availability("unmapped-page-cache", "actuator", False, why, command)
 
 
 def _weighted_interleave(root: Path) -> Availability:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from isotherm.core.clock import Clock, MonotonicClock
 from isotherm.core.errors import NotPermittedError
 from isotherm.core.units import PAGE_BYTES
-from isotherm.machine.linux import advice, syscalls
+from isotherm.machine.linux import advice, sharing, syscalls
 from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
 from isotherm.machine.linux.mover import Mover
 from isotherm.machine.linux.nodes import HostNodes
@@ -54,6 +54,10 @@ class LinuxMachine:
         self.follower = follower
         self.nodes = nodes or HostNodes()
         self.space_map = SpaceMap()
+        policy = follower.policy
+        self._shares = policy.shmem or policy.file
+        #: Who manages what several processes map.
+        self.shared = sharing.Shared()
         self.unmovable = Unmovable()
         self._clock = clock or MonotonicClock()
         self._budget_ns = placement_budget_ns
@@ -138,8 +142,11 @@ class LinuxMachine:
         changed, void = self.follower.scan(now_ns)
         for pid in void:
             self.space_map.forget(pid)
-        for target in changed:
-            self.space_map.update(target.pid, target.managed.ranges)
+        if self._shares and (changed or void):
+            self._share()
+        else:
+            for target in changed:
+                self.space_map.update(target.pid, target.managed.ranges)
         renewed = self.space_map.take_renewed()
         version = self.space_map.version
         has_changed = version != self._version or len(renewed) > 0
@@ -153,6 +160,13 @@ class LinuxMachine:
         topology = self.nodes.topology
         same = _shape(topology) == _shape(before)
         return SpacesChanged(self.pages, renewed, None if same else topology)
+
+    def _share(self) -> None:
+        """Give what several processes map to one of them, and the rest to its own."""
+        self.shared = sharing.split(self.follower.targets.values())
+        for pid, ranges in self.shared.own.items():
+            self.space_map.update(pid, ranges)
+        self.space_map.set_aliases(self.shared.aliases)
 
     def usage(self) -> Usage:
         """Return capacity, use and watermarks per node, of the whole host."""

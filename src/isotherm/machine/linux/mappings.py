@@ -42,6 +42,9 @@ class Mappings:
         writable: bool[n].
         shared: bool[n].
         name: What ``maps`` calls each; empty for nameless anonymous memory.
+        device: Of the file behind it, major << 32 | minor, int64[n].
+        inode: Of the file, 0 for none, int64[n].
+        offset: Page of the file at which it begins, int64[n].
     """
 
     start: NDArray[np.int64]
@@ -51,6 +54,9 @@ class Mappings:
     writable: NDArray[np.bool_]
     shared: NDArray[np.bool_]
     name: tuple[str, ...]
+    device: NDArray[np.int64]
+    inode: NDArray[np.int64]
+    offset: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -67,7 +73,8 @@ class Mappings:
 
 
 _LINE = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (r|-)(w|-).(s|p) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ (\d+)"
+    rb"^([0-9a-f]+)-([0-9a-f]+) (r|-)(w|-).(s|p) "
+    rb"([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb"[ \t]*([^\n]*)$",
     re.MULTILINE,
 )
@@ -116,7 +123,7 @@ def parse_maps(text: bytes) -> Mappings:
     Lines that are not mappings are passed over: a file that is read in pieces
     while the process maps and unmaps may hold one twice; the first counts.
     """
-    rows: list[tuple[int, int, int, bool, bool, bool]] = []
+    rows: list[tuple[int, ...]] = []
     names: list[str] = []
     reached = 0
     for found in _LINE.finditer(text):
@@ -126,20 +133,27 @@ def parse_maps(text: bytes) -> Mappings:
             continue  # vsyscall lies in the kernel's half
         reached = end
         shared = found[5] == b"s"
-        name = found[7].decode("utf-8", "replace").rstrip()
-        kind = derive_kind(name, int(found[6]), shared)
-        rows.append((start, end, kind, found[3] == b"r", found[4] == b"w", shared))
+        name = found[10].decode("utf-8", "replace").rstrip()
+        inode = int(found[9])
+        kind = derive_kind(name, inode, shared)
+        device = int(found[7], 16) << 32 | int(found[8], 16)
+        offset = int(found[6], 16) // PAGE_BYTES
+        flags = (found[3] == b"r", found[4] == b"w", shared)
+        rows.append((start, end, kind, *flags, device, inode, offset))
         names.append(name)
-    table = np.array(rows, np.int64).reshape(-1, 6)
-    flags = table[:, 3:].astype(np.bool_)
+    table = np.array(rows, np.int64).reshape(-1, 9)
+    is_set = table[:, 3:6].astype(np.bool_)
     return Mappings(
         start=np.ascontiguousarray(table[:, 0]),
         end=np.ascontiguousarray(table[:, 1]),
         kind=table[:, 2].astype(np.uint8),
-        readable=flags[:, 0],
-        writable=flags[:, 1],
-        shared=flags[:, 2],
+        readable=is_set[:, 0],
+        writable=is_set[:, 1],
+        shared=is_set[:, 2],
         name=tuple(names),
+        device=np.ascontiguousarray(table[:, 6]),
+        inode=np.ascontiguousarray(table[:, 7]),
+        offset=np.ascontiguousarray(table[:, 8]),
     )
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from isotherm.core.clock import Clock
 from isotherm.machine.linux import advice, moving, pagemap, syscalls
-from isotherm.machine.linux.intervals import EMPTY, Ranges
+from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
 from isotherm.machine.linux.moving import FORBIDDEN
 from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.placement import PlacementTable
+from isotherm.machine.linux.sharing import mirrors
 from isotherm.machine.linux.spaces import GRANULE, NO_PID, SpaceMap
 from isotherm.machine.linux.targets.target import Target
 from isotherm.machine.linux.unmovable import ERRNO, Reason, Unmovable
@@ -103,6 +104,7 @@ class Mover:
                 to = rows[node[rows] == goal]
                 code[to] = self._move_to(target, page[to], vpage[to], goal)
                 whole.append(self._moved_along(target, vpage[to[code[to] == 0]], goal))
+        self._through_others(page, node, pid, vpage, code, tried)
         code[tried] = self._learn(page[tried], pid[tried], vpage[tried], code[tried])
         known = tried[np.isin(code[tried], (0, errno.ENOENT, errno.EFAULT))]
         if len(known):
@@ -118,6 +120,37 @@ class Mover:
                 )
             )
         return MoveResult(code, float(time.perf_counter_ns() - began))
+
+    def _through_others(
+        self,
+        page: NDArray[np.uint32],
+        node: NDArray[np.uint8],
+        pid: NDArray[np.int32],
+        vpage: NDArray[np.uint64],
+        code: NDArray[np.int16],
+        tried: NDArray[np.intp],
+    ) -> None:
+        """Try shared pages that their keeper has not touched where others map them."""
+        aliases = self._spaces.aliases
+        if not aliases:
+            return
+        missing = tried[np.isin(code[tried], (errno.ENOENT, errno.EFAULT))]
+        for keeper in np.unique(pid[missing]).tolist():
+            rows = missing[pid[missing] == keeper]
+            there = vpage[rows].astype(np.int64)
+            span = np.stack([there, there + 1], axis=1)
+            for other, start, low, high in mirrors(aliases, keeper, normalised(span)):
+                target = self._targets.get(other)
+                mine = rows[(there >= low) & (there < high)]
+                mine = mine[code[mine] != 0]
+                if target is None or len(mine) == 0:
+                    continue
+                at = vpage[mine].astype(np.int64) - low + start
+                for goal in np.unique(node[mine]).tolist():
+                    to = node[mine] == goal
+                    code[mine[to]] = self._move_to(
+                        target, page[mine[to]], at[to].astype(np.uint64), goal
+                    )
 
     def screen(
         self,

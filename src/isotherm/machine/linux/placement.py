@@ -13,6 +13,7 @@ from isotherm.machine.linux import moving
 from isotherm.machine.linux.intervals import EMPTY, Ranges, normalised
 from isotherm.machine.linux.pagemap import FrameNodes, nodes_of_entries
 from isotherm.machine.linux.process import NoDescriptorError, Process
+from isotherm.machine.linux.sharing import mirrors
 from isotherm.machine.linux.spaces import GRANULE, SpaceMap
 from isotherm.machine.protocol import NOT_PRESENT
 
@@ -139,7 +140,7 @@ class PlacementTable:
             fits = max(512, int((budget_ns - spent) / self._page_ns))
             high = min(int(end[at]), low + min(CHUNK_PAGES, fits))
             vpage = int(start_vpage[at] + low - base[at])
-            self._read(processes.get(int(owner[at])), low, high, vpage)
+            self._read(processes.get(int(owner[at])), low, high, vpage, processes)
             left -= high - self._cursor
             self._cursor = high
             spent = time.perf_counter_ns() - began
@@ -167,19 +168,54 @@ class PlacementTable:
                 low = max(int(base[at]), low)
                 high = min(int(end[at]), last, low + CHUNK_PAGES)
                 vpage = int(start_vpage[at] + low - base[at])
-                self._read(processes.get(int(owner[at])), low, high, vpage)
+                whose = processes.get(int(owner[at]))
+                self._read(whose, low, high, vpage, processes)
                 low = high
                 at += high == end[at]
             if len(self._urgent):
                 break
 
-    def _read(self, process: Process | None, low: int, high: int, vpage: int) -> None:
+    def _through_others(
+        self,
+        keeper: int,
+        processes: Mapping[int, Process],
+        vpage: int,
+        node: NDArray[np.uint8],
+    ) -> None:
+        """Find shared pages that the keeper has not touched itself, but others have.
+
+        Args:
+            keeper: Whose pages are read.
+            processes: All.
+            vpage: First virtual page.
+            node: Nodes from there on, completed.
+        """
+        aliases = self._spaces.aliases
+        if not aliases:
+            return
+        span = np.array([[vpage, vpage + len(node)]], np.int64)
+        for pid, start, low, high in mirrors(aliases, keeper, span):
+            part = node[low - vpage : high - vpage]
+            other = processes.get(pid)
+            if other is not None and (part == NOT_PRESENT).any():
+                seen = self._nodes_of(other, start, start + high - low)
+                part[:] = np.where(part == NOT_PRESENT, seen, part)
+
+    def _read(
+        self,
+        process: Process | None,
+        low: int,
+        high: int,
+        vpage: int,
+        processes: Mapping[int, Process],
+    ) -> None:
         """Read flat pages ``[low, high)``, which begin at a virtual page."""
         if process is None:
             return
         began = time.perf_counter_ns()
         try:
             new = self._nodes_of(process, vpage, vpage + high - low)
+            self._through_others(process.pid, processes, vpage, new)
         except (TargetGoneError, NotPermittedError, NoDescriptorError):
             return
         old = self._node[low:high]

@@ -21,6 +21,7 @@ from isotherm.machine.linux.intervals import (
     normalised,
     total,
 )
+from isotherm.machine.linux.sharing import resolve
 
 #: Flat page of what no space holds.
 NO_PAGE: Final = 0xFFFFFFFF
@@ -86,6 +87,8 @@ class SpaceMap:
         self._pages = 0
         self._renewed: list[Ranges] = []
         self._table: _Table | None = _EMPTY_TABLE
+        #: What processes map of others' pages: see `sharing`.
+        self._aliases: dict[int, NDArray[np.int64]] = {}
         #: Counts up with every change; for those who keep what they looked up.
         self.version = 0
 
@@ -134,6 +137,21 @@ class SpaceMap:
         self.version += 1
         return True
 
+    def set_aliases(self, aliases: dict[int, NDArray[np.int64]]) -> None:
+        """Have pages of processes stand for pages of others, and for no others."""
+        old = self._aliases
+        if aliases.keys() == old.keys() and all(
+            np.array_equal(rows, old[pid]) for pid, rows in aliases.items()
+        ):
+            return
+        self._aliases = dict(aliases)
+        self.version += 1
+
+    @property
+    def aliases(self) -> dict[int, NDArray[np.int64]]:
+        """What processes map of others' pages, int64[n, 4] by process."""
+        return self._aliases
+
     def forget(self, pid: int) -> bool:
         """Give up all pages of a process; return whether it had any."""
         return self.update(pid, EMPTY)
@@ -167,8 +185,8 @@ class SpaceMap:
         return sum(self._left_out.values())
 
     def pids(self) -> tuple[int, ...]:
-        """Return the processes that have pages, ascending."""
-        return tuple(sorted(self._owned))
+        """Return the processes that have pages, or map others', ascending."""
+        return tuple(sorted(self._owned.keys() | self._aliases.keys()))
 
     def ranges(self, pid: int) -> NDArray[np.int64]:
         """Return int64[n, 3]: start_vpage, end_vpage, base; ascending by address.
@@ -189,6 +207,19 @@ class SpaceMap:
 
     def flat_pages(self, pid: int, vpage: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Return the flat page of each virtual page, NO_PAGE where it has none."""
+        aliases = self._aliases.get(pid)
+        if aliases is None:
+            return self._own_pages(pid, vpage)
+        flat = self._own_pages(pid, vpage)
+        rest = np.flatnonzero(flat == NO_PAGE)
+        keeper, there = resolve(aliases, vpage[rest].astype(np.int64))
+        for one in np.unique(keeper[keeper >= 0]).tolist():
+            rows = keeper == one
+            page = there[rows].astype(np.uint64)
+            flat[rest[rows]] = self._own_pages(one, page)
+        return flat
+
+    def _own_pages(self, pid: int, vpage: NDArray[np.uint64]) -> NDArray[np.uint32]:
         extents = self.ranges(pid)
         flat = np.full(len(vpage), NO_PAGE, np.uint32)
         if len(extents) == 0 or len(vpage) == 0:
