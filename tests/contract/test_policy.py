@@ -104,6 +104,11 @@ class Held:
         assert set(first.tolist()) <= set(nodes)
         return first
 
+    def renew(self, change: SpacesChanged) -> None:
+        """Tell both; a policy that refuses one refuses the other."""
+        for policy in self._both:
+            policy.renew(change)
+
     def decide(self, epoch: Epoch) -> Plan:
         """Hold a plan."""
         node = epoch.node.copy()
