@@ -1,7 +1,8 @@
 """Joins the protocol and a backend: launches go out, answers come in.
 
 The protocol decides, the backend carries out. One lock guards the protocol; no
-launch and no kernel runs under it.
+launch and no kernel runs under it. A smaller one, taken inside it, guards the epochs
+under way: all that a launch takes, so that none waits for a decision.
 """
 
 import threading
@@ -42,6 +43,7 @@ class Mover:
         self.backend = backend
         self.protocol = protocol
         self.lock = threading.RLock()
+        self._epochs = threading.Lock()
         self.hit_shift = hit_shift
         self.last_write = 0  # epoch
         self._deterministic = deterministic
@@ -58,7 +60,7 @@ class Mover:
         Raises:
             DeviceFailedError: The device has failed.
         """
-        with self.lock:
+        with self._epochs:
             epoch = self.protocol.launch()
             if writes:
                 self.last_write = epoch
@@ -72,10 +74,10 @@ class Mover:
         try:
             pending = call(launch)
         except BaseException:
-            with self.lock:
+            with self._epochs:
                 self.protocol.ended(epoch)
             raise
-        with self.lock:
+        with self._epochs:
             self._launches.append((epoch, pending))
         return pending
 
@@ -112,21 +114,26 @@ class Mover:
 
     def _once(self) -> bool:
         moved = False
-        left = []
-        for epoch, pending in self._launches:
-            if self._deterministic:
-                pending.result()
-            if pending.done():
-                self.protocol.ended(epoch)
-                moved = True
-            else:
-                left.append((epoch, pending))
-        self._launches = left
+        with self._epochs:
+            left = []
+            for epoch, pending in self._launches:
+                if self._deterministic:
+                    pending.result()
+                if pending.done():
+                    self.protocol.ended(epoch)
+                    moved = True
+                else:
+                    left.append((epoch, pending))
+            self._launches = left
         while self._asked and (self._deterministic or self._asked[0][1].done()):
             told, answer = self._asked.popleft()
-            self.protocol.answered(told.id, answer.result())
+            said = answer.result()
+            with self._epochs:
+                self.protocol.answered(told.id, said)
             moved = True
-        for told in self.protocol.tick():
+        with self._epochs:
+            wishes = self.protocol.tick()
+        for told in wishes:
             self._asked.append((told, self._carry_out(told)))
             moved = True
         return moved

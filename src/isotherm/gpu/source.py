@@ -45,7 +45,8 @@ class KernelCounters:
     def fetch(self) -> Drained:
         """Read the counters, set them to zero, add up totals; ``drain`` tells of it."""
         with self._mover.lock:
-            drained = self._mover.backend.drain(self._most).result()
+            pending = self._mover.backend.drain(self._most)
+        drained = pending.result()  # moves go on meanwhile
         self.last = drained
         self.hits += drained.hits
         self.misses += drained.misses
