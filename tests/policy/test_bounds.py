@@ -156,3 +156,12 @@ def test_counts_stop_at_the_limit(page, before):
         out = np.array(before, np.uint16)
         function(np.array(page, np.uint32), out, 12)
         assert expected == out.tolist()
+
+
+def test_pinned_pages_stay_where_they_are(bench):
+    """Page 0 holds a fast page although it is the coldest; page 2 cannot come."""
+    table = bench([0, 1, 1, 1], [2, 4])
+    known = KnownFuture(
+        np.array([[1, 5, 9, 7]], np.uint16), pinned=np.array([True, False, True, False])
+    )
+    assert [0, 1, 1, 0] == StaticOracle(table.setup(), known).start(table.node).tolist()

@@ -233,3 +233,12 @@ def test_full_tiers_exchange_through_a_page_that_leaves(bench, hint):
     table = bench([0, 1, 1], [1, 2, 3], tiers=((0,), (1,), (2,)))
     policy = Clairvoyant(table.setup(), future([0, 0, 0], [10, 90, 9]))
     assert {(1, 0), (0, 1), (2, 2)} == set(hint.moves(table.step(policy)))
+
+
+def test_pinned_pages_are_not_tried(bench, hint):
+    """The hottest page cannot move: the next one takes the slot."""
+    table = bench([0, 1, 1], [1, 3])
+    counts = np.array([[0, 0, 0], [0, 900, 500]], np.uint16)
+    known = KnownFuture(counts, pinned=np.array([False, True, False]))
+    policy = Clairvoyant(table.setup(), known)
+    assert {(2, 0), (0, 1)} == set(hint.moves(table.step(policy)))

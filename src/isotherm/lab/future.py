@@ -23,7 +23,12 @@ Floats = NDArray[np.float64]
 
 
 def future_for(
-    policy: str, future: Future | None, workload: Workload, pace: Pace, load: Load
+    policy: str,
+    future: Future | None,
+    workload: Workload,
+    pace: Pace,
+    load: Load,
+    pinned: NDArray[np.bool_] | None = None,
 ) -> Future | None:
     """Return the future that a policy is to have on a machine; None of most.
 
@@ -36,6 +41,7 @@ def future_for(
         workload: The workload.
         pace: How its accesses become time.
         load: Of the machine.
+        pinned: Pages that cannot move, bool[pages]; None: there are none.
     """
     if policy == "all-fast":
         if (load.tier_rank == 0).sum() < 2:
@@ -44,7 +50,11 @@ def future_for(
         return None
     if future is None or not serves(future, load):
         future = workload_future(workload, pace, load)
-    if policy == "static-oracle" and isinstance(future, KnownFuture):
+    if not isinstance(future, KnownFuture):
+        return future
+    if pinned is not None:
+        future = replace(future, pinned=pinned)
+    if policy == "static-oracle":
         return with_load(future, workload, pace, load)
     return future
 

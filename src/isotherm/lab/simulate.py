@@ -297,7 +297,9 @@ class _Run:
             spaces=stream_spaces(workload),
             tenancy=None if self.tenants is None else self.tenants.tenancy,
         )
-        future = future_for(spec.policy, future, workload, self.pace, machine.load)
+        future = future_for(
+            spec.policy, future, workload, self.pace, machine.load, machine.pinned()
+        )
         self.policy, self.hints = self._make_policy(setup, future)
         machine.place(self.policy.start(self._placement()))
         self.huge = HugeRun.begin(spec.huge_pages, machine)

@@ -46,12 +46,14 @@ class KnownFuture:
         cost_ns: Unloaded stall of all accesses of a page were it on a node,
             float64[pages, nodes]; None where every access saves alike.
         run: What a fixed placement would cost; None where no node queues.
+        pinned: Pages that cannot move, bool[pages]; None: there are none.
     """
 
     counts: Counts
     unit: float | None = None
     cost_ns: NDArray[np.float64] | None = None
     run: RunCost | None = None
+    pinned: NDArray[np.bool_] | None = None
 
 
 def count_epoch_twin(page: NDArray[np.uint32], out: Counts, limit: int) -> None:
@@ -245,34 +247,53 @@ class StaticOracle:
         self._total = future.counts.sum(0, dtype=np.int64)
         self._cost_ns = node_costs(future)
         self._run: RunCost | None = getattr(future, "run", None)
+        self._pinned = pinned_pages(future)
 
     def start(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the pages by falling saving, tiers filled fastest first.
 
         Pages that no tier has room for stay in the slowest; ties go by page. Where
         nodes queue, the best sharing that is found from there or from the machine's
-        own placement, which is a fixed one as well.
+        own placement, which is a fixed one as well. Pinned pages stay.
         """
-        placed = self._unloaded(node)
+        loose = np.ones(len(node), np.bool_)
+        room = self._capacity.astype(np.int64).copy()
+        if self._pinned is not None:  # these are where they are
+            loose = ~self._pinned
+            stuck = node[self._pinned & (node != NOT_PRESENT)]
+            room -= np.bincount(stuck, minlength=len(room))[: len(room)]
+        placed = self._unloaded(node, np.flatnonzero(loose), room.copy())
         if self._run is None:
             return placed
         starts = [placed] if (node == NOT_PRESENT).any() else [placed, node]
         return best_split(
             starts,
             self._total.astype(np.float64),
-            self._capacity,
+            room,
             self._run,
             self._cost_ns,
+            loose,
         )
 
-    def _unloaded(self, node: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the best placement where nothing queues."""
-        room = self._capacity.astype(np.int64).copy()
-        placed = np.full_like(node, self._paths.tiers[-1][-1])
+    def _unloaded(
+        self,
+        node: NDArray[np.uint8],
+        loose: NDArray[np.int64],
+        room: NDArray[np.int64],
+    ) -> NDArray[np.uint8]:
+        """Return the best placement where nothing queues.
+
+        Args:
+            node: Where pages are.
+            loose: Those that can be placed.
+            room: Pages that each node holds of them; used up.
+        """
+        placed = node.copy()
+        placed[loose] = self._paths.tiers[-1][-1]
         if self._cost_ns is not None:
-            self._place_nearest(placed, room, self._cost_ns)
+            self._place_nearest(placed, loose, room, self._cost_ns)
             return placed
-        order = np.argsort(-self._total, kind="stable")
+        order = loose[np.argsort(-self._total[loose], kind="stable")]
         to = self._paths.below(-1, len(order), room)
         placed[order[: len(to)]] = to
         return placed
@@ -280,13 +301,14 @@ class StaticOracle:
     def _place_nearest(
         self,
         placed: NDArray[np.uint8],
+        loose: NDArray[np.int64],
         room: NDArray[np.int64],
         cost_ns: NDArray[np.float64],
     ) -> None:
         """Fill tiers fastest first, each page on its nearest node that has room."""
         tiers = self._paths.tiers
         saved = cost_ns[:, tiers[-1]].min(1) - cost_ns[:, tiers[0]].min(1)
-        left = np.argsort(-saved, kind="stable")
+        left = loose[np.argsort(-saved[loose], kind="stable")]
         for nodes in tiers:
             taken = int(np.maximum(room[nodes], 0).sum())
             if nodes is not tiers[-1]:  # what would lose here stays below
@@ -313,6 +335,12 @@ class StaticOracle:
     def decide(self, epoch: Epoch) -> Plan:
         """Return an empty plan."""
         return Plan()
+
+
+def pinned_pages(future: Future | None) -> NDArray[np.bool_] | None:
+    """Return the pages that cannot move, if a future says so of any."""
+    pinned: NDArray[np.bool_] | None = getattr(future, "pinned", None)
+    return pinned
 
 
 def node_costs(future: Future | None) -> NDArray[np.float64] | None:

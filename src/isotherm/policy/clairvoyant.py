@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from isotherm.hints.batch import Mechanism
 from isotherm.machine.protocol import SpacesChanged
-from isotherm.policy.bounds import Counts, Future, check_future
+from isotherm.policy.bounds import Counts, Future, check_future, pinned_pages
 from isotherm.policy.ladder import EXCHANGE
 from isotherm.policy.options import read_options
 from isotherm.policy.paths import NO_TIER, TierPaths, moves_to
@@ -222,6 +222,7 @@ class Clairvoyant:
         check_future(self.name, setup, future)
         self._parallelism = max(options["parallelism"], 1.0)
         self._unit: float | None = getattr(future, "unit", None)
+        self._pinned = pinned_pages(future)
         self._paths = TierPaths(setup.topology)
         self._counts = _within_range(future.counts)
         self._trader = Trader(setup.pages)
@@ -242,6 +243,8 @@ class Clairvoyant:
         """Return the trades that pay within the window, best first."""
         prices = self._prices(epoch)
         rank = self._paths.rank[epoch.node]
+        if self._pinned is not None:
+            rank[self._pinned] = NO_TIER
         free = np.array(
             [epoch.usage.free_pages[nodes].sum() for nodes in self._paths.tiers]
         )

@@ -50,6 +50,7 @@ def best_split(
     room: Ints,
     cost: RunCost,
     nearest: Floats | None,
+    loose: NDArray[np.bool_] | None = None,
 ) -> Nodes:
     """Return the best fixed placement that is found from given ones.
 
@@ -60,8 +61,11 @@ def best_split(
         cost: Of a placement.
         nearest: Unloaded stall of every page on every node, float64[pages, nodes];
             None: accesses of all pages are alike.
+        loose: Pages that can be placed, for which the room is; None: all.
     """
     order = np.argsort(-heat, kind="stable")
+    if loose is not None:
+        order = order[loose[order]]
     best = starts[0]
     least = (1.0 - LEAST_GAIN) * cost.stall_ns(cost.accesses(best))
     for start in starts:
@@ -81,7 +85,7 @@ def _descend(
         if nearest is None:
             target = _fill(order, marginal, room, now)
         else:
-            target = _assign(nearest * (marginal / cost.idle_ns), room, now)
+            target = _assign(nearest * (marginal / cost.idle_ns), order, room, now)
         found: tuple[float, Nodes] | None = None
         for length in LENGTHS:
             tried = _towards(now, target, length, order, len(room))
@@ -119,11 +123,12 @@ def _fill(order: Ints, marginal: Floats, room: Ints, now: Nodes) -> Nodes:
     return target
 
 
-def _assign(cost_ns: Floats, room: Ints, now: Nodes) -> Nodes:
+def _assign(cost_ns: Floats, order: Ints, room: Ints, now: Nodes) -> Nodes:
     """Return pages with most at stake on their cheapest node that has room."""
     target, left = now.copy(), room.astype(np.int64).copy()
     ranked = cost_ns.argsort(1, kind="stable")
-    stake = np.argsort(cost_ns.min(1) - cost_ns.max(1), kind="stable")
+    spread = np.ptp(cost_ns[order], axis=1)
+    stake = order[np.argsort(-spread, kind="stable")]
     for turn in range(cost_ns.shape[1]):
         refused = np.zeros(len(stake), np.bool_)
         wish = ranked[stake, turn]
@@ -162,6 +167,6 @@ def _within(placed: Nodes, order: Ints, room: Ints) -> Nodes:
         here = order[out[order] == node]
         over = here[max(0, int(room[node])) :]
         if len(over):
-            free = room - np.bincount(out, minlength=len(room))
+            free = room - np.bincount(out[order], minlength=len(room))
             out[over] = int(np.argmax(free))
     return out

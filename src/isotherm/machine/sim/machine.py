@@ -294,6 +294,13 @@ class SimMachine:
 
     # ---- the simulator's side
 
+    def pinned(self) -> NDArray[np.bool_] | None:
+        """Return the pages that never move, bool[pages]; None: there are none."""
+        if not self._faults.pinned:
+            return None
+        held: NDArray[np.bool_] = (self.flags[: self.pages] & play.UNMOVABLE) > 0
+        return held
+
     def fill_on_demand(self) -> DemandFillLru:
         """Run the fastest tier as an LRU cache of the slowest one, from now on.
 
