@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from gpu_data import Rig
-from isotherm.core.errors import IsothermError
 
 #: Ours where epochs end between batches, and where the engine's thread ends them.
 OURS = ("ours", "ours, thread")
@@ -142,12 +142,17 @@ class Report:
         if not self.may(name, expected_s):
             return
         began = time.monotonic()
+        self.attempt(name, run)
+        print(f"-- {name}: {time.monotonic() - began:.1f} s")
+
+    def attempt(self, what: str, run: Callable[[], None]) -> None:
+        """Run something; an error of it is noted, and costs no other row."""
         try:
             run()
-        except (ImportError, RuntimeError, MemoryError, IsothermError) as error:
-            # One contender that a machine cannot run must not cost the other rows.
-            self.skip(f"{name}: {type(error).__name__}: {error}")
-        print(f"-- {name}: {time.monotonic() - began:.1f} s")
+        except Exception as error:  # noqa: BLE001  # a device is lent for minutes
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            self.skip(f"{what}: {type(error).__name__} at {place}: {error}")
 
 
 def _plain(value: Any) -> Any:

@@ -128,9 +128,22 @@ class Benchmark:
         for make in makers:
             if not self.report.may(f"mechanism of rows of {row_bytes} B"):
                 return
-            contender = make()
-            self._measure(contender, geometry, batches, skew)
-            contender.close()
+            self.report.attempt(
+                f"mechanism of rows of {row_bytes} B",
+                partial(self._measure_one, make, geometry, batches, skew),
+            )
+
+    def _measure_one(
+        self,
+        make: Callable[[], Contender],
+        geometry: Geometry,
+        batches: list[Any],
+        skew: float,
+    ) -> None:
+        """Make a contender, measure it, close it."""
+        contender = make()
+        self._measure(contender, geometry, batches, skew)
+        contender.close()
 
     def _measure(
         self, contender: Contender, geometry: Geometry, batches: list[Any], skew: float
@@ -237,6 +250,7 @@ class Benchmark:
             makers,
             self.report.add,
             self.report.may,
+            self.report.attempt,
         )
 
     def beside_section(self) -> None:

@@ -152,6 +152,7 @@ def run_policy(
     contenders: list[Callable[[], Contender]],
     add: Callable[..., None],
     may: Callable[[str], bool],
+    attempt: Callable[[str, Callable[[], None]], None],
 ) -> None:
     """Run contenders over the same batches, the oracles of both halves first."""
     scale = rig.scale
@@ -188,9 +189,9 @@ def run_policy(
     _tell(add, where, oracle, second, best_rate, batch_bytes, first.wrong_words)
     oracle.close()
 
-    for make in contenders:
-        if not may(f"{where['workload']} {skew} {make.__name__}"):
-            continue
+    ideal_s = ceilings.ideal(geometry.row_bytes, footprint, best_rate)[0]
+
+    def run(make: Callable[[], Contender]) -> None:
         contender = make()
         now = stream()
         warm = read_all(rig, table, geometry, contender, now.before(scale.warm))
@@ -198,12 +199,11 @@ def run_policy(
         seen = read_all(rig, table, geometry, contender, iter(batches))
         later = contender.counted()
         rate = later[0] / max(1, sum(later))
-        ideal = ceilings.ideal(geometry.row_bytes, footprint, best_rate)[0]
         mine = ceilings.ideal(geometry.row_bytes, footprint, rate)[0]
         more: dict[str, Any] = {
             "warm_hit_rate": hits / max(1, hits + misses),
             "of_oracle": best_s / float(np.median(seen.device_s)),
-            "f_policy": ideal / mine,
+            "f_policy": ideal_s / mine,
         }
         if change in ("full", "quarter"):
             more["batches_to_90"] = seen.back_after(best_s / 0.90)
@@ -214,6 +214,11 @@ def run_policy(
             more["lost_gb"] = lost * batch_bytes / best_s / 1e9
         _tell(add, where, contender, seen, rate, batch_bytes, warm.wrong_words, **more)
         contender.close()
+
+    for make in contenders:
+        what = f"{where['workload']} {skew} {make.__name__}"
+        if may(what):
+            attempt(what, partial(run, make))
 
 
 def _tell(
