@@ -65,7 +65,7 @@ class Scale:
     blocks: int = 131072
     sequences: int = 64
     matmul: int = 8192
-    torn_s: float = 20.0
+    torn_s: float = 15.0
 
 
 TINY = Scale(

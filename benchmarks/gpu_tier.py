@@ -321,10 +321,7 @@ class Benchmark:
             command = [sys.executable, str(Path(__file__).parent / "gpu_torn.py")]
             backend = self.rig.name if self.rig.cuda else "numpy"
             command += ["--rules", rules, "--backend", backend]
-            command += [
-                "--seconds",
-                str(self.scale.torn_s / (1 if rules == "safe" else 2)),
-            ]
+            command += ["--seconds", str(self.scale.torn_s)]
             command += ["--deposits"] * deposits
             done = subprocess.run(
                 command,
