@@ -32,6 +32,7 @@ def rig() -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a minute where nobody else is
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_whole_benchmark_runs(backend: str, tmp_path: Path) -> None:
     """``--tiny`` ends with 0, says that no GPU was used, and no word is wrong."""
