@@ -171,7 +171,8 @@ class HugeMarket:
         """Weigh every range with the price of now."""
         n, tiers = len(found.huge), self._tiers
         own = cell[: n * PAGES_PER_HUGE_PAGE].reshape(n, PAGES_PER_HUGE_PAGE)
-        own = own[found.huge]
+        # Ranges are split many at a time: those on their way to it count as small.
+        own = own[found.huge & ~self._sizes.leaning(n)]
         total = population.sum(1).astype(np.float64)
         small = np.maximum(0.0, total - np.bincount(own.ravel(), minlength=CELLS))
         huge_rate = rate[own].sum(1)
@@ -180,9 +181,6 @@ class HugeMarket:
             np.concatenate([small, np.ones(len(huge_rate))]),
             found.entries,
         )
-        # Ranges are split many at a time: how a small page fares is asked of a TLB
-        # that small pages have to themselves.
-        apart_s = characteristic_s(rate, total, found.entries)
         slot_ns = np.zeros(tiers)
         slot_ns[:-1] = np.cumsum(np.array(self.price_ns)[::-1])[::-1]
         value = -rate[:, None] * (tier_ns * self._epoch_s) - slot_ns
@@ -195,7 +193,7 @@ class HugeMarket:
             epoch.node,
             self._tier,
             rate,
-            misses_per_s(rate, apart_s),
+            misses_per_s(rate, stays_s),
             value,
             self._goes(page_ns),
             column,

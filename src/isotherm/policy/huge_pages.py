@@ -118,6 +118,11 @@ class PageSizes:
                 column[rows] = 0
             self._wanted_ns[rows] = -1
 
+    def leaning(self, ranges: int) -> NDArray[np.bool_]:
+        """Return which ranges are on their way to a change, bool[ranges]."""
+        leaning: NDArray[np.bool_] = self._flow_ns[:ranges] > 0
+        return leaning
+
     def observe(self, found: HugePages, made: SizeChanges, now_ns: int) -> None:
         """See which ranges are huge now; note what somebody else changed back.
 
