@@ -36,7 +36,7 @@ from isotherm.lab.recorded_hints import Recording
 from isotherm.lab.tenants import TenantRun, open_tenants
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.protocol import SpacesChanged
-from isotherm.machine.sim.machine import Bill, EpochCosts, Faults, SimMachine
+from isotherm.machine.sim.machine import Bill, EpochCosts, Faults
 from isotherm.machine.sim.spec import MachineSpec, load_machine
 from isotherm.migration.cost import CostPrior
 from isotherm.migration.engine import MigrationEngine
@@ -214,11 +214,11 @@ def _alone(run: "_Run") -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     if run.tenants is None:
         return found
-    for place in range(len(run.tenants.tenancy.tenants)):
-        part, slots = run.tenants.part(place, run.pace), run.tenants.slots(place)
+    for nr in range(len(run.tenants.tenancy.tenants)):
+        part, slots = run.tenants.part(nr, run.pace), run.tenants.slots(nr)
         if slots:
             spec = replace(run.spec, tenants=None, fast_ratio=slots / part.pages)
-            found[place] = simulate(spec, workload=part)
+            found[nr] = simulate(spec, workload=part)
     return found
 
 
