@@ -1,6 +1,6 @@
 """How well the policy of a tiered tensor chooses, without a GPU.
 
-    python benchmarks/gpu_policy.py [--scale full|small] [--json FILE]
+    python benchmarks/gpu_policy.py [--scale full|small] [--neighbours 1] [--json FILE]
 
 Plays bounded Zipf batches on a tensor of the numpy backend, with the protocol, the
 tracker, the policy and the migration engine that a device gets, one epoch a batch, and
@@ -150,7 +150,7 @@ def judge(
     )
 
 
-def play_isotherm(case: Case, hit_shift: int = 0) -> Result:
+def play_isotherm(case: Case, hit_shift: int = 0, neighbours: float = 0.0) -> Result:
     """Play a case on a tensor."""
     geometry = Geometry(case.rows, 1, "uint8", 1, case.slots)
     host = np.zeros((case.rows, geometry.page_bytes), np.uint8)
@@ -165,7 +165,8 @@ def play_isotherm(case: Case, hit_shift: int = 0) -> Result:
         ASSUMED_HOST_BYTES_S / ROW_BYTES,
         page_bytes=1,
     )
-    tiering = Tiering(mover, machine, seed=case.seed)
+    options = {"neighbours": neighbours}
+    tiering = Tiering(mover, machine, options=options, seed=case.seed)
     out = device.empty((case.batch, 1))
     rates: list[float] = []
     hits = 0
@@ -272,6 +273,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=("full", "small"), default="full")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--neighbours", type=float, default=0.0, help="1: regions count, as for memory"
+    )
     given = parser.parse_args()
     results: list[dict[str, Any]] = []
     print(
@@ -280,8 +284,8 @@ def main() -> None:
     )
     for case in cases(given.scale):
         for result in (
-            play_isotherm(case),
-            play_isotherm(case, hit_shift=4),
+            play_isotherm(case, 0, given.neighbours),
+            play_isotherm(case, 4, given.neighbours),
             play_cache(case, by_count=False),
             play_cache(case, by_count=True),
         ):

@@ -8,7 +8,7 @@ import pytest
 from isotherm.gpu import numpy_backend
 from isotherm.gpu.backend import Geometry
 from isotherm.gpu.machine import EPOCH_NS, TensorMachine, measure
-from isotherm.gpu.mover import Mover
+from isotherm.gpu.mover import MOST_LAUNCHES, Mover
 from isotherm.gpu.protocol import HBM, HOST, SlotProtocol
 from isotherm.gpu.source import KernelCounters
 from isotherm.gpu.tiering import Tiering
@@ -180,3 +180,12 @@ def test_bandwidths_are_measured() -> None:
     assert (device.peek("loc") == -1).all()
     drained = device.drain().result()
     assert 0 == drained.hits + drained.misses
+
+
+def test_launches_that_nobody_looks_after_are_forgotten() -> None:
+    """Without any step, ended launches do not pile up."""
+    mover, _ = make()
+    out = mover.backend.empty((1, 32))
+    for _ in range(3 * MOST_LAUNCHES):
+        mover.launch(lambda launch: mover.backend.gather(np.array([3]), out, launch))
+    assert len(mover.protocol.readers.running) <= MOST_LAUNCHES

@@ -1,7 +1,7 @@
 """A tensor as a machine: two nodes, HBM and host, and the GPU that reads them.
 
 The loop, the tracker, the policy and the migration engine are those of ordinary
-memory. What differs is said in ADR 22:
+memory. What differs is said in ADR 27:
 
 * The clock counts work, not seconds: an epoch is so many rows read, and lasts
   ``EPOCH_NS`` by definition. A job that pauses forgets nothing.

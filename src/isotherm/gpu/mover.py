@@ -20,6 +20,9 @@ from isotherm.gpu.protocol import Instruction, Op, SlotProtocol
 #: Multiplier of a Weyl sequence for salts: 2**32 over the golden ratio, odd.
 WEYL = 0x9E3779B1
 
+#: Launches whose end nobody has looked for: beyond these a launch looks itself.
+MOST_LAUNCHES = 256
+
 
 class Mover:
     """Runs a protocol on a backend.
@@ -79,6 +82,13 @@ class Mover:
             raise
         with self._epochs:
             self._launches.append((epoch, pending))
+            crowded = len(self._launches) > MOST_LAUNCHES
+        # Nobody has turned the loop for long; whoever decides now will.
+        if crowded and self.lock.acquire(blocking=False):
+            try:
+                self.pump()
+            finally:
+                self.lock.release()
         return pending
 
     # -- the protocol's wishes -----------------------------------------------

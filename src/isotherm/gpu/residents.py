@@ -60,7 +60,9 @@ def write_back(mover: Mover) -> int:
     for _ in range(MOST_ROUNDS):
         mover.settle()  # a slot that is on its way is not flushed
         with mover.lock:
-            dirty = mover.backend.dirty_slots().result()
+            pending = mover.backend.dirty_slots()
+        dirty = pending.result()
+        with mover.lock:
             mover.protocol.flush(dirty)
         mover.settle()
         count += len(dirty)
