@@ -57,6 +57,11 @@ def test_without_device_memory_everything_stays_on_the_host() -> None:
     np.testing.assert_array_equal(TABLE[row] + 1, tensor.gather(row))
     assert 0 == tensor.prefetch(row, wait=True)
     assert 0 == tensor.flush()
+    tensor.gather([1000])
+    with pytest.raises(IndexError, match="one of them 1000"):
+        tensor.step()
+    assert 101 == tensor.stats().misses
+    assert 101 * 128 == tensor.stats().bytes_link
     tensor.close()
 
 

@@ -2,7 +2,9 @@
 
 import threading
 
+from isotherm.core.clock import VirtualClock
 from isotherm.gpu.mover import Mover
+from isotherm.gpu.source import KernelCounters
 from isotherm.gpu.tiering import Tiering
 
 #: The thread looks for answers so often while something is under way, seconds.
@@ -25,19 +27,33 @@ class Engine:
     def __init__(self, mover: Mover, tiering: Tiering | None, epoch_rows: int) -> None:
         self.mover = mover
         self.tiering = tiering
+        #: What launches counted; of a tensor without slots nobody decides on it.
+        self.counters = (
+            KernelCounters(mover, VirtualClock())
+            if tiering is None
+            else tiering.counters
+        )
         self.error: BaseException | None = None
         self._epoch_rows = epoch_rows
         self._rows = 0
+        self._reads = self._bytes = 0
         self._turning = threading.RLock()  # one step at a time
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._wake = threading.Event()
 
-    def launched(self, rows: int) -> None:
-        """Take note of rows that were launched."""
-        self._rows += rows
+    def launched(self, count: int, bytes_each: int) -> None:
+        """Take note of rows or blocks that were launched."""
+        self._rows += count
+        self._reads += count
+        self._bytes += count * bytes_each
         if self._thread is not None:
             self._wake.set()
+
+    @property
+    def bytes_each(self) -> float:
+        """Bytes of a read, the mean of all so far."""
+        return self._bytes / self._reads if self._reads else 0.0
 
     @property
     def is_due(self) -> bool:
@@ -54,7 +70,9 @@ class Engine:
         with self._turning:
             self._rows = 0
             self.mover.pump()
-            if self.tiering is not None:
+            if self.tiering is None:
+                self.counters.fetch()
+            else:
                 self.tiering.step()
             self.mover.pump()
 

@@ -5,14 +5,11 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from isotherm.core.errors import IsothermError, UnsupportedError, UsageError
+from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.gpu.backend import DeviceFailedError
 from isotherm.gpu.engine import Engine
+from isotherm.gpu.indices import RowIndexError
 from isotherm.gpu.mover import Mover
-
-
-class RowIndexError(IsothermError, IndexError):
-    """An index is outside the tensor."""
 
 
 class Life:
@@ -81,10 +78,7 @@ class Life:
         Raises:
             RowIndexError: An index was outside.
         """
-        tiering = self._engine.tiering
-        if tiering is None:
-            return
-        bad = tiering.counters.take_bad()
+        bad = self._engine.counters.take_bad()
         if bad is not None:
             count, index = bad
             rows = self._mover.backend.geometry.rows

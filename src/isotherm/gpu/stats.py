@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from isotherm.gpu.engine import Engine
 from isotherm.gpu.mover import Mover
-from isotherm.gpu.tiering import Tiering
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class TierStats:
         saved: Dirty pages copied back.
         aborted: Copies given up because the page was written, or left meanwhile.
         refused: Promotions refused: no room, held, or coming and going too often.
-        bytes_link: Bytes over the link for misses, copies and write-back.
+        bytes_link: Bytes over the link for misses, copies and write-back; where rows
+            and blocks are read, a miss counts as the mean of both.
         resident: Pages in device memory now, or promised to be.
         slots: Slots there are.
         grace_slots: Slots that wait for readers.
@@ -51,13 +52,11 @@ class TierStats:
         return asdict(self)
 
 
-def read_stats(mover: Mover, tiering: Tiering | None) -> TierStats:
+def read_stats(mover: Mover, engine: Engine) -> TierStats:
     """Return the figures of a tensor."""
     g, protocol = mover.backend.geometry, mover.protocol
     totals = protocol.totals
-    hits = misses = 0
-    if tiering is not None:
-        hits, misses = tiering.counters.hits, tiering.counters.misses
+    hits, misses = engine.counters.hits, engine.counters.misses
     moved = totals.copied + totals.saved
     return TierStats(
         hits=hits,
@@ -69,11 +68,11 @@ def read_stats(mover: Mover, tiering: Tiering | None) -> TierStats:
         saved=totals.saved,
         aborted=totals.aborted,
         refused=totals.refused,
-        bytes_link=misses * g.row_bytes + moved * g.page_bytes,
+        bytes_link=round(misses * engine.bytes_each) + moved * g.page_bytes,
         resident=protocol.placed,
         slots=g.slots,
         grace_slots=protocol.grace_slots,
         hbm_bytes=g.slots * g.page_bytes,
         hbm_meta_bytes=g.pages * (12 if protocol.writable else 8) + g.slots * 13,
-        epochs=0 if tiering is None else tiering.epochs,
+        epochs=0 if engine.tiering is None else engine.tiering.epochs,
     )

@@ -23,13 +23,16 @@ from isotherm.gpu.backend import (
 )
 from isotherm.gpu.building import EngineOptions, build
 from isotherm.gpu.engine import Engine
-from isotherm.gpu.life import Life, RowIndexError
+from isotherm.gpu.indices import RowIndexError, check_index, pages_of
+from isotherm.gpu.life import Life
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.opening import MIN_SLOTS
 from isotherm.gpu.protocol import SAFE, Rules
 from isotherm.gpu.residents import bring, give_back, send_away, write_back
 from isotherm.gpu.stats import TierStats, read_stats
 from isotherm.gpu.tiering import Tiering
+
+__all__ = ["RowIndexError", "TierStats", "TieredTensor"]
 
 
 class TieredTensor:
@@ -214,7 +217,9 @@ class TieredTensor:
         if out is None:
             out = self._backend.empty((len(index), self.geometry.row_dim))
         self._launch(
-            lambda launch: self._backend.gather(index, out, launch), len(index)
+            lambda launch: self._backend.gather(index, out, launch),
+            len(index),
+            bytes_each=self.geometry.row_bytes,
         )
         return out
 
@@ -250,6 +255,7 @@ class TieredTensor:
                 index, offsets, out, launch, mean=mean, weights=weights
             ),
             len(index),
+            bytes_each=self.geometry.row_bytes,
         )
         return out
 
@@ -268,7 +274,9 @@ class TieredTensor:
         if out is None:
             out = self._backend.empty((len(table), g.rows_per_page, g.row_dim))
         self._launch(
-            lambda launch: self._backend.read_blocks(table, out, launch), len(table)
+            lambda launch: self._backend.read_blocks(table, out, launch),
+            len(table),
+            bytes_each=g.rows_per_page * g.row_bytes,
         )
         return out
 
@@ -301,13 +309,7 @@ class TieredTensor:
     def _index(self, index: Any, end: int) -> DeviceArray:
         """Return an index on the device; looked at, where that was asked for."""
         if self._check == "sync":
-            looked = _numpy(index)
-            bad = np.flatnonzero((looked < 0) | (looked >= end))
-            if len(bad):
-                raise RowIndexError(
-                    f"index: expected 0 to {end - 1}, got {int(looked[bad[0]])}"
-                    f" at {int(bad[0])}, {len(bad)} in all"
-                )
+            check_index(index, end)
         return self._backend.array(
             np.asarray(index, np.int64) if isinstance(index, list) else index
         )
@@ -315,8 +317,9 @@ class TieredTensor:
     def _launch(
         self,
         call: Callable[[Launch], Pending[None]],
-        rows: int,
+        count: int,
         *,
+        bytes_each: int = 0,
         writes: bool = False,
     ) -> None:
         self._life.check()
@@ -324,7 +327,8 @@ class TieredTensor:
             self._engine.start()
         with self._life.failing():
             self._mover.launch(call, writes=writes)
-            self._engine.launched(0 if writes else rows)
+            if not writes:
+                self._engine.launched(count, bytes_each)
             if self._turn == "inline":
                 self._mover.pump()
                 if self._engine.is_due:
@@ -374,7 +378,7 @@ class TieredTensor:
             Pages that are there, or will be.
         """
         self._life.check()
-        page = self._pages_of(index)
+        page = pages_of(index, self.geometry)
         with self._life.failing():
             count = bring(self._mover, self._engine.tiering, page)
             self._mover.pump()
@@ -392,7 +396,7 @@ class TieredTensor:
             UsageError: There are not so many slots.
         """
         self._life.check()
-        page = self._pages_of(index)
+        page = pages_of(index, self.geometry)
         if not on:
             with self._mover.lock:
                 self._mover.protocol.pin(page, on=False)
@@ -407,17 +411,6 @@ class TieredTensor:
                 self._mover.protocol.pin(page)
             self._mover.settle()
         return len(page)
-
-    def _pages_of(self, index: Any) -> NDArray[np.uint32]:
-        """Return the pages of rows on the host, none twice, ascending.
-
-        Raises:
-            RowIndexError: An index is outside.
-        """
-        row = _numpy(index).astype(np.int64).ravel()
-        if ((row < 0) | (row >= len(self))).any():
-            raise RowIndexError(f"index: expected 0 to {len(self) - 1}")
-        return np.unique(row // self.geometry.rows_per_page).astype(np.uint32)
 
     def flush(self) -> int:
         """Copy dirty pages back to the host arena; they stay where they are.
@@ -478,7 +471,7 @@ class TieredTensor:
 
     def stats(self) -> TierStats:
         """Return what was counted up to the last epoch, and how it stands."""
-        return read_stats(self._mover, self._engine.tiering)
+        return read_stats(self._mover, self._engine)
 
     def dirty_pages(self) -> NDArray[np.uint32]:
         """Return pages whose newest bytes may be in device memory only, ascending.
@@ -505,11 +498,3 @@ class TieredTensor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _numpy(index: Any) -> NDArray[Any]:
-    """Return indices on the host."""
-    if isinstance(index, (np.ndarray, list)):
-        return np.asarray(index)
-    found: NDArray[Any] = index.detach().cpu().numpy()
-    return found
