@@ -403,7 +403,7 @@ def test_what_an_entry_costs_is_learnt():
         batch = HintBatch(source, 0, EPOCH_NS, seen, background_ns=128 * entry_ns)
         for _ in range(times):
             found = policy._learn_bits(batch, seen)
-        return policy._entry_ns, found is None
+        return policy._entry.ns, found is None
 
     policy._counted[:] = 0
     assert (20.0, False) == walk(20.0)

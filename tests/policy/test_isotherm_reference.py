@@ -9,6 +9,7 @@ from isotherm.hotness import bursts, evidence, fronts, regions, single_pages, tr
 from isotherm.policy import (
     backpressure,
     balance,
+    births,
     cells,
     hope,
     isotherm,
@@ -21,7 +22,7 @@ from isotherm.policy import (
 
 ISOTHERM = (
     *(isotherm, cells, rates, sensing, switching, backpressure),
-    *(balance, hope, ladder, loads),
+    *(balance, births, hope, ladder, loads),
 )
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 

@@ -42,6 +42,7 @@ from isotherm.policy.plan import Birth, Epoch, Moves, Plan, Setup
 from isotherm.policy.rates import CellRates
 from isotherm.policy.sensing import (
     PAYBACK_GAIN,
+    EntryCost,
     PoisonPlanner,
     SamplePlanner,
     ScanPlanner,
@@ -56,9 +57,6 @@ MEAN_PAGES = 1 << 16  # a mean over the present pages is taken of about so many
 DRAWN = frozenset(LiveMechanism)  # looks at pages drawn at random, not at memory
 #: What gives numbers of accesses: rates are learnt from these where there are any.
 COUNTING = frozenset({Mechanism.SAMPLING, Mechanism.HINT_FAULT, Mechanism.CHMU})
-DEAR = 1.5  # times the known cost of an entry: once may be chance
-DEAR_WALKS = 8  # in a row are not
-ENTRY_NS = 30.0  # of a page-table read, until a source has said
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
@@ -115,8 +113,7 @@ class Isotherm:
         )
         self._sampling = SamplePlanner(setup.sampling_period)
         self._poison = PoisonPlanner(setup.pages, self._epoch_s)
-        self._entry_ns = ENTRY_NS
-        self._dear_walks = 0  # in a row
+        self._entry = EntryCost()
         self._rate: Floats = np.zeros(CELLS)
 
     def _take_tiers(self, topology: Topology) -> None:
@@ -232,7 +229,7 @@ class Isotherm:
             looks += self._scan.plan(
                 mean_rate,
                 float(tier_ns[0]),
-                self._entry_ns,
+                self._entry.ns,
                 self._hope.recoverable,
             )
         notes |= pressed | {
@@ -390,7 +387,7 @@ class Isotherm:
         interval_s = float(seen.interval_s[few].mean()) if len(page) else 0.0
         drawn = batch.source in DRAWN
         if not drawn:
-            self._learn_entry(batch.background_ns / max(1, entries))
+            self._entry.learn(batch.background_ns / max(1, entries))
         inside = page < self._setup.pages
         inside[inside] = self._counted[page[inside]] < self._tiers
         page, bit = page[inside], bit[inside]
@@ -398,16 +395,6 @@ class Isotherm:
             return None
         self._rates.add_bits(self._cell[page], bit, interval_s, self._counts_for(page))
         return None if drawn else (float(bit.mean()), interval_s)
-
-    def _learn_entry(self, entry_ns: float) -> None:
-        """Follow what an entry costs; a dear walk now and then is no price."""
-        if entry_ns >= DEAR * self._entry_ns:
-            self._dear_walks += 1
-            if self._dear_walks < DEAR_WALKS:  # the first walk of all bills for more
-                return
-        self._dear_walks = 0
-        if entry_ns > 0:
-            self._entry_ns = entry_ns
 
     def _assign(
         self, view: EvidenceView, epoch: Epoch, relative: float

@@ -4,6 +4,9 @@ import math
 
 from isotherm.hints.batch import BLOCK_PAGES, Look, Mechanism
 
+ENTRY_NS = 30.0  # of a page-table read, until a source has said
+DEAR = 1.5  # times the known cost of an entry: once may be chance
+DEAR_WALKS = 8  # in a row are not
 BUDGET = 0.04  # of the time that memory accesses take on the fast tier
 PAYBACK_GAIN = 0.05  # full budget once so much of the time is recoverable
 LEAST_BUDGET = 0.05  # of the budget, however little is recoverable
@@ -86,6 +89,28 @@ class SamplePlanner:
             return ()
         self._now = wanted
         return (Look(Mechanism.SAMPLING, 0, pages, period=wanted),)
+
+
+class EntryCost:
+    """What reading an entry costs; a dear walk now and then is no price.
+
+    Attributes:
+        ns: Of an entry.
+    """
+
+    def __init__(self) -> None:
+        self.ns = ENTRY_NS
+        self._dear_walks = 0  # in a row
+
+    def learn(self, entry_ns: float) -> None:
+        """Follow what the entries of a walk have cost."""
+        if entry_ns >= DEAR * self.ns:
+            self._dear_walks += 1
+            if self._dear_walks < DEAR_WALKS:  # the first walk of all bills for more
+                return
+        self._dear_walks = 0
+        if entry_ns > 0:
+            self.ns = entry_ns
 
 
 class ScanPlanner:
