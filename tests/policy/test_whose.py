@@ -1,6 +1,6 @@
 """Savings by initiator: sums over a region's accesses, signs, and what follows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -24,13 +24,13 @@ LOADED = np.array([[400.0, 900.0], [700.0, 110.0]])
 class View:
     """Rates, and who accesses."""
 
-    shares: InitiatorShares
+    initiators: InitiatorShares
     rates: np.ndarray = field(default_factory=lambda: np.full(4 * REGION, 10.0))
 
     @property
-    def initiator_counts(self) -> np.ndarray | None:
-        """Samples by region and initiator."""
-        return self.shares.samples
+    def fresh_blocks(self) -> tuple[int, int]:
+        """Blocks worked out anew: all."""
+        return 0, len(self.rates) // 8
 
     def rate(self, page: np.ndarray) -> np.ndarray:
         """Rates of pages."""
@@ -70,9 +70,10 @@ def epoch(
 
 def amended(whose: Whose, view: View, now: Epoch, epochs: int = 1, limit: int = 10**6):
     """Return the moves of the last of some epochs alike."""
-    for _ in range(epochs):
-        whose.see(view, now)
-        moves = whose.amend(Moves.none(), now, view, limit)
+    for index in range(epochs):
+        later = replace(now, index=index, now_ns=(index + 1) * EPOCH_NS)
+        whose.see(view, later)
+        moves = whose.amend(Moves.none(), later, view, limit)
     return moves
 
 
@@ -145,11 +146,12 @@ def test_pages_are_put_right_when_it_has_paid_long_enough() -> None:
     view = seen((0, GPU, 900), (1, CPU, 900))
     whose = Whose(topology())
     lengths = []
-    for _ in range(3):
-        whose.see(view, epoch())
-        lengths.append(len(whose.amend(Moves.none(), epoch(), view, 10**6)))
+    for index in range(3):
+        later = replace(epoch(), now_ns=(index + 1) * EPOCH_NS)
+        whose.see(view, later)
+        moves = whose.amend(Moves.none(), later, view, 10**6)
+        lengths.append(len(moves))
     assert [0, REGION, REGION] == lengths
-    moves = amended(whose, view, epoch())
     assert {1} == set(moves.node.tolist())
     assert {int(Reason.PAYS)} == set(moves.reason.tolist())
     assert np.isnan(moves.gain_ns).all()  # nobody follows that promise
@@ -161,7 +163,7 @@ def test_room_and_limit_are_kept() -> None:
     view.rates[REGION + 5] = 99.0
     whose = Whose(topology())
     assert 7 == len(amended(whose, view, epoch(room=7), epochs=9))
-    few = amended(whose, view, epoch(), limit=3)
+    few = amended(Whose(topology()), view, epoch(), epochs=9, limit=3)
     assert 3 == len(few)
     assert REGION + 5 == few.page[0]
     below = np.ones(4 * REGION, np.uint8)
@@ -184,7 +186,8 @@ def test_a_page_is_in_one_move() -> None:
     whose = Whose(topology())
     amended(whose, view, epoch(), epochs=9)
     wished = Moves.to(np.array([REGION + 3, 7]), 1, Reason.MAKES_ROOM, 0.0)
-    page = whose.amend(wished, epoch(), view, 10**6).page.tolist()
+    later = replace(epoch(), now_ns=10 * EPOCH_NS)
+    page = whose.amend(wished, later, view, 10**6).page.tolist()
     assert len(page) == len(set(page)) == REGION + 1
 
 

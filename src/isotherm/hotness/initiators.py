@@ -53,6 +53,20 @@ class InitiatorShares:
         now: NDArray[np.float32] = self._counts / np.float32(self._weight)
         return now
 
+    @property
+    def alone(self) -> int | None:
+        """The one initiator that all samples named; None: several, or nobody known."""
+        return None if self._only == UNKNOWN_INITIATOR else self._only
+
+    def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.float32] | None:
+        """Return ``samples`` of some regions, a copy; None where there is no table."""
+        if self._counts is None:
+            return None
+        part: NDArray[np.float32] = self._counts[start:stop:step] / np.float32(
+            self._weight
+        )
+        return part
+
     def clear(self) -> None:
         """Forget it all: threads have moved, and say anew who accesses what."""
         self._weight, self._only, self._counts, self.age_s = 1.0, None, None, 0.0

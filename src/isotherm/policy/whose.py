@@ -10,13 +10,13 @@ t_i the loaded latency of a tier to i, p_i the misses i has in flight, b the
 boundary between a tier and the one below. Where the sum is negative the page
 belongs below the line whatever room there is above.
 
-Who accesses is told by samples, by region of 64 pages. Where a threads' scheduler
-puts them is not asked: evidence alone decides. Accesses that nobody names are
+Who accesses is told by samples, by region of 64 pages. Where a scheduler puts
+threads is not asked: evidence alone decides. Accesses that nobody names are
 taken to be those of initiators of the first one's kind (`unnamed`).
 """
 
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,21 @@ from isotherm.core.columns import grown
 from isotherm.core.units import NS_PER_S
 from isotherm.hotness.initiators import MAX_INITIATORS, REGION_PAGES
 from isotherm.hotness.protocol import EvidenceView, HotnessView
-from isotherm.hotness.stall import StallView, shift_of
+from isotherm.hotness.stall import MOST_SHIFT, StallView, shift_of
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.plan import Epoch, Moves, Reason
 from isotherm.topology.model import Topology, unnamed
 
 #: Samples that the mix of all memory weighs as much as, in a region's own.
 DOUBT = 2.0
+#: Regions of which means are taken.
+SAMPLED = 4096
 #: Least that a page may be worth, over the mean: the coldest code there is.
 LEAST = 2.0**-12
 REGION_BLOCKS = REGION_PAGES // 8
-NOBODY = np.zeros(0, np.intp)
+
+if TYPE_CHECKING:
+    from isotherm.hotness.view import TrackerView
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +69,9 @@ def unnamed_rows(topology: Topology, latency_ns: Floats) -> Floats:
 class Whose:
     """What accesses save at each boundary, by region.
 
+    Worked out for the regions that are fresh in an epoch; means are of a sample of
+    all. So the cost of an epoch is that of its part of the memory.
+
     Args:
         topology: Nodes, tiers, initiators.
 
@@ -76,7 +83,6 @@ class Whose:
 
     def __init__(self, topology: Topology) -> None:
         self._take_tiers(topology)
-        self._streak = np.zeros((0, 0), np.int32)  # epochs below 0, [regions, b]
 
     def _take_tiers(self, topology: Topology) -> None:
         self._topology = topology
@@ -85,36 +91,65 @@ class Whose:
         for rank, nodes in enumerate(self._tiers):
             self._rank[nodes] = rank
         self._unnamed = unnamed(topology)
-        self.told = False
-        self.named = 0
         self._rows = self._unnamed
         self._tier_ns: Floats = np.zeros(len(self._tiers))
-        self._saved: Floats = np.zeros((0, 0))  # per access, [regions, b]
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew: nobody is told apart."""
+        self.told = False
+        self.named = 0
+        self._seen = np.zeros(MAX_INITIATORS + 1, np.bool_)
+        self._fresh = slice(0, 0)  # regions
+        self._saved: Floats = np.zeros((0, len(self._tiers) - 1))  # per access
         self._ratio: Floats = np.zeros(0)
         self._waited: Floats = np.zeros(0)
-        self._sampled = np.zeros(0, np.bool_)  # regions with samples of their own
+        self._shift = np.zeros(0, np.int8)  # by block, with stall
+        #: When a region was first seen to be on the wrong side; 0: it is not.
+        self._since = np.zeros(self._saved.shape, np.int64)
 
     def renew(self, change: SpacesChanged) -> None:
         """Forget how long renewed pages were on the wrong side."""
         if change.topology is not None:
             self._take_tiers(change.topology)
-            self._streak = np.zeros((0, 0), np.int32)
         for start, end in change.renewed.tolist():
-            self._streak[start // REGION_PAGES : -(-end // REGION_PAGES)] = 0
+            self._since[start // REGION_PAGES : -(-end // REGION_PAGES)] = 0
 
     # ---- what an access saves
 
     def see(self, view: HotnessView, epoch: Epoch) -> None:
         """Take an epoch's shares, by region where there is anything to tell apart."""
-        counts = cast("EvidenceView", view).initiator_counts
-        named = np.flatnonzero(counts.any(0)) if counts is not None else NOBODY
-        known = min(len(epoch.latency_ns), MAX_INITIATORS)
-        self.named = int((named < known).sum())
-        self.told = len(named) > 1 and len(epoch.latency_ns) > 1
-        if counts is not None and self.told:
-            self._tier_ns = self._of_regions(counts, self._by_tier(epoch), epoch)
-        else:
-            self._rows = tuple(named[named < known].tolist()) or self._unnamed
+        full = cast("EvidenceView", view)
+        shares = cast("TrackerView", view).initiators
+        regions = -(-len(epoch.node) // REGION_PAGES)
+        sample = shares.rows(0, regions, max(1, regions // SAMPLED))
+        if sample is None:
+            alone = shares.alone
+            if self.told:
+                self._forget()
+            known = alone is not None and alone < len(epoch.latency_ns)
+            self._rows = (alone,) if known and alone is not None else self._unnamed
+            self.named = int(known)
+            return
+        self._seen |= sample.any(0)
+        known_ones = min(len(epoch.latency_ns), MAX_INITIATORS)
+        self.named = int(np.count_nonzero(self._seen[:known_ones]))
+        self.told = int(self._seen.sum()) > 1 and len(epoch.latency_ns) > 1
+        if not self.told:
+            self._rows = tuple(np.flatnonzero(self._seen[:known_ones]).tolist())
+            self._rows = self._rows or self._unnamed
+            return
+        first, last = full.fresh_blocks
+        self._fresh = slice(first // REGION_BLOCKS, -(-last // REGION_BLOCKS))
+        if len(self._ratio) != regions:  # for the first time, or there are others
+            self._since = grown(self._since, regions)
+            self._ratio, self._waited = np.ones(regions), np.ones(regions)
+            self._saved = np.zeros((regions, len(self._tiers) - 1))
+            self._shift = np.zeros(regions * REGION_BLOCKS, np.int8)
+            self._fresh = slice(0, regions)
+        fresh = shares.rows(self._fresh.start, min(self._fresh.stop, regions))
+        assert fresh is not None  # noqa: S101  # there is a table: see above
+        self._work_out(sample, fresh, epoch)
 
     def tier_ns(self, epoch: Epoch) -> Floats:
         """Return what an access costs in each tier, over its parallelism.
@@ -123,15 +158,14 @@ class Whose:
         """
         if self.told:
             return self._tier_ns
-        by_tier = self._by_tier(epoch)
+        by_tier = self._by_tier(epoch.latency_ns)
         rows = [i for i in self._rows if i < len(by_tier)]
         cost: Floats = (by_tier[rows] if rows else by_tier).mean(0) / epoch.parallelism
         return cost
 
-    def _by_tier(self, epoch: Epoch) -> Floats:
+    def _by_tier(self, latency_ns: Floats) -> Floats:
         """Return the mean latency of each tier's nodes, [initiators, tiers]."""
-        rows = [epoch.latency_ns[:, nodes].mean(1) for nodes in self._tiers]
-        return np.stack(rows, axis=1)
+        return np.stack([latency_ns[:, n].mean(1) for n in self._tiers], axis=1)
 
     def _unloaded(self, epoch: Epoch) -> Floats:
         """Return the same without load, as far as the topology says it.
@@ -144,45 +178,56 @@ class Whose:
             inside = row.initiator < len(latency_ns) and row.node < len(latency_ns[0])
             if inside and row.read_latency_ns is not None:
                 latency_ns[row.initiator, row.node] = row.read_latency_ns.value
-        rows = [latency_ns[:, nodes].mean(1) for nodes in self._tiers]
-        return np.stack(rows, axis=1)
+        return self._by_tier(latency_ns)
 
-    def _of_regions(
-        self, table: NDArray[np.float32], by_tier: Floats, epoch: Epoch
-    ) -> Floats:
-        """Work out what accesses of each region save, and the mean of the gainers."""
-        known = min(len(by_tier), MAX_INITIATORS)
+    def _work_out(
+        self, sample: NDArray[np.float32], fresh: NDArray[np.float32], epoch: Epoch
+    ) -> None:
+        """Work out what accesses of fresh regions save, over the mean of the gainers.
+
+        Args:
+            sample: Samples of regions out of all of them, [n, initiators + 1].
+            fresh: Of the fresh ones.
+            epoch: Latencies and parallelism.
+        """
+        known = min(len(epoch.latency_ns), MAX_INITIATORS)
+        by_tier = self._by_tier(epoch.latency_ns)[:known]
+        far = self._unloaded(epoch)[:known]
+        own = [i.parallelism for i in self._topology.initiators[:known]]
+        waits = np.array([epoch.parallelism / p if p else 1.0 for p in own])
+        count = self._named_counts(sample, known)
+        accesses = count.sum(1)
+        mix = count.sum(0) / max(float(accesses.sum()), 1e-12)
+        by_wait = _shares(count, mix) * waits
+        step = by_tier[:, 1:] - by_tier[:, :-1]
+        waited = by_wait.sum(1)
+        saved = np.maximum(by_wait @ step, 0.0) / waited[:, None]
+        weight = accesses * waited
+        mean = (weight / max(float(weight.sum()), 1e-12)) @ saved
+        base = mix * waits
+        first = float(base @ by_tier[:, 0]) / max(float(base.sum()), 1e-12)
+        cost = first + np.concatenate([[0.0], np.cumsum(mean)])
+        self._tier_ns = cost / epoch.parallelism
+        # The same for the fresh regions.
+        at = self._fresh
+        count = self._named_counts(fresh, known)
+        by_wait = _shares(count, mix) * waits
+        waited = by_wait.sum(1)
+        saved = np.maximum(by_wait @ step, 0.0) / waited[:, None]
+        self._ratio[at] = saved.sum(1) / max(float(mean.sum()), 1e-9)
+        self._waited[at] = waited / max(float(base.sum()), 1e-12)
+        self._saved[at] = by_wait @ (far[:, 1:] - far[:, :-1]) / epoch.parallelism
+        wrong = (self._saved[at] < 0) & (count.sum(1) >= DOUBT)[:, None]
+        since = self._since[at]
+        since[wrong & (since == 0)] = max(1, epoch.now_ns - epoch.dt_ns)
+        since[~wrong] = 0
+
+    def _named_counts(self, table: NDArray[np.float32], known: int) -> Floats:
+        """Return samples by initiator, those of nobody dealt to who stands for them."""
         count = table[:, :known].astype(np.float64)
         nobody = [i for i in self._unnamed if i < known]
         count[:, nobody] += table[:, MAX_INITIATORS:] / max(1, len(nobody))
-        accesses = count.sum(1)
-        self._sampled = accesses >= DOUBT
-        mix = count.sum(0) / max(float(accesses.sum()), 1e-12)
-        share = (count + DOUBT * mix) / (accesses[:, None] + DOUBT)
-        by_wait = share * self._waits(epoch.parallelism, known)
-        by_tier = by_tier[:known]
-        step = by_tier[:, 1:] - by_tier[:, :-1]
-        far = self._unloaded(epoch)[:known]
-        self._saved = by_wait @ (far[:, 1:] - far[:, :-1]) / epoch.parallelism
-        self._waited = by_wait.sum(1)
-        saved = np.maximum(by_wait @ step, 0.0) / self._waited[:, None]
-        weight = accesses * self._waited
-        weight = weight / max(float(weight.sum()), 1e-12)
-        mean = weight @ saved
-        self._ratio = saved.sum(1) / max(float(mean.sum()), 1e-9)
-        self._waited = self._waited / max(float(mix @ self._waits_of), 1e-12)
-        base = mix * self._waits_of
-        first = float(base @ by_tier[:, 0]) / max(float(base.sum()), 1e-12)
-        cost: Floats = first + np.concatenate([[0.0], np.cumsum(mean)])
-        return cost / epoch.parallelism
-
-    def _waits(self, parallelism: float, known: int) -> Floats:
-        """Return what an initiator's access waits for of its latency, over the mean."""
-        own = [i.parallelism for i in self._topology.initiators[:known]]
-        self._waits_of: Floats = np.array(
-            [parallelism / p if p is not None else 1.0 for p in own]
-        )
-        return self._waits_of
+        return count
 
     # ---- what the policy does with it
 
@@ -195,15 +240,20 @@ class Whose:
         """
         if not self.told:
             return stall
-        ratio = self._ratio if stall is not None else self._ratio * self._waited
-        own = np.repeat(shift_of(np.maximum(ratio, LEAST)), REGION_BLOCKS)
+        at = self._fresh
+        ratio = self._ratio[at]
         if stall is None:
+            ratio = ratio * self._waited[at]
+        own = np.repeat(shift_of(np.maximum(ratio, LEAST)), REGION_BLOCKS)
+        low = at.start * REGION_BLOCKS
+        if stall is None:
+            self._shift[low : low + len(own)] = own
             square = float((ratio**2).mean() / max(float(ratio.mean()), 1e-9))
-            return StallView(own, 1.0, max(square, 1e-6))
-        both = np.clip(
-            stall.shift.astype(np.int16) + own[: len(stall.shift)], -96, 96
-        ).astype(np.int8)
-        return replace(stall, shift=both)
+            return StallView(self._shift, 1.0, max(square, 1e-6))
+        theirs = stall.shift[low : low + len(own)].astype(np.int16)
+        both = np.clip(theirs + own[: len(theirs)], -MOST_SHIFT, MOST_SHIFT)
+        self._shift[low : low + len(theirs)] = both.astype(np.int8)
+        return replace(stall, shift=self._shift)
 
     def relative(self, page: NDArray[np.integer]) -> Floats:
         """Return what accesses of pages save over the mean one's, float64[n]."""
@@ -217,11 +267,10 @@ class Whose:
         """Return moves without those to where they lose, with pages put right.
 
         A page is put right where its region's own samples show that accesses lose by
-        its being above a boundary: it
-        goes below, as soon as what that saves over as long a time as it has been
-        seen so exceeds the cost of the move (what was watched for n epochs is taken
-        to last n more). The promise is not followed: who accesses a single page
-        that was moved is not counted.
+        its being above a boundary: it goes below, as soon as what that saves over as
+        long a time as it has been seen so exceeds the cost of the move (what was
+        watched for so long is taken to last as long again). The promise is not
+        followed: who accesses a single page that was moved is not counted.
 
         Args:
             moves: What trades brought.
@@ -235,32 +284,21 @@ class Whose:
         to, now = self._rank[moves.node], self._rank[epoch.node[moves.page]]
         up = (to < now) & (to < len(self._tiers) - 1)
         loses = np.zeros(len(moves), np.bool_)
-        loses[up] = self._saved[region[up], to[up]] <= 0
+        loses[up] = self._saved[region[up], to[up]] < 0
         if loses.any():
             moves = moves.take(np.flatnonzero(~loses))
-        right = self._put_right(epoch, view, limit)
+        room = np.maximum(epoch.usage.free_pages, 0)
+        parts = [Moves.none()]
+        for b in range(len(self._tiers) - 1):
+            parts.append(self._put_below(b, epoch, view, room, limit))
+            limit -= len(parts[-1])
+        right = Moves.concat(*parts)
         if not len(right):
             return moves
         again = np.isin(moves.page, right.page)
         if again.any():
             moves = moves.take(np.flatnonzero(~again))
         return Moves.concat(right, moves)
-
-    def _put_right(self, epoch: Epoch, view: HotnessView, limit: int) -> Moves:
-        boundaries = len(self._tiers) - 1
-        if len(self._streak) != len(self._saved):
-            if self._streak.shape[1:] != (boundaries,):
-                self._streak = np.zeros((len(self._saved), boundaries), np.int32)
-            self._streak = grown(self._streak, len(self._saved))
-        self._streak += 1
-        self._streak[(self._saved >= 0) | ~self._sampled[:, None]] = 0
-        room = np.maximum(epoch.usage.free_pages, 0)
-        parts = [Moves.none()]
-        for b in range(boundaries):
-            part = self._put_below(b, epoch, view, room, limit)
-            limit -= len(part)
-            parts.append(part)
-        return Moves.concat(*parts)
 
     def _put_below(
         self,
@@ -274,7 +312,7 @@ class Whose:
         lower = self._tiers[b + 1]
         node = lower[int(np.argmax(room[lower]))]
         limit = min(limit, int(room[node]))
-        wrong = np.flatnonzero(self._streak[:, b])
+        wrong = self._fresh.start + np.flatnonzero(self._since[self._fresh, b])
         if not len(wrong) or limit <= 0:
             return Moves.none()
         page = (wrong[:, None] * REGION_PAGES + np.arange(REGION_PAGES)).ravel()
@@ -283,7 +321,7 @@ class Whose:
         if not len(page):
             return Moves.none()
         region = page // REGION_PAGES
-        seen_s = self._streak[region, b] * (epoch.dt_ns / NS_PER_S)
+        seen_s = (epoch.now_ns - self._since[region, b]) / NS_PER_S
         rate = view.rate(page.astype(np.uint32)).astype(np.float64)
         gain_ns = -self._saved[region, b] * rate * seen_s
         gain_ns -= epoch.move_cost_ns[epoch.node[page], node]
@@ -291,3 +329,9 @@ class Whose:
         best = best[gain_ns[best] > 0]
         room[node] -= len(best)
         return Moves.to(page[best], node, Reason.PAYS)
+
+
+def _shares(count: Floats, mix: Floats) -> Floats:
+    """Return shares by initiator, [n, initiators], drawn to the mix where few."""
+    share: Floats = (count + DOUBT * mix) / (count.sum(1) + DOUBT)[:, None]
+    return share
