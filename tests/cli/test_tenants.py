@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from isotherm.cli.main import main
+from isotherm.core.errors import UsageError
+from isotherm.daemon.tenant_members import check_policy
+from isotherm.policy.tenant_file import parse_tenants
 
 TEXT = """
 [[tenant]]
@@ -56,3 +59,20 @@ def test_tenants_are_not_the_kernels(tmp_path: Path, capsys) -> None:
     assert "the kernel's movers know none" in capsys.readouterr().err
     assert 2 == main(["run", "--tenants", str(path), "--pid", "1"])
     assert "--tenants and -- COMMAND" in capsys.readouterr().err
+
+
+def test_the_configuration_may_name_the_file(tmp_path: Path, capsys) -> None:
+    """[target] tenants stands for --tenants; a peer that knows none is refused."""
+    path, config = tmp_path / "t.toml", tmp_path / "c.toml"
+    path.write_text(TEXT)
+    config.write_text(f'[target]\ntenants = "{path}"\n[loop]\npolicy = "tpp"\n')
+    assert 2 == main(["run", "--config", str(config), "--mover", "kernel"])
+    assert "the kernel's movers know none" in capsys.readouterr().err
+
+
+def test_a_policy_that_knows_no_tenants_is_refused() -> None:
+    """Terms that nobody keeps are no terms; with sharing none there are none."""
+    check_policy(parse_tenants(TEXT, "t"), "isotherm")
+    check_policy(parse_tenants(f'sharing = "none"\n{TEXT}', "t"), "tpp")
+    with pytest.raises(UsageError, match="policy 'tpp' knows no tenants"):
+        check_policy(parse_tenants(TEXT, "t"), "tpp")

@@ -12,7 +12,7 @@ from isotherm.daemon.movers import Mover, find_movers, refuse
 from isotherm.daemon.permitted import check_permitted
 from isotherm.daemon.rundir import RunDirectory, run_directory
 from isotherm.daemon.targets import check_processes, find_cgroup
-from isotherm.daemon.tenant_members import find_tenants
+from isotherm.daemon.tenant_members import check_policy, find_tenants
 from isotherm.policy.tenant_file import TenantFile
 
 #: What ``--mover kernel`` sets going itself.
@@ -89,6 +89,7 @@ def preflight(request: Request) -> Checked:
     if request.cgroup is not None:
         find_cgroup(request.cgroup)
     if request.tenants is not None:
+        check_policy(request.tenants, request.config.loop.policy)
         find_tenants(request.tenants)
     runs = RunDirectory(request.run_directory or run_directory())
     for line in runs.recover():

@@ -6,6 +6,7 @@ from pathlib import Path
 from isotherm.core.errors import UsageError
 from isotherm.daemon.targets import find_cgroup
 from isotherm.policy.tenant_file import TenantFile
+from isotherm.policy.tenants import NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,19 @@ def find_tenants(file: TenantFile, root: Path = Path("/")) -> Found:
             ) from None
         cgroups.append(path)
     return Found(file, tuple(cgroups))
+
+
+def check_policy(file: TenantFile, policy: str) -> None:
+    """Check that who decides keeps to the terms.
+
+    Raises:
+        UsageError: It is a policy that knows no tenants.
+    """
+    if policy != "isotherm" and file.tenancy.sharing != NONE:
+        raise UsageError(
+            f"{file.name}: policy {policy!r} knows no tenants",
+            hint='loop.policy = "isotherm"; or sharing = "none", to have them reported',
+        )
 
 
 def read_mems(cgroup: Path) -> frozenset[int] | None:
