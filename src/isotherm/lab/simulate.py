@@ -33,6 +33,7 @@ from isotherm.lab.placement import (
     random_order,
 )
 from isotherm.lab.recorded_hints import Recording
+from isotherm.lab.run_result import result_of
 from isotherm.lab.tenants import TenantRun, open_tenants
 from isotherm.loop.epoch import Loop, Step, run_epoch
 from isotherm.machine.protocol import SpacesChanged
@@ -515,77 +516,7 @@ class _Run:
 
     def result(self, total_s: float) -> dict[str, Any]:
         """Return the result; see the JSON contract in docs/reference/cli.md."""
-        spec, bill, engine = self.spec, self.machine.bill, self.engine
-        if bill.accesses == 0:
-            raise UsageError(f"workload {spec.workload}: expected accesses, got none")
-        promoted, demoted = engine.promoted_pages, engine.demoted_pages
-        cache = self.machine.demand_fill
-        if cache is not None:
-            promoted, demoted = cache.promoted, cache.evicted
-        hint_ns = bill.application_ns + bill.background_ns
-        base_ns = bill.all_fast_ns
-        slowdown = (bill.access_ns + bill.migration_ns + hint_ns) / base_ns
-        result: dict[str, Any] = {
-            "policy": spec.policy,
-            "workload": self.workload.name,
-            "workload_kind": getattr(self.workload, "kind", None),
-            "machine": self.machine.spec.name,
-            "fast_ratio": spec.fast_ratio,
-            "seed": spec.seed,
-            "rate": spec.rate,
-            "placement": spec.placement,
-            "hints": sorted(h.value for h in self.hints),
-            "sampling_period": spec.sampling_period,
-            "sampling_loss": spec.sampling_loss,
-            "epoch_s": spec.epoch_s,
-            "memory_bound": spec.memory_bound,
-            "faults": dict(spec.faults),
-            "accesses": bill.accesses,
-            "pages": self.workload.pages,
-            "simulated_s": self.epochs * self.pace.epoch_ns / NS_PER_S,
-            "fast_share": bill.fast_accesses / bill.accesses,
-            "remote_share": bill.remote_accesses / bill.accesses,
-            "slowdown": slowdown,
-            "mean_latency_ns": self.machine.mean_latency_ns,
-            "migrated_bytes": (promoted + demoted) * PAGE_BYTES,
-            "promoted_pages": promoted,
-            "demoted_pages": demoted,
-            "lateral_pages": engine.totals.lateral,
-            "ping_pong_pages": engine.ping_pong_pages,
-            "migration_time_ns": bill.migration_ns,
-            "hint_overhead_ns": hint_ns,
-            "hint_application_ns": bill.application_ns,
-            "hint_background_ns": bill.background_ns,
-            "tracker_bytes_per_page": (
-                0.0 if self.tracker is None else self.tracker.bytes_per_page
-            ),
-            "promised_ns": engine.ledger.both.promised_ns,
-            "realised_ns": engine.ledger.both.realised_ns,
-            "failed_moves": {str(k): v for k, v in engine.failures.items()},
-            "options": dict(spec.options),
-            "workload_options": dict(spec.workload_options),
-            "epochs": self.epochs,
-            "wall_s": self.wall_s,
-            "setup_s": max(0.0, total_s - self.wall_s),
-            "accesses_per_wall_s": bill.accesses / max(self.wall_s, 1e-9),
-        }
-        if spec.memory_bound is not None:
-            result["app_slowdown"] = 1 + spec.memory_bound * (slowdown - 1)
-        if self.machine.load.streams:
-            overhead_ns = bill.migration_ns + hint_ns
-            result["streams"] = self.machine.load.report(overhead_ns)
-            result["workloads"] = self.machine.load.report(
-                overhead_ns, self.workload.name
-            )
-        if bill.births:
-            result["births"] = bill.births
-            result["fast_births"] = bill.fast_births
-        if self.cpus is not None:
-            result["cpu_advice"] = self.cpus.report()
-        if self.machine.expander is not None:
-            result["expander"] = self.machine.expander.report()
-        if self.huge is not None:
-            result["huge_pages"] = self.huge.report()
+        result = result_of(self, total_s)
         if self.recording is not None:
             result["recording"] = self.recording.report()
             self.recording.close()
