@@ -114,12 +114,36 @@ def make_linux() -> MachineUnderTest:
     return MachineUnderTest(machine, touch, is_exact=False, close=close)
 
 
+def make_tensor() -> MachineUnderTest:
+    """Return a tensor of a page a row, with slots for a fifth of them."""
+    from isotherm.gpu import numpy_backend
+    from isotherm.gpu.backend import Geometry
+    from isotherm.gpu.machine import TensorMachine
+    from isotherm.gpu.mover import Mover
+    from isotherm.gpu.protocol import SlotProtocol
+
+    shape = Geometry(PAGES, 32, "float32", 1, 100)
+    device = numpy_backend.create(shape, np.zeros((PAGES, shape.page_bytes), np.uint8))
+    mover = Mover(device, SlotProtocol(PAGES, 100, writable=True))
+    machine = TensorMachine(mover, "table")
+
+    def touch(page: np.ndarray) -> None:
+        out = device.empty((len(page), 32))
+        mover.launch(lambda launch: device.gather(page, out, launch))
+        mover.pump()
+        machine.advance(len(page))
+
+    machine.move(np.arange(64, dtype=np.uint32), np.zeros(64, np.uint8))
+    touch(np.arange(64))
+    return MachineUnderTest(machine, touch, is_exact=True, close=device.close)
+
+
 #: ``{name: maker}``. A host's machine goes here, with a maker that skips where
 #: the host cannot.
 MACHINES: dict[str, Callable[[], MachineUnderTest]] = {
     f"sim:{name}": lambda name=name: make_simulated(name)  # type: ignore[misc]  # bound
     for name in BUILT_IN
-} | {"linux": make_linux}
+} | {"linux": make_linux, "tensor": make_tensor}
 
 
 @pytest.fixture(params=MACHINES)

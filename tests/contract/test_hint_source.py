@@ -6,6 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from isotherm.gpu import numpy_backend
+from isotherm.gpu.backend import Geometry
+from isotherm.gpu.machine import TensorMachine
+from isotherm.gpu.mover import Mover
+from isotherm.gpu.protocol import SlotProtocol
+from isotherm.gpu.source import KernelCounters
 from isotherm.hints.accessed_bit import AccessedBitSource
 from isotherm.hints.batch import (
     AccessedBits,
@@ -72,6 +78,24 @@ def on_simulator(
     return made
 
 
+def on_a_tensor() -> SourceUnderTest:
+    """Return the counters of a tensor's kernels."""
+    shape = Geometry(PAGES, 32, "float32", 1, 500)
+    device = numpy_backend.create(shape, np.zeros((PAGES, shape.page_bytes), np.uint8))
+    mover = Mover(device, SlotProtocol(PAGES, 500))
+    machine = TensorMachine(mover, "table")
+    machine.move(np.arange(500, dtype=np.uint32), np.zeros(500, np.uint8))
+
+    def touch(page: np.ndarray) -> None:
+        out = device.empty((len(page), 32))
+        mover.launch(lambda launch: device.gather(page, out, launch))
+        mover.pump()
+        machine.advance(len(page))
+
+    source = KernelCounters(mover, machine.clock)
+    return SourceUnderTest(source, PAGES, touch, machine.clock.now_ns)
+
+
 #: ``{name: maker}``. A host's driver goes here, with a maker that skips where the
 #: host cannot.
 SOURCES: dict[str, Callable[[], SourceUnderTest]] = {
@@ -92,6 +116,7 @@ SOURCES: dict[str, Callable[[], SourceUnderTest]] = {
         lambda m: RegionSource(SimRegions(m, 1, EPOCH_NS), 30.0)
     ),
     "sim:chmu": on_simulator(lambda m: simulated_chmu(m, EPOCH_NS)),
+    "tensor:sampling": on_a_tensor,
 }
 
 

@@ -10,6 +10,7 @@ memory. What differs is said in ADR 27:
 * The host arena holds every page: a clean page leaves HBM for nothing.
 """
 
+import errno
 import time
 from collections.abc import Callable
 
@@ -187,7 +188,7 @@ class TensorMachine:
 
     def move(self, page: NDArray[np.uint32], node: NDArray[np.uint8]) -> MoveResult:
         """Accept moves; the device carries them out beside its launches."""
-        status = np.zeros(len(page), np.int16)
+        status = np.full(len(page), errno.ENODEV, np.int16)
         cost = self.move_cost_ns()
         out, in_ = node == HOST, node == HBM
         status[out] = self._mover.demote(page[out])

@@ -63,11 +63,12 @@ class KernelCounters:
         return (count, -1 if index is None else index) if count else None
 
     def drain(self) -> tuple[HintBatch, ...]:
-        """Return what was fetched last: counts by page, everything watched."""
-        seen, self.last = self.last, None
+        """Return every access that was counted: those fetched last, or fetched now."""
+        seen = self.last or self.fetch()
+        self.last = None
         now_ns = self._clock.now_ns()
         since_ns, self._since_ns = self._since_ns, now_ns
-        if seen is None or now_ns == since_ns:
+        if now_ns == since_ns:
             return ()
         protocol = self._mover.protocol
         owner = protocol.owner[seen.hit_slot]
@@ -82,7 +83,7 @@ class KernelCounters:
         )
         return (
             HintBatch(
-                "kernel-counters",
+                self.mechanism.value,
                 since_ns,
                 now_ns,
                 Samples(page, None, None, 1.0),
