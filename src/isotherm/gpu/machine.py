@@ -126,6 +126,11 @@ class TensorMachine:
         self._topology = _topology(mover, name, self._bytes_s, self._row_ns, source)
 
     @property
+    def host_bytes_s(self) -> float:
+        """What the GPU reads in the host arena, bytes per second."""
+        return float(self._bytes_s[HOST])
+
+    @property
     def clock(self) -> Clock:
         """The work done, as time."""
         return self._clock

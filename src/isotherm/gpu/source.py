@@ -8,7 +8,9 @@ and no other instrument sees a GPU's reads at all.
 import numpy as np
 
 from isotherm.core.clock import Clock
+from isotherm.core.units import NS_PER_S
 from isotherm.gpu.backend import Drained
+from isotherm.gpu.machine import ASSUMED_HOST_BYTES_S
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.protocol import Slot
 from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
@@ -22,17 +24,24 @@ class KernelCounters:
         mover: The tensor's.
         clock: The tensor's.
         most_pages: Pages with misses that a drain may bring, the hottest; None: all.
+        link_bytes_s: What a drain takes of the link, bytes per second.
     """
 
     mechanism = Mechanism.SAMPLING
     capability = PLAIN
 
     def __init__(
-        self, mover: Mover, clock: Clock, most_pages: int | None = None
+        self,
+        mover: Mover,
+        clock: Clock,
+        most_pages: int | None = None,
+        *,
+        link_bytes_s: float = ASSUMED_HOST_BYTES_S,
     ) -> None:
         self._mover = mover
         self._clock = clock
         self._most = most_pages
+        self._byte_ns = NS_PER_S / link_bytes_s
         self._since_ns = clock.now_ns()
         self.last: Drained | None = None
         self.hits = self.misses = self.deposits = 0
@@ -88,5 +97,12 @@ class KernelCounters:
                 now_ns,
                 Samples(page, None, None, 1.0),
                 lost=seen.left_out,
+                background_ns=_bytes_of(seen) * self._byte_ns,
             ),
         )
+
+
+def _bytes_of(seen: Drained) -> int:
+    """Return the bytes that a drain brought over the link."""
+    columns = (seen.miss_page, seen.miss_count, seen.hit_slot, seen.hit_count)
+    return sum(column.nbytes for column in columns) + seen.touch.nbytes

@@ -47,7 +47,9 @@ class Tiering:
         most_pages: int | None = None,
     ) -> None:
         self._mover, self._machine = mover, machine
-        self.counters = KernelCounters(mover, machine.clock, most_pages)
+        self.counters = KernelCounters(
+            mover, machine.clock, most_pages, link_bytes_s=machine.host_bytes_s
+        )
         hints = frozenset({Mechanism.SAMPLING})
         setup = Setup(
             pages=machine.pages,
