@@ -16,7 +16,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_what_the_tests_need_is_as_elsewhere() -> None:
-    """pytest and its plugins are those of the ordinary environment."""
+    """Pytest and its plugins are those of the ordinary environment."""
     ours, tests = pins("gpu.txt"), pins("test.txt")
     shared = {name: tests[name] for name in ours if name in tests}
     assert {"pytest", "hypothesis", "pytest-randomly", "pytest-timeout"} == set(shared)
