@@ -3,6 +3,7 @@
     python benchmarks/gpu_lab.py                 # all, and write the tables
     python benchmarks/gpu_lab.py --trace FILE    # Mooncake's requests are there
     python benchmarks/gpu_lab.py --pages         # only what page size costs
+    python benchmarks/gpu_lab.py --policies isotherm    # its rows anew, the rest kept
 
 Embedding look-ups have the reuse of Meta's DLRM data sets, in pages of 64 rows and
 in pages of one, as a tiered tensor has them. The key-value cache is the generator,
@@ -19,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ GRIDS = {
 #: Of the conversation trace: about its first quarter of an hour.
 REQUESTS = 3000
 SERVING = "--workloads {trace} --rates trace --epoch 2"
+#: By column, slowdowns by machine and policy.
+Columns = dict[str, dict[tuple[str, str], float]]
 BOUNDS = ("all-fast", "clairvoyant", "static-oracle", "all-slow")
 
 
@@ -88,15 +92,41 @@ def grids(trace: Path | None, scratch: Path) -> dict[str, str]:
     return found
 
 
-def slowdowns(arguments: str, jobs: int) -> dict[tuple[str, str], float]:
+def slowdowns(
+    arguments: str, jobs: int, policies: str = "all"
+) -> dict[tuple[str, str], float]:
     """Return the slowdown of every (machine, policy) of a grid."""
-    words = ["compare", "--policies", "all", "--machines", ",".join(MACHINES)]
+    words = ["compare", "--policies", policies, "--machines", ",".join(MACHINES)]
     words += ["--fast-ratios", RATIO, "--jobs", str(jobs), *shlex.split(arguments)]
     rows = run(words)["results"]
     return {(row["machine"], row["policy"]): row["slowdown"] for row in rows}
 
 
-def table(machine: str, columns: dict[str, dict[tuple[str, str], float]]) -> str:
+def kept(page: str, names: Sequence[str]) -> Columns:
+    """Return what the tables of a page say, by the names of their columns.
+
+    Args:
+        page: The page.
+        names: Columns; tables that have others are passed over.
+    """
+    found: Columns = {name: {} for name in names}
+    machine, wanted = "", False
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("`"):
+            machine = line.strip("`")
+        elif line.startswith("| slowdown"):
+            wanted = cells[1:] == list(names)
+        elif not line:
+            wanted = False
+        elif wanted and line.startswith("| ") and machine:
+            for name, cell in zip(names, cells[1:], strict=True):
+                if cell:
+                    found[name][machine, cells[0]] = float(cell)
+    return found
+
+
+def table(machine: str, columns: Columns) -> str:
     """Return a machine's table: policies by their geometric mean, then the bounds."""
 
     def mean(policy: str) -> float:
@@ -142,6 +172,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, help="Mooncake's conversation trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--print", action="store_true", help="leave the page alone")
+    parser.add_argument("--policies", default="all", help="a comma list, or all")
     parser.add_argument("--pages", action="store_true", help="only the page sizes")
     given = parser.parse_args()
     if given.pages and given.print:
@@ -153,10 +184,13 @@ def main() -> None:
         return
     trace = find_trace(given.trace)
     with tempfile.TemporaryDirectory() as scratch:
+        todo = grids(trace, Path(scratch))
+        old = {} if given.policies == "all" else kept(PAGE.read_text(), tuple(todo))
         columns = {}
-        for name, arguments in grids(trace, Path(scratch)).items():
+        for name, arguments in todo.items():
             sys.stderr.write(f"{name}\n")
-            columns[name] = slowdowns(arguments, given.jobs)
+            made = slowdowns(arguments, given.jobs, given.policies)
+            columns[name] = old.get(name, {}) | made
     parts = [table(machine, columns) for machine in MACHINES]
     if trace is None:
         parts.append(f"Without Mooncake's requests: {TRACE} is not there.")

@@ -30,6 +30,18 @@ def test_policies_by_their_mean_and_bounds_last() -> None:
     assert "| all-fast | 1.00 | 1.00 |" == lines[6]
 
 
+def test_rows_of_a_page_are_kept() -> None:
+    """What a table says comes back; another table of the page does not."""
+    columns = {
+        "one": {("m", "lru"): 1.5, ("n", "lru"): 3.0},
+        "two": {("m", "tpp"): 2.0},
+    }
+    page = "\n\n".join(gpu_lab.table(machine, columns) for machine in ("m", "n"))
+    page += "\n\n| rows a page | 1 |\n|---|---:|\n| Zipf 1 | 0.5 |\n"
+    assert columns == gpu_lab.kept(page, ("one", "two"))
+    assert {"one": {}} == gpu_lab.kept(page, ("one",))
+
+
 def test_larger_pages_never_hit_more_often() -> None:
     """What page size costs: each row of the table falls."""
     for line in gpu_lab.dilution(rows=1 << 14).splitlines()[2:]:
