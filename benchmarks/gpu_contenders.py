@@ -145,7 +145,7 @@ class Ours:
     def read(self, index: Any, out: Any) -> None:
         """Read rows."""
         self.launch(lambda launch: self.device.gather(index, out, launch))
-        self._engine.launched(len(index))
+        self._engine.launched(len(index), self.device.geometry.row_bytes)
 
     def between(self, batch: int) -> None:
         """End an epoch when its batches are read."""

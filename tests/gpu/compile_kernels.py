@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from isotherm.gpu import triton_kernels
+from isotherm.gpu import triton_kernels, triton_mover
 
 POINTERS = {
     "out": "*i32", "slots": "*i32", "host": "*i32", "values": "*i32", "src": "*i32",
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 def compile_case(name: str) -> dict[str, Any]:
     """Return PTX, registers and spilled bytes of one case."""
     kernel, constants, types = CASES[name]
-    function = getattr(triton_kernels, kernel)
+    function = getattr(triton_kernels, kernel, None) or getattr(triton_mover, kernel)
     signature = {}
     for argument in function.arg_names:
         if argument in constants:

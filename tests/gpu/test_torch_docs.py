@@ -13,6 +13,8 @@ MODULES = (
     "torch_steps",
     "triton_backend",
     "triton_kernels",
+    "triton_mover",
+    "triton_steps",
 )
 
 

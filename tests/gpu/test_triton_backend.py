@@ -189,9 +189,9 @@ def test_an_uncounted_device_counts_nothing() -> None:
 def test_more_counters_than_a_list_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A drain lists again until nothing is left, and loses no count."""
     device = make(ROW, host_arena(ROW))
-    from isotherm.gpu import triton_backend
+    from isotherm.gpu import triton_steps
 
-    monkeypatch.setattr(triton_backend, "MOST_LISTED", 16)
+    monkeypatch.setattr(triton_steps, "MOST_LISTED", 16)
     index = np.concatenate([np.arange(50), np.arange(20)])
     out = device.empty((70, ROW.row_dim))
     device.gather(device.array(index), out, Launch(1)).result()

@@ -9,7 +9,6 @@ and runs launches one after the other, because its counters are not atomic.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,18 +27,10 @@ from isotherm.gpu.backend import (
     Launch,
     Pending,
 )
+from isotherm.gpu.drained import ascending, drained_of, highest, joined
 from isotherm.gpu.elements import SUM_DTYPE, numpy_dtype
 from isotherm.gpu.torch_device import Device, Ended, Stage, UnderWay, first_line
-from isotherm.gpu.torch_steps import (
-    BAD_INDEX,
-    DEPOSITS,
-    HITS,
-    MISSES,
-    OUT_OF_RANGE,
-    State,
-    Steps,
-    TorchSteps,
-)
+from isotherm.gpu.torch_steps import State, Steps, TorchSteps
 
 T = TypeVar("T")
 
@@ -414,11 +405,11 @@ class TorchBackend:
                 n = min(int(length[0]), len(number))
                 full = full or n < length[0]
                 fetched = (self._device.fetch(t[:n]) for t in (number, count))
-                columns.append(_ascending(*(f.view(np.uint32) for f in fetched)))
-            drained = _drained(totals, touch.view(np.uint32), *columns)
+                columns.append(ascending(*(f.view(np.uint32) for f in fetched)))
+            drained = drained_of(totals, touch.view(np.uint32), *columns)
             if full:  # the rest has kept its counts
-                drained = _joined(drained, self.drain().result())
-            return _most(drained, most)
+                drained = joined(drained, self.drain().result())
+            return highest(drained, most)
 
         return self._move(run, finish=finish, counts=True)
 
@@ -471,66 +462,3 @@ def _unsigned(results: list[NDArray[Any]]) -> NDArray[np.uint32]:
 
 def _status(results: list[NDArray[Any]]) -> NDArray[np.uint8]:
     return results[0].astype(np.uint8)
-
-
-def _ascending(
-    number: NDArray[np.uint32], count: NDArray[np.uint32]
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Return both columns in the order of the first: one sort of packed words."""
-    packed = np.sort((number.astype(np.uint64) << np.uint64(32)) | count)
-    return (packed >> np.uint64(32)).astype(np.uint32), packed.astype(np.uint32)
-
-
-Column = tuple[NDArray[np.uint32], NDArray[np.uint32]]
-
-
-def _drained(
-    totals: NDArray[np.int64], touch: NDArray[np.uint32], misses: Column, hits: Column
-) -> Drained:
-    """Return what a drain answers."""
-    out_of_range = int(totals[OUT_OF_RANGE])
-    return Drained(
-        *misses,
-        *hits,
-        touch,
-        int(totals[HITS]),
-        int(totals[MISSES]),
-        int(totals[DEPOSITS]),
-        out_of_range=out_of_range,
-        bad_index=int(totals[BAD_INDEX]) if out_of_range else None,
-    )
-
-
-def _joined(a: Drained, b: Drained) -> Drained:
-    """Return two drains as one; counts of one page or slot are added."""
-
-    def add(*columns: NDArray[np.uint32]) -> Column:
-        number, at = np.unique(np.concatenate(columns[::2]), return_inverse=True)
-        count = np.bincount(at, np.concatenate(columns[1::2]), len(number))
-        return number, count.astype(np.uint32)
-
-    return Drained(
-        *add(a.miss_page, a.miss_count, b.miss_page, b.miss_count),
-        *add(a.hit_slot, a.hit_count, b.hit_slot, b.hit_count),
-        b.touch,
-        a.hits + b.hits,
-        a.misses + b.misses,
-        a.deposits + b.deposits,
-        out_of_range=a.out_of_range + b.out_of_range,
-        bad_index=a.bad_index if b.bad_index is None else b.bad_index,
-    )
-
-
-def _most(drained: Drained, most: int | None) -> Drained:
-    """Return a drain with the highest ``most`` counts of misses."""
-    count = drained.miss_count
-    if most is None or len(count) <= most:
-        return drained
-    top = np.sort(np.argsort(count, kind="stable")[len(count) - most :])
-    left_out = int(count.sum(dtype=np.int64) - count[top].sum(dtype=np.int64))
-    return replace(
-        drained,
-        miss_page=drained.miss_page[top],
-        miss_count=count[top],
-        left_out=left_out,
-    )

@@ -18,12 +18,16 @@ from isotherm.gpu.backend import (
     Geometry,
     Launch,
 )
+from isotherm.gpu.drained import (
+    BAD_INDEX,
+    HITS,
+    MISSES,
+    OUT_OF_RANGE,
+    STATS,
+    STRIPES,
+)
 from isotherm.gpu.elements import SUM_DTYPE
 from isotherm.gpu.torch_device import Device
-
-#: Columns of ``stats``, int64[STRIPES, STATS]; rows keep programs from meeting.
-HITS, MISSES, DEPOSITS, OUT_OF_RANGE, BAD_INDEX = range(5)
-STATS, STRIPES = 8, 64
 
 #: Words by which rows are moved: the widest that divides one.
 _WORD = {4: torch.int32, 2: torch.int16, 1: torch.int8}

@@ -1,4 +1,6 @@
-"""The device's side of a tiered tensor, in Triton.
+"""Launches of a tiered tensor in Triton: reads, sums, writes.
+
+The mover's kernels stand in ``triton_mover``.
 
 One source for three uses: compiled on a CUDA device, compiled to PTX for sm_90
 without one (the tests read the widths and cache modifiers of every access there),
@@ -37,7 +39,7 @@ add to row ``program % STRIPES`` of ``stats``, so that few meet at one address.
 import triton
 import triton.language as tl
 
-from isotherm.gpu.torch_steps import (
+from isotherm.gpu.drained import (
     BAD_INDEX,
     DEPOSITS,
     HITS,
@@ -55,12 +57,7 @@ _BAD_INDEX = tl.constexpr(BAD_INDEX)
 _STATS = tl.constexpr(STATS)
 _STRIPES = tl.constexpr(STRIPES)
 
-#: What ``commit``, ``clean`` and ``unpublish`` answer: see ``backend``.
-_DONE = tl.constexpr(0)
-_CHANGED = tl.constexpr(1)
-_DIRTY = tl.constexpr(2)
-
-_NOT_SPECIAL = ["n", "rows", "epoch", "salt", "capacity"]
+_NOT_SPECIAL = ["n", "rows", "epoch", "salt"]
 
 
 @triton.jit
@@ -98,7 +95,8 @@ def _placed(i, rows, RPP: tl.constexpr):
 
 
 @triton.jit
-def _start(number, STRIDE: tl.constexpr):
+def start_of(number, STRIDE: tl.constexpr):
+    """Return where rows or pages begin, int64[n, 1]."""
     return (number.to(tl.int64) * STRIDE)[:, None]
 
 
@@ -107,16 +105,16 @@ def _fetch(
     page, row, v, live, w, in_row, slots, host, RW: tl.constexpr, PW: tl.constexpr
 ):
     """Return a tile [rows, words]: slots where resident, else the host arena."""
-    inner = _start(row, RW) + w[None, :]
+    inner = start_of(row, RW) + w[None, :]
     hit = live & (v >= 0)
     a = tl.load(
-        slots + (_start(v, PW) + inner),
+        slots + (start_of(v, PW) + inner),
         mask=hit[:, None] & in_row[None, :],
         other=0,
         cache_modifier=".cg",
     )
     b = tl.load(
-        host + (_start(page, PW) + inner),
+        host + (start_of(page, PW) + inner),
         mask=(live & (v < 0))[:, None] & in_row[None, :],
         other=0,
         eviction_policy="evict_first",
@@ -172,8 +170,8 @@ def _deposit_pages(
     for c in range(0, PW, BLOCK_W):
         w = c + tl.arange(0, BLOCK_W)
         mask = want[:, None] & (w < PW)[None, :]
-        x = tl.load(host + (_start(page, PW) + w[None, :]), mask=mask, other=0)
-        tl.store(slots + (_start(-2 - v, PW) + w[None, :]), x, mask=mask)
+        x = tl.load(host + (start_of(page, PW) + w[None, :]), mask=mask, other=0)
+        tl.store(slots + (start_of(-2 - v, PW) + w[None, :]), x, mask=mask)
 
 
 @triton.jit
@@ -189,14 +187,14 @@ def _read(
         in_row = w < RW
         x = _fetch(page, row, v, live, w, in_row, slots, host, RW, PW)
         tl.store(
-            out + (_start(k, OW) + w[None, :]),
+            out + (start_of(k, OW) + w[None, :]),
             x,
             mask=live[:, None] & in_row[None, :],
             cache_modifier=".cs",
         )
         if DEPOSIT and RPP == 1:
             tl.store(
-                slots + (_start(-2 - v, PW) + w[None, :]),
+                slots + (start_of(-2 - v, PW) + w[None, :]),
                 x,
                 mask=want[:, None] & in_row[None, :],
             )
@@ -288,14 +286,14 @@ def gather_placed(
     in_row = w < RW
     x = _fetch(page, row, v, live, w, in_row, slots, host, RW, PW)
     tl.store(
-        out + (_start(k, OW) + w[None, :]),
+        out + (start_of(k, OW) + w[None, :]),
         x,
         mask=live[:, None] & in_row[None, :],
         cache_modifier=".cs",
     )
     if DEPOSIT and RPP == 1:
         tl.store(
-            slots + (_start(-2 - v, PW) + w[None, :]),
+            slots + (start_of(-2 - v, PW) + w[None, :]),
             x,
             mask=want[:, None] & in_row[None, :],
         )
@@ -379,7 +377,7 @@ def gather_bag(
             x = _fetch(page, row, v, live, w, in_row, slots, host, RE, PE)
             if DEPOSIT and RPP == 1:
                 tl.store(
-                    slots + (_start(-2 - v, PE) + w[None, :]),
+                    slots + (start_of(-2 - v, PE) + w[None, :]),
                     x,
                     mask=(live & (v <= -2))[:, None] & in_row[None, :],
                 )
@@ -397,7 +395,7 @@ def gather_bag(
             by = tl.broadcast_to(by, (BLOCK_B, BLOCK_E))
             acc = acc / by if WIDE else tl.div_rn(acc, by)
         tl.store(
-            out + (_start(b, RE) + w[None, :]),
+            out + (start_of(b, RE) + w[None, :]),
             _rounded(acc, out.dtype.element_ty, BY_BITS),
             mask=real[:, None] & in_row[None, :],
             cache_modifier=".cs",
@@ -426,21 +424,21 @@ def scatter(
     for c in tl.static_range(0, RW, BLOCK_W):
         w = c + tl.arange(0, BLOCK_W)
         in_row = w < RW
-        inner = _start(row, RW) + w[None, :]
+        inner = start_of(row, RW) + w[None, :]
         x = tl.load(
-            values + (_start(k, RW) + w[None, :]),
+            values + (start_of(k, RW) + w[None, :]),
             mask=live[:, None] & in_row[None, :],
             other=0,
             eviction_policy="evict_first",
         )
         tl.store(
-            slots + (_start(v, PW) + inner),
+            slots + (start_of(v, PW) + inner),
             x,
             mask=hit[:, None] & in_row[None, :],
             cache_modifier=".cg",
         )
         tl.store(
-            host + (_start(page, PW) + inner),
+            host + (start_of(page, PW) + inner),
             x,
             mask=(live & (v < 0))[:, None] & in_row[None, :],
             cache_modifier=".cg",
@@ -448,123 +446,3 @@ def scatter(
     tl.store(dirty + v, 1, mask=hit)
     tl.debug_barrier()  # every store of the program comes before the version
     tl.atomic_add(ver + page, 1, mask=live, sem="release")
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def copy_pages(
-    src, dst, src_page, dst_page, n,
-    PW: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
-    """``dst[dst_page[i]] = src[src_page[i]]``, by as many programs as there are.
-
-    Persistent: a grid of 12 to 32 programs saturates the bus and leaves the
-    processors to the launches beside it.
-    """
-    tiles: tl.constexpr = (PW + BLOCK_W - 1) // BLOCK_W
-    t = tl.program_id(0)
-    total = tl.cdiv(n, BLOCK_R) * tiles
-    while t < total:
-        k = (t // tiles) * BLOCK_R + tl.arange(0, BLOCK_R)
-        w = (t % tiles) * BLOCK_W + tl.arange(0, BLOCK_W)
-        live = k < n
-        mask = live[:, None] & (w < PW)[None, :]
-        a = tl.load(src_page + k, mask=live, other=0)
-        b = tl.load(dst_page + k, mask=live, other=0)
-        x = tl.load(
-            src + (_start(a, PW) + w[None, :]),
-            mask=mask,
-            other=0,
-            eviction_policy="evict_first",
-        )
-        tl.store(dst + (_start(b, PW) + w[None, :]), x, mask=mask, cache_modifier=".cg")
-        t += tl.num_programs(0)
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def prepare(
-    page, slot, version, ver, dirty, dep, touch, hit_cnt, answer, n,
-    CHECK: tl.constexpr, VERSIONS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Ready slots for their pages; the kernel before the one that stores ``loc``.
-
-    With ``CHECK`` (a commit) ``answer`` uint8[n] becomes DONE where the version is
-    still the one given, and the slot starts clean; else (a want) ``version``
-    becomes the present one and ``dep`` zero. Without ``VERSIONS`` all are 0.
-    """
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = k < n
-    p = tl.load(page + k, mask=live, other=0)
-    s = tl.load(slot + k, mask=live, other=0)
-    now = p * 0
-    if VERSIONS:
-        now = tl.load(ver + p, mask=live, other=0)
-    if CHECK:
-        same = now == tl.load(version + k, mask=live, other=0)
-        tl.store(answer + k, tl.where(same, _DONE, _CHANGED), mask=live)
-        tl.store(dirty + s, 0, mask=live & same)
-        tl.store(touch + s, 0, mask=live & same)
-        tl.store(hit_cnt + s, 0, mask=live & same)
-    else:
-        tl.store(version + k, now, mask=live)
-        tl.store(dep + s, 0, mask=live)
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def publish(
-    page, slot, answer, loc, n, WANT: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Store ``loc``: the slot where the answer is DONE, or the wish for it."""
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = k < n
-    p = tl.load(page + k, mask=live, other=0)
-    s = tl.load(slot + k, mask=live, other=0)
-    if WANT:
-        tl.store(loc + p, -2 - s, mask=live)
-    else:
-        good = tl.load(answer + k, mask=live, other=1) == _DONE
-        tl.store(loc + p, s, mask=live & good)
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def unpublish(page, slot, dirty, answer, loc, n, BLOCK: tl.constexpr):
-    """``loc[page] = -1`` where the page is in the slot no more than wanted, or clean.
-
-    A slot that is only wanted has no page yet: what ``dirty`` says of it is of the
-    page before.
-    """
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = k < n
-    p = tl.load(page + k, mask=live, other=0)
-    s = tl.load(slot + k, mask=live, other=0)
-    there = tl.load(loc + p, mask=live, other=-1) == s
-    good = (tl.load(dirty + s, mask=live, other=0) == 0) | (there == 0)
-    tl.store(answer + k, tl.where(good, _DONE, _DIRTY), mask=live)
-    tl.store(loc + p, -1, mask=live & good)
-
-
-@triton.jit(do_not_specialize=_NOT_SPECIAL)
-def drain(counter, number, count, cursor, n, capacity, BLOCK: tl.constexpr):
-    """List counters that are not zero, and zero those that were listed.
-
-    ``cursor`` int32[1] ends as their number; where it exceeds ``capacity``, those
-    beyond keep their counts for the next call. The exchange is atomic: what a launch
-    adds meanwhile is in this list or stays for the next.
-    """
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    some = tl.load(counter + k, mask=k < n, other=0, cache_modifier=".cg") != 0
-    ones = some.to(tl.int32)
-    nr = tl.sum(ones, axis=0)
-    if nr > 0:
-        at = tl.atomic_add(cursor, nr, sem="relaxed")
-        at = at + tl.cumsum(ones, axis=0) - ones
-        some = some & (at < capacity)
-        was = tl.atomic_xchg(counter + k, 0, mask=some, sem="relaxed")
-        tl.store(number + at, k, mask=some)
-        tl.store(count + at, was, mask=some)
-
-
-@triton.jit
-def take(stats, taken, BLOCK: tl.constexpr):
-    """Exchange the totals for zero."""
-    k = tl.arange(0, BLOCK)
-    tl.store(taken + k, tl.atomic_xchg(stats + k, 0, sem="relaxed"))
