@@ -98,6 +98,31 @@ def test_of_a_writable_tensor_a_deposit_is_sealed_first() -> None:
     assert ["commit"] == ops(p.tick())
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_waits_for_a_reader_can_be_copied_after_all(answered: bool) -> None:
+    """A second promotion, by a copy, takes the want back and waits for readers."""
+    p = SlotProtocol(8, 2)
+    p.promote(u32(5))
+    (want,) = p.tick()
+    if answered:
+        answer(p, want)
+    reader = p.launch()
+    assert [0] == p.promote(u32(5), copy=True).tolist()
+    if not answered:
+        answer(p, want)
+    (back,) = p.tick()
+    assert Op.UNPUBLISH is back.op
+    answer(p, back, DONE)
+    assert [] == p.tick()
+    p.ended(reader)
+    (copy,) = p.tick()
+    assert Op.COPY_IN is copy.op
+    answer(p, copy)
+    answer(p, p.tick()[0], DONE)
+    assert (HBM, 1, 0) == (p.place[5], p.totals.copied, p.totals.deposited)
+    assert p.settled
+
+
 def test_a_slot_rests_until_readers_have_ended() -> None:
     """A page that left frees its slot when all launches up to the answer are over."""
     p = SlotProtocol(8, 1)

@@ -309,6 +309,8 @@ EVICT = replace(CANCEL, settled=True)
 WRITE = Scene((WRITE_P,), (("demote", 1), ("copy", 0)), resident=(1,), writable=True)
 DEPOSIT_WRITE = Scene((P, P, WRITE_P), (("promote", 0),), writable=True)
 DIRTY_OUT = Scene((WRITE_P, P), (("demote", 0),), resident=(0,), writable=True)
+HURRY = Scene((P, P, Q), (("promote", 0), ("copy", 0)))
+HURRY_WRITE = Scene((P, WRITE_P), (("promote", 0), ("copy", 0)), writable=True)
 ROUND = Scene(
     (WRITE_P, P), (("demote", 0), ("copy", 0)), resident=(0,), writable=True, slots=2
 )
@@ -325,8 +327,21 @@ ROUND = Scene(
         pytest.param(DEPOSIT_WRITE, marks=pytest.mark.slow),
         pytest.param(DIRTY_OUT, marks=pytest.mark.slow),
         pytest.param(ROUND, marks=pytest.mark.slow),
+        pytest.param(HURRY, marks=pytest.mark.slow),
+        pytest.param(HURRY_WRITE, marks=pytest.mark.slow),
     ],
-    ids=["swap", "swap3", "cancel", "evict", "write", "deposit", "dirty", "round"],
+    ids=[
+        "swap",
+        "swap3",
+        "cancel",
+        "evict",
+        "write",
+        "deposit",
+        "dirty",
+        "round",
+        "hurry",
+        "hurry-write",
+    ],
 )
 def test_no_interleaving_is_wrong(scene: Scene) -> None:
     """With every rule no reader sees a torn page, no write is lost, nothing sticks."""

@@ -115,6 +115,7 @@ def key_of(p: SlotProtocol) -> tuple[object, ...]:
         p.version.tobytes(),
         p.tries.tobytes(),
         p.doomed.tobytes(),
+        p._copies.tobytes(),
         p.place.tobytes(),
         p.slot_of.tobytes(),
         p.readers.running,

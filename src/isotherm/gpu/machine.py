@@ -64,10 +64,9 @@ def measure(
     g = backend.geometry
     rows = min(MEASURED_ROWS, g.rows)
     pages = max(1, min(g.slots, g.pages))
-    stride = max(1, g.rows // rows)
-    far = backend.array((np.arange(rows, dtype=np.int64) * stride) % g.rows)
-    near = backend.array(np.arange(rows, dtype=np.int64) % (pages * g.rows_per_page))
-    near = backend.array(np.minimum(backend.numpy(near), g.rows - 1))
+    each = np.arange(rows, dtype=np.int64)
+    far = backend.array(each * (g.rows // rows))
+    near = backend.array(each % min(g.rows, pages * g.rows_per_page))
     out = backend.empty((rows, g.row_dim))
 
     def best(index: object) -> float:

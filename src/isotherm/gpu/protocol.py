@@ -83,6 +83,7 @@ class SlotProtocol:
         self.version = np.zeros(slots, np.uint32)
         self.tries = np.zeros(slots, np.uint8)
         self.doomed = np.zeros(slots, np.bool_)
+        self._copies = np.zeros(slots, np.bool_)  # filled by a copy, not by a reader
         self.end = slots  # slots from here on are not to be used
         self.placed = 0  # pages in HBM
         self._pinned: NDArray[np.bool_] | None = None
@@ -121,7 +122,8 @@ class SlotProtocol:
 
         Args:
             page: No page twice.
-            copy: Copy them; False: let readers deposit them, where they do.
+            copy: Copy them, also those that wait for a reader so far; False: let
+                readers deposit them, where they do.
 
         Returns:
             0, or the errno: EBUSY (held, or it comes and goes too often), EAGAIN (on
@@ -130,6 +132,8 @@ class SlotProtocol:
         status = np.zeros(len(page), np.int16)
         away = self.place[page] == HOST
         slot = self.slot_of[page]
+        if copy:
+            self._hurry(slot[~away & (slot >= 0)].astype(np.uint32))
         stays = away & (slot >= 0)
         state = self.state[slot[stays]]
         back = np.isin(state, (Slot.SAVING, Slot.LEAVING), invert=True)
@@ -288,6 +292,14 @@ class SlotProtocol:
         waits = self._lists.grace or len(self._unplaced())
         return self.idle and not waits
 
+    def _hurry(self, slot: Pages) -> None:
+        """Copy what waits for a reader: its want is taken back first."""
+        self._copies[slot[self.state[slot] == Slot.WANTING]] = True
+        slot = slot[self.state[slot] == Slot.WANTED]
+        self._copies[slot] = True
+        self._wanted = self._wanted[np.isin(self._wanted, slot, invert=True)]
+        self._issue(Op.UNPUBLISH, slot, Slot.SEALING)
+
     # -- coming --------------------------------------------------------------------
 
     def _fill(self) -> None:
@@ -307,6 +319,7 @@ class SlotProtocol:
             self.slot_of[some] = slot.astype(np.int32)
             self.tries[slot] = 0
             self.doomed[slot] = False
+            self._copies[slot] = copy
             if not copy:
                 self._issue(Op.WANT, slot, Slot.WANTING)
             elif self.rules.publish_last:
@@ -318,9 +331,11 @@ class SlotProtocol:
     def _wanting_done(self, told: Instruction, version: NDArray[np.integer]) -> None:
         self.version[told.slot] = version
         self.state[told.slot] = Slot.WANTED
-        doomed = self.doomed[told.slot]
-        self._wanted = np.concatenate([self._wanted, told.slot[~doomed]])
+        doomed, hurried = self.doomed[told.slot], self._copies[told.slot]
+        waits = told.slot[~doomed & ~hurried]
+        self._wanted = np.concatenate([self._wanted, waits])
         self._issue(Op.UNPUBLISH, told.slot[doomed], Slot.LEAVING)
+        self._issue(Op.UNPUBLISH, told.slot[~doomed & hurried], Slot.SEALING)
         self._probe = True
 
     def _probed(self, told: Instruction, epoch: NDArray[np.integer]) -> None:
@@ -338,13 +353,14 @@ class SlotProtocol:
             self._issue(Op.UNPUBLISH, slot, Slot.SEALING)
         else:
             self._issue(Op.COMMIT, slot, Slot.COMMITTING)
-        self.totals.deposited += len(slot)
 
     def _publish_sealed(self, slot: Pages) -> None:
         doomed = self.doomed[slot]
         self._vacate(slot[doomed])
         self._free_up(slot[doomed])
-        self._issue(Op.COMMIT, slot[~doomed], Slot.COMMITTING)
+        copies = self._copies[slot]
+        self._issue(Op.COMMIT, slot[~doomed & ~copies], Slot.COMMITTING)
+        self._issue(Op.COPY_IN, slot[~doomed & copies], Slot.COPYING)
 
     def _copied(self, told: Instruction, version: NDArray[np.integer]) -> None:
         if not self.rules.publish_last:  # it is read already
@@ -357,7 +373,6 @@ class SlotProtocol:
         self._vacate(gone)
         self._free_up(gone)
         self._issue(Op.COMMIT, told.slot[~doomed], Slot.COMMITTING)
-        self.totals.copied += len(told.slot) - len(gone)
 
     def _committed(self, told: Instruction, answer: NDArray[np.integer]) -> None:
         if not self.rules.publish_last:
@@ -365,6 +380,9 @@ class SlotProtocol:
         slot, changed = told.slot, answer == CHANGED
         doomed = self.doomed[slot]
         self.state[slot[~changed]] = Slot.LIVE
+        copied = int(np.count_nonzero(self._copies[slot[~changed]]))
+        self.totals.copied += copied
+        self.totals.deposited += int(np.count_nonzero(~changed)) - copied
         self._issue(Op.UNPUBLISH, slot[~changed & doomed], Slot.LEAVING)
         if not changed.any():
             return
@@ -380,7 +398,9 @@ class SlotProtocol:
             self.placed -= len(hot)
         self._vacate(up)
         self._free_up(up)
-        self._issue(Op.COPY_IN, slot[changed & ~doomed & ~spent], Slot.COPYING)
+        again = slot[changed & ~doomed & ~spent]
+        self._copies[again] = True
+        self._issue(Op.COPY_IN, again, Slot.COPYING)
 
     # -- going ---------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.gpu.mover import Mover
-from isotherm.gpu.protocol import HBM, SlotProtocol
+from isotherm.gpu.protocol import HBM, Slot, SlotProtocol
 from isotherm.gpu.tiering import Tiering
 
 #: Rounds of writing back: one is enough, unless pages are on their way meanwhile.
@@ -47,8 +47,27 @@ def bring(mover: Mover, tiering: Tiering | None, page: NDArray[np.uint32]) -> in
         lack = len(away) - protocol.room
         if lack > 0:
             mover.demote(coldest(protocol, tiering, lack, besides=page))
-        mover.promote(away, copy=True)
+        mover.promote(page, copy=True)
         return int(np.count_nonzero(protocol.place[page] == HBM))
+
+
+def bring_now(mover: Mover, tiering: Tiering | None, page: NDArray[np.uint32]) -> int:
+    """Promote pages as ``bring`` does, and wait until they are there; return how many.
+
+    A page that waited for a slot to be deposited in is copied in a second round.
+    """
+    protocol = mover.protocol
+    there = 0
+    for _ in range(MOST_ROUNDS):
+        promised = bring(mover, tiering, page)
+        mover.settle()
+        with mover.lock:
+            slot = protocol.slot_of[page]
+            state = protocol.state[slot[slot >= 0]]
+            there = int(np.count_nonzero(state == Slot.LIVE))
+        if there >= promised:
+            break
+    return there
 
 
 def write_back(mover: Mover) -> int:

@@ -28,7 +28,7 @@ from isotherm.gpu.life import Life
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.opening import MIN_SLOTS
 from isotherm.gpu.protocol import SAFE, Rules
-from isotherm.gpu.residents import bring, give_back, send_away, write_back
+from isotherm.gpu.residents import bring, bring_now, give_back, send_away, write_back
 from isotherm.gpu.stats import TierStats, read_stats
 from isotherm.gpu.tiering import Tiering
 
@@ -380,10 +380,10 @@ class TieredTensor:
         self._life.check()
         page = pages_of(index, self.geometry)
         with self._life.failing():
+            if wait:
+                return bring_now(self._mover, self._engine.tiering, page)
             count = bring(self._mover, self._engine.tiering, page)
             self._mover.pump()
-            if wait:
-                self._mover.settle()
         return count
 
     def pin(self, index: Any, *, on: bool = True) -> int:
@@ -397,19 +397,17 @@ class TieredTensor:
         """
         self._life.check()
         page = pages_of(index, self.geometry)
+        with self._mover.lock:
+            self._mover.protocol.pin(page, on=on)
         if not on:
-            with self._mover.lock:
-                self._mover.protocol.pin(page, on=False)
             return 0
         with self._life.failing():
-            if bring(self._mover, self._engine.tiering, page) < len(page):
+            if bring_now(self._mover, self._engine.tiering, page) < len(page):
+                self.pin(index, on=False)
                 raise UsageError(
                     f"pin: {len(page)} pages do not fit into"
                     f" {self._mover.protocol.end} slots"
                 )
-            with self._mover.lock:
-                self._mover.protocol.pin(page)
-            self._mover.settle()
         return len(page)
 
     def flush(self) -> int:
