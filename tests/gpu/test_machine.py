@@ -189,3 +189,18 @@ def test_launches_that_nobody_looks_after_are_forgotten() -> None:
     for _ in range(3 * MOST_LAUNCHES):
         mover.launch(lambda launch: mover.backend.gather(np.array([3]), out, launch))
     assert len(mover.protocol.readers.running) <= MOST_LAUNCHES
+
+
+def test_a_long_epoch_is_told_by_every_fourth_access() -> None:
+    """No more samples than the tracker is to have, each for so many accesses."""
+    mover, machine = make()
+    counters = KernelCounters(mover, machine.clock, most_samples=100)
+    read(mover, np.repeat([3, 20, 21, 60], [200, 130, 2, 40]))
+    machine.advance(372)
+    (batch,) = counters.drain()
+    assert isinstance(batch.seen, Samples)
+    assert 4.0 == batch.seen.period
+    page, count = np.unique(batch.seen.page, return_counts=True)
+    assert {3: 50, 20: 32, 21: 1, 60: 10} == dict(
+        zip(page.tolist(), count.tolist(), strict=True)
+    )

@@ -6,6 +6,7 @@ and no other instrument sees a GPU's reads at all.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isotherm.core.clock import Clock
 from isotherm.core.units import NS_PER_S
@@ -16,6 +17,9 @@ from isotherm.gpu.protocol import Slot
 from isotherm.hints.batch import HintBatch, Look, Mechanism, Samples
 from isotherm.hints.capability import PLAIN
 
+#: A long epoch is told by samples of it: a tracker takes some 25 ns for each.
+MOST_SAMPLES = 1 << 21
+
 
 class KernelCounters:
     """Drains the counters once an epoch.
@@ -25,6 +29,8 @@ class KernelCounters:
         clock: The tensor's.
         most_pages: Pages with misses that a drain may bring, the hottest; None: all.
         link_bytes_s: What a drain takes of the link, bytes per second.
+        most_samples: Accesses that a batch tells of; of more it tells every 2nd,
+            4th, and so on.
     """
 
     mechanism = Mechanism.SAMPLING
@@ -37,10 +43,12 @@ class KernelCounters:
         most_pages: int | None = None,
         *,
         link_bytes_s: float = ASSUMED_HOST_BYTES_S,
+        most_samples: int = MOST_SAMPLES,
     ) -> None:
         self._mover = mover
         self._clock = clock
         self._most = most_pages
+        self._most_samples = most_samples
         self._byte_ns = NS_PER_S / link_bytes_s
         self._since_ns = clock.now_ns()
         self.last: Drained | None = None
@@ -83,23 +91,39 @@ class KernelCounters:
         owner = protocol.owner[seen.hit_slot]
         # A slot that was given away since has had its counter cleared, or will have.
         ours = (owner >= 0) & (protocol.state[seen.hit_slot] >= Slot.LIVE)
-        hits = seen.hit_count[ours] << np.uint32(self._mover.hit_shift)
-        page = np.concatenate(
-            [
-                np.repeat(seen.miss_page, seen.miss_count),
-                np.repeat(owner[ours].astype(np.uint32), hits),
-            ]
-        )
+        page = np.concatenate([seen.miss_page, owner[ours].astype(np.uint32)])
+        hits = seen.hit_count[ours].astype(np.int64) << self._mover.hit_shift
+        count = np.concatenate([seen.miss_count.astype(np.int64), hits])
+        page, period = _samples(page, count, self._most_samples)
         return (
             HintBatch(
                 self.mechanism.value,
                 since_ns,
                 now_ns,
-                Samples(page, None, None, 1.0),
+                Samples(page, None, None, float(period)),
                 lost=seen.left_out,
                 background_ns=_bytes_of(seen) * self._byte_ns,
             ),
         )
+
+
+def _samples(
+    page: NDArray[np.uint32], count: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.uint32], int]:
+    """Return the page of every ``period``-th access, in their order, and the period.
+
+    Args:
+        page: uint32[n].
+        count: Accesses of each.
+        most: Samples; the period is the lowest power of two that keeps to it.
+    """
+    upto = np.cumsum(count)
+    total = int(upto[-1]) if len(upto) else 0
+    period = 1
+    while total > most * period:
+        period *= 2
+    told = upto // period
+    return np.repeat(page, np.diff(told, prepend=0)), period
 
 
 def _bytes_of(seen: Drained) -> int:
