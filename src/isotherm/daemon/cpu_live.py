@@ -5,6 +5,7 @@ access its own memory, and is advised on as a whole.
 """
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from isotherm.daemon.service import Service
     from isotherm.loop.epoch import Step
 
-#: Where threads run is read so often; 20 µs a thread.
+#: Where threads run is read so often, at 20 µs a thread; where that would take more
+#: than a hundredth of the time, not before so many times what it took.
 READ_NS: Final = 2 * NS_PER_S
+READ_REST: Final = 100
 #: A process runs on a socket if it has so much of its CPU time there.
 ALONE: Final = 0.9
 #: Of a socket's CPUs, those that may be used whatever else runs there.
@@ -63,7 +66,7 @@ class Sockets:
     def __init__(self, machine: LinuxMachine) -> None:
         self._machine = machine
         self._ticks: dict[int, int] = {}  # by thread
-        self._read_ns = -READ_NS
+        self._read_ns, self._rest_ns = -READ_NS, READ_NS
         self._take_tiers(machine.topology)
         #: CPU seconds a second by process or thread and initiator.
         self.of_process: dict[int, NDArray[np.float64]] = {}
@@ -95,8 +98,9 @@ class Sockets:
         """Read again where threads run, if the last time is long enough ago."""
         now_ns = self._machine.clock.now_ns()
         passed_ns = now_ns - self._read_ns
-        if passed_ns < READ_NS:
+        if passed_ns < self._rest_ns:
             return
+        began = time.perf_counter_ns()
         if self._topology is not self._machine.topology:
             self._take_tiers(self._machine.topology)
         self._read_ns = now_ns
@@ -105,6 +109,7 @@ class Sockets:
         for target in list(self._machine.follower.targets.values()):
             running = read_running(target.process)
             self._add(target.pid, running, before, passed_ns / NS_PER_S)
+        self._rest_ns = max(READ_NS, READ_REST * (time.perf_counter_ns() - began))
 
     def _add(
         self, pid: int, running: Running, before: Mapping[int, int], passed_s: float
