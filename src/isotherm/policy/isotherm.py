@@ -209,7 +209,8 @@ class Isotherm:
         )
         moves = self._whose.amend(moves, epoch, view, limit)
         moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
-        moves, crossed = self._homes.settle(moves, whole, rate, self._cell)
+        paced = replace(self._loads.price(whole), move_limit_pages=limit)
+        moves, crossed = self._homes.settle(moves, paced, rate, self._cell)
         notes |= crossed
         moves, birth, born = self._bear(moves, whole, notes)
         notes |= born
