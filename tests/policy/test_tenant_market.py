@@ -93,7 +93,7 @@ class Host:
         self.index += 1
         return moves
 
-    def settle(self, epochs: int = 30) -> None:
+    def settle(self, epochs: int = 12) -> None:
         """Decide until nothing more happens, or so often."""
         for _ in range(epochs):
             self.step()

@@ -73,7 +73,7 @@ def test_weights_count() -> None:
 counts = st.lists(st.integers(0, 500), min_size=4, max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(counts, min_size=2, max_size=2),
     st.integers(0, 1500),
@@ -181,7 +181,7 @@ def test_a_share_of_moves_is_a_bound() -> None:
     assert 2 == deals.up[0].sum()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(0, 40), min_size=8, max_size=8),
     st.lists(st.floats(-9, 9), min_size=4, max_size=4),
