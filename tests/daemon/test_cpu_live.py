@@ -90,12 +90,12 @@ def test_a_process_runs_where_its_time_goes(host: Any) -> None:
     assert frozenset({2, 3}) == sockets.cpus(1)
     sockets.refresh()
     assert 0 == sockets.initiator_of(7)
-    host.ran[7] = [(7, 0, 100), (8, 3, 100)]
-    host.ran[9] = [(9, 2, 150), (10, 0, 2)]
+    host.ran[7] = [(7, 0, 10_000), (8, 3, 10_000)]
+    host.ran[9] = [(9, 2, 15_000), (10, 0, 200)]
     host.clock.advance(10**9)
     sockets.refresh()
     assert 0 == sockets.initiator_of(7)  # not read again so soon
-    host.clock.advance(10**9)
+    host.clock.advance(10**11)
     sockets.refresh()
     assert UNKNOWN == sockets.initiator_of(7)
     assert 1 == sockets.initiator_of(9)
