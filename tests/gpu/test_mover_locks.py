@@ -1,8 +1,10 @@
 """Launches beside decisions: who waits for whom."""
 
 import threading
+from typing import Any
 
 import numpy as np
+import pytest
 
 from isotherm.gpu import numpy_backend
 from isotherm.gpu.backend import Geometry
@@ -56,3 +58,23 @@ def test_launches_and_answers_side_by_side() -> None:
     mover.settle()
     assert 200 == mover.protocol.readers.epoch
     assert () == mover.protocol.readers.running
+
+
+def test_a_pump_ends_while_launches_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers that never pause do not keep the engine from its next decision."""
+    mover = make()
+    asked = []
+    deposited = mover.backend.deposited
+
+    def ask(slot: np.ndarray) -> Any:
+        asked.append(len(slot))
+        assert len(asked) < 100  # each question sees another launch end
+        read(mover, 1)
+        return deposited(slot)
+
+    monkeypatch.setattr(mover.backend, "deposited", ask)
+    read(mover, 1)
+    mover.promote(np.array([0], np.uint32))  # nobody reads it: it stays wanted
+    for _ in range(3):
+        mover.pump()
+    assert 1 <= len(asked) <= 3

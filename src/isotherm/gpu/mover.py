@@ -116,13 +116,20 @@ class Mover:
         Raises:
             DeviceFailedError: The device has failed.
         """
-        any_ = False
         with self.lock:
-            while self._once():
+            any_ = self._see_ends()
+            # Ends that come meanwhile are the next call's: there may be no end of them.
+            while self._answer():
                 any_ = True
         return any_
 
     def _once(self) -> bool:
+        """Do both once; return whether anything came of it."""
+        ended = self._see_ends()
+        return self._answer() or ended
+
+    def _see_ends(self) -> bool:
+        """Take note of launches that have ended; return whether any has."""
         moved = False
         with self._epochs:
             left = []
@@ -135,6 +142,11 @@ class Mover:
                 else:
                     left.append((epoch, pending))
             self._launches = left
+        return moved
+
+    def _answer(self) -> bool:
+        """Take answers, hand out what is next; return whether there was any."""
+        moved = False
         while self._asked and (self._deterministic or self._asked[0][1].done()):
             told, answer = self._asked.popleft()
             said = answer.result()
