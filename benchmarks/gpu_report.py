@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpu_data import Rig
+from isotherm.core.kernels import BACKEND
 
 #: Ours where epochs end between batches, and where the engine's thread ends them.
 OURS = ("ours", "ours, thread")
@@ -180,6 +181,7 @@ def facts_of(rig: Rig, args: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
+        "kernels": BACKEND,
         "versions": {},
     }
     for name in ("torch", "triton", "numpy", "fbgemm-gpu"):
