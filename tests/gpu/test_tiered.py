@@ -32,6 +32,7 @@ def make(**options: Any) -> TieredTensor:
     return TieredTensor.from_host(TABLE, **(defaults | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writable", [False, True])
 def test_hot_rows_come_to_device_memory(writable: bool) -> None:
     """Reads return the rows; after some epochs most of them are hits."""
@@ -51,6 +52,7 @@ def test_hot_rows_come_to_device_memory(writable: bool) -> None:
         assert after.hit_rate == after.hits / (after.hits + after.misses)
 
 
+@pytest.mark.slow
 def test_same_calls_same_placement() -> None:
     """Two deterministic tensors that are read alike are alike to the last bit."""
     found = []
@@ -67,6 +69,7 @@ def test_same_calls_same_placement() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_thread_decides_beside_the_launches() -> None:
     """With a thread hot rows come without a call for it, and reads stay right."""
     tensor = make(deterministic=False, epoch_rows=2000)
@@ -85,6 +88,7 @@ def test_a_thread_decides_beside_the_launches() -> None:
     tensor.close()
 
 
+@pytest.mark.slow
 def test_by_hand_nothing_is_decided_until_it_is_asked_for() -> None:
     """A manual tensor ends an epoch at each step, and only there."""
     with make(deterministic=False, engine="manual", epoch_rows=1) as tensor:
@@ -141,6 +145,7 @@ def test_values_of_another_shape_are_refused() -> None:
         np.testing.assert_array_equal(TABLE[:4], tensor.gather(np.arange(4)))
 
 
+@pytest.mark.slow
 def test_the_coldest_make_room_for_what_is_fetched() -> None:
     """A prefetch into full device memory displaces cold pages, not hot ones."""
     with make(epoch_rows=2000) as tensor:
@@ -156,6 +161,7 @@ def test_the_coldest_make_room_for_what_is_fetched() -> None:
         assert (place[hottest] == 0).all()
 
 
+@pytest.mark.slow
 def test_pinned_pages_stay() -> None:
     """No policy and no prefetch displaces a pinned page, until it is let go."""
     with make(epoch_rows=1000) as tensor:
@@ -197,6 +203,7 @@ def test_the_host_arena_is_lent() -> None:
         assert (tensor.gather([7]) == 5).all()
 
 
+@pytest.mark.slow
 def test_device_memory_is_given_back() -> None:
     """After shrink there are fewer slots, all reads are right, and moves go on."""
     with make(epoch_rows=1000) as tensor:
