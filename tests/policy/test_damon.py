@@ -7,6 +7,7 @@ from isotherm.hints.batch import Mechanism, RegionCounts
 from isotherm.policy.damon import (
     GEN_MIGPOL,
     MEM_TIER,
+    MOST_QUOTA,
     Damon,
     Hmsdk,
     Quota,
@@ -98,6 +99,15 @@ def test_a_goal_starts_at_a_byte_and_doubles(bench, hint):
 def test_the_feedback_loop(last, score, expected):
     """Up by what is missing, down by what is too much, never below a byte."""
     assert expected == next_quota(last, score)
+
+
+def test_a_goal_that_is_far_for_long_is_followed_again():
+    """Doubled for an hour a quota is finite, and falls when the goal is passed."""
+    quota = 1.0
+    for _ in range(3600):
+        quota = next_quota(quota, 0)
+    assert MOST_QUOTA == quota
+    assert MOST_QUOTA / 2 == next_quota(quota, 15_000)
 
 
 def test_a_quota_without_goal_is_whole_at_once():

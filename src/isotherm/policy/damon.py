@@ -55,14 +55,15 @@ GEN_MIGPOL: Mapping[str, float] = {
 }
 GOAL = 10_000  #: DAMOS scores are shares of the goal in 1/10000
 MAX_AGE_LOG, MAX_SCORE = 32, 99  # DAMON_MAX_AGE_IN_LOG, DAMOS_MAX_SCORE
-LEAST_QUOTA = 1.0  # bytes: 10000 in the kernel's unit
+#: Bytes: 10000, and the largest unsigned long, in the kernel's unit.
+LEAST_QUOTA, MOST_QUOTA = 1.0, float(1 << 64) / 10_000
 
 
 def next_quota(last_bytes: float, score: float) -> float:
     """Return the next quota of a goal (damon_feed_loop_next_input()).
 
     Up by the share that is missing of the goal, at most doubled; down by the share
-    that is too much, at least to one byte.
+    that is too much, at least to one byte. It stays in what a long of the kernel holds.
 
     Args:
         last_bytes: The quota before.
@@ -73,7 +74,7 @@ def next_quota(last_bytes: float, score: float) -> float:
     """
     change = last_bytes * min(abs(GOAL - score), GOAL) / GOAL
     if score < GOAL:
-        return last_bytes + change
+        return min(last_bytes + change, MOST_QUOTA)
     return max(last_bytes - change, LEAST_QUOTA)
 
 
