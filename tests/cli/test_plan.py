@@ -67,6 +67,7 @@ def test_advises_settings_of_the_kernel(capsys):
         (["--fleet", "/nonexistent"], "expected a directory"),
         (["--costs", "/nonexistent.toml"], "nonexistent.toml"),
         (["--windows", "0"], "windows"),
+        (["--advise", "--fleet", "hosts"], "expected one workload"),
     ],
 )
 def test_wrong_options(capsys, words, says):

@@ -22,6 +22,7 @@ from isotherm.cli.output import (
     start_logging,
     table,
 )
+from isotherm.core.errors import UsageError
 from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
@@ -125,6 +126,11 @@ def plan(
         Print one JSON document with raw units.
     """
     start_logging()
+    if advise and fleet is not None:
+        raise UsageError(
+            "--advise: expected one workload, got --fleet",
+            hint=f"settings are of one host: --workload {fleet}/HOST.parquet",
+        )
     at_least("jobs", jobs, 1)
     at_least("windows", windows, 1)
     names = list(catalogue.POLICIES) if policies == "all" else policies
