@@ -36,9 +36,24 @@ def test_five_bits_of_time_wrap(bench, hint):
     """4.5 s later looks like half a second to the small record, not to the precise."""
     for precise, moves in ((0, [(0, 1), (9, 0)]), (1, [])):
         table = table_of(bench)
-        policy = PgHot(table.setup(precise=precise))
+        policy = PgHot(table.setup(precise=precise, window_ms=3000))
         table.step(policy, hint.faults({9: 0.1}))
         for _ in range(8):
+            table.step(policy)
+        assert moves == hint.moves(table.step(policy, hint.faults({9: 0.1})))
+
+
+def test_the_precise_record_has_a_window_of_five_seconds(bench, hint):
+    """4.5 s between two faults are within it, 5.5 s are not; an option has its way."""
+    for steps, options, moves in (
+        (8, {}, [(0, 1), (9, 0)]),
+        (10, {}, []),
+        (8, {"window_ms": 3000}, []),
+    ):
+        table = table_of(bench)
+        policy = PgHot(table.setup(precise=1, **options))
+        table.step(policy, hint.faults({9: 0.1}))
+        for _ in range(steps):
             table.step(policy)
         assert moves == hint.moves(table.step(policy, hint.faults({9: 0.1})))
 

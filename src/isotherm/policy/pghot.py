@@ -25,6 +25,8 @@ from isotherm.policy.spaces import reborn
 BUCKET_MS, PRECISE_BUCKET_MS = 128, 1
 TIME_BITS, PRECISE_TIME_BITS = 5, 14
 MAX_FREQUENCY, PRECISE_MAX_FREQUENCY = 3, 7
+#: The precise record's window, and so kmigrated's threshold with it.
+PRECISE_WINDOW_MS = 5000.0
 
 
 class PgHot(Numab2):
@@ -35,7 +37,7 @@ class PgHot(Numab2):
     defaults: Mapping[str, float] = {
         **NUMAB2_DEFAULTS,
         "hot_threshold_ms": 3000.0,  # kmigrated's reference threshold: the window
-        "window_ms": 3000.0,  # vm.pghot_promote_freq_window_ms; 5000 if precise
+        "window_ms": 3000.0,  # vm.pghot_promote_freq_window_ms; 5000 with precise
         "freq_threshold": 2.0,  # vm.pghot_freq_threshold
         "precise": 0.0,
     }
@@ -43,6 +45,10 @@ class PgHot(Numab2):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         precise = self._o["precise"] > 0
+        if precise:
+            for name in ("window_ms", "hot_threshold_ms"):
+                self._o[name] = float(setup.options.get(name, PRECISE_WINDOW_MS))
+            self._default_ms = self._o["hot_threshold_ms"]
         self._bucket_ms = PRECISE_BUCKET_MS if precise else BUCKET_MS
         self._mask = (1 << (PRECISE_TIME_BITS if precise else TIME_BITS)) - 1
         self._most = PRECISE_MAX_FREQUENCY if precise else MAX_FREQUENCY
