@@ -254,7 +254,7 @@ def main() -> int:
                 "## Bars",
                 bars,
                 "## Policies",
-                "Over the built-in machines' cells that each ran, and isotherm's there.",
+                "Over the built-in machines' cells that each ran, isotherm's beside.",
                 markdown(list(POLICY_HEAD), [r.line for r in ranked]),
                 "## Machines",
                 by_machine(rows),
