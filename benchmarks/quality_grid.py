@@ -37,6 +37,8 @@ PEERS: Final = ("numab2", "tpp", "hemem", "memtis", "lru", "first-touch")
 BOUNDS: Final = ("static-oracle", "clairvoyant")
 #: Those that see samples; to all others the sampling period is nothing.
 SAMPLED: Final = frozenset({"isotherm", "hemem", "memtis"})
+#: Of page sizes: benchmarks/huge_pages.py.
+HUGE_WORKLOADS: Final = frozenset({"silo", "liblinear"})
 #: On these, and on no others, the best entry of a peer's tuning grid is chosen.
 TUNING_WORKLOADS: Final = ("zipf", "gups", "drift", "scan-zipf")
 
@@ -150,7 +152,7 @@ class Planned:
 
 def workloads_of(regime: Regime, wanted: Sequence[str] | None) -> list[str]:
     """Return the workloads of a regime, in the order of the documentation."""
-    names = list(WORKLOADS)
+    names = [name for name in WORKLOADS if name not in HUGE_WORKLOADS]
     if regime.traces:
         names = [f"{TRACE}{name}" for name in list_traces()]
     if regime.ragged:
@@ -289,6 +291,9 @@ _ENTRY: Final = "isotherm.lab.simulate"
 _ASIDE: Final = (
     "isotherm.core",
     "isotherm.data",
+    "isotherm.lab.cpu_advice",  # only where asked for, as the next two
+    "isotherm.lab.huge_pages",
+    "isotherm.lab.tenants",
     "isotherm.observability",
     "isotherm.policy.registry",
     "isotherm.records",

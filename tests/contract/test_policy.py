@@ -203,7 +203,7 @@ def test_pages_without_memory(
     policy: str, held: list[Held], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are in no tier: no plan names them (see `check_moves`)."""
-    monkeypatch.setattr(lab, "SimMachine", Holey)
+    monkeypatch.setattr(lab, "machine_class", lambda huge: Holey)
     run(policy)
     assert held[-1].decided > 15
     if policy in MOVERS:

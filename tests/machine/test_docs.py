@@ -29,7 +29,8 @@ def test_the_table_of_machines(name: str) -> None:
         "-" if n.read_bandwidth_gb_s is None else f"{n.read_bandwidth_gb_s:g}"
         for n in spec.nodes
     )
-    assert parallelism == f"{spec.parallelism:g}"
+    each = spec.initiator_parallelism or [spec.parallelism]
+    assert parallelism == " and ".join(f"{one:g}" for one in each)
     if "-" not in bandwidth:
         assert reference == f"{spec.reference_gib:g} GiB"
 
