@@ -159,7 +159,7 @@ def test_only_isotherm_uses_the_tracker(policy: str):
     [
         ("isotherm.policy.isotherm", False, True),
         ("isotherm.policy.sensing", False, True),
-        ("isotherm.policy.switching", False, True),
+        ("isotherm.policy.market", False, True),
         ("isotherm.hotness.tracker", False, True),
         ("isotherm.lab.simulate", True, True),
         ("isotherm.machine.sim.machine", True, True),
