@@ -39,8 +39,8 @@ layers: .venv/.test
 	$(BIN)/lint-imports
 
 style: .venv/.test
-	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy docs
-	$(BIN)/ruff format --check src vmtest tests benchmarks deploy docs
+	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy docs/man
+	$(BIN)/ruff format --check src vmtest tests benchmarks deploy docs/man
 
 types: .venv/.test
 	$(BIN)/mypy

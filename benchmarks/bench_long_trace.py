@@ -87,7 +87,9 @@ class Repeated:
                 yield kind, count
             left -= min(READINGS[0][1] * FILE_ACCESSES, left)
 
-    def chunks(self, rows: int, ahead: int, *, times: bool) -> Iterator[AccessChunk]:
+    def chunks(
+        self, rows: int = 1 << 20, ahead: int = 0, *, times: bool = True
+    ) -> Iterator[AccessChunk]:
         """Yield the accesses of the file, over and over, as many as were asked for."""
         for kind, count in self.pieces():
             source = self._mapped if kind == "decoded" else self._reader
@@ -156,7 +158,10 @@ class Mark(NamedTuple):
 
 def total(spans: Sequence[tuple[Mark, Mark]], clock: str) -> float:
     """Return what epochs took by a field of `Mark`."""
-    return sum(getattr(stop, clock) - getattr(start, clock) for start, stop in spans)
+    took: float = sum(
+        getattr(stop, clock) - getattr(start, clock) for start, stop in spans
+    )
+    return took
 
 
 def speed(spans: Sequence[tuple[Mark, Mark]], per_epoch: float, clock: str) -> float:

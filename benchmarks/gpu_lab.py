@@ -133,7 +133,7 @@ def table(machine: str, columns: Columns) -> str:
         product = 1.0
         for found in columns.values():
             product *= found.get((machine, policy), float("inf"))
-        return product ** (1 / len(columns))
+        return float(product ** (1 / len(columns)))
 
     names = {policy for found in columns.values() for _, policy in found}
     ranked = sorted(names - set(BOUNDS), key=mean)

@@ -112,7 +112,7 @@ def table(found: dict[Any, list[Row]]) -> tuple[str, list[str]]:
                 at = (machine, workload, ratio)
                 slow = {m: mean(found, (*at, m), "slowdown") for m in MODES}
                 priced = slow["priced"]
-                rivals = ("never-split", "always-split")
+                rivals: tuple[str, ...] = ("never-split", "always-split")
                 least = 0.0
                 if workload in ALIKE:
                     rivals, least = ("always-huge",), -BAR
