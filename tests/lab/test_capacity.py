@@ -46,10 +46,10 @@ def test_all_of_it_where_nothing_less_keeps_it():
 
 
 def test_windows_are_the_replicas_of_a_trace():
-    """Equal parts of it; seeds make no difference to a trace."""
-    question = Question(["tpp"], COMMON, 0.05, seeds=(1, 2), windows=3)
-    assert ["1/3", "2/3", "3/3"] == [
-        spec.workload_options["window"] for spec in question.replicas()
+    """Equal parts of it, all with the first seed that is asked for."""
+    question = Question(["tpp"], COMMON, 0.05, seeds=(7, 2), windows=3)
+    assert [("1/3", 7), ("2/3", 7), ("3/3", 7)] == [
+        (spec.workload_options["window"], spec.seed) for spec in question.replicas()
     ]
 
 

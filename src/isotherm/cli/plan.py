@@ -18,6 +18,7 @@ from isotherm.cli.output import (
     print_json,
     print_table,
     print_text,
+    print_wrapped,
     progress_bar,
     start_logging,
     table,
@@ -160,6 +161,11 @@ def plan(
     if fleet is not None:
         hosts = [str(path) for path in host_traces(fleet)]
     fixed = [host for host in hosts if not catalogue.is_generator(host)]
+    if windows > 1 and len(fixed) < len(hosts):
+        raise UsageError(
+            f"--windows: {hosts[0]} is a generator, expected a trace",
+            hint="--seeds 1,2,3 makes replicas of a generator",
+        )
     if pages is not None and fixed:
         note(f"--pages is not for traces: {', '.join(fixed)}")
     planner = Planner(
@@ -212,7 +218,7 @@ def plan(
         print_json(answer.as_json(prices))
         return 0
     _print_answer(answer.needs, answer.offers, prices)
-    print_text(answer.advice)
+    print_wrapped(answer.advice)
     if bound is None:
         note("slowdown is of memory time alone; --memory-bound tells the program's")
     return 0
@@ -240,11 +246,11 @@ def _print_answer(needs: "list[Need]", offers: "list[Offer]", costs: "Costs") ->
             f"{offer.saved:.0%}",
         )
     print_table(made)
-    print_text(_price_line(costs))
+    print_wrapped(_price_line(costs))
 
 
 def _print_settings(settings: "list[Setting]", *, as_json: bool) -> None:
-    from isotherm.lab.advice import advice_of  # noqa: PLC0415  # brings numba
+    from isotherm.lab.advice import advice_of, pays  # noqa: PLC0415  # brings numba
 
     if as_json:
         found = [
@@ -268,10 +274,12 @@ def _print_settings(settings: "list[Setting]", *, as_json: bool) -> None:
         )
         made.add_row(setting.candidate.policy, f"{setting.slowdown:.3f}", shown)
     print_table(made)
-    print_text(advice_of(settings))
-    if settings[0].candidate.policy != "first-touch":
-        print_text("As root:")
-        for line in settings[0].commands:
+    print_wrapped(advice_of(settings))
+    if pays(settings):
+        commands = settings[0].commands
+        unprivileged = all(line.startswith("numactl ") for line in commands)
+        print_text("Start it as:" if unprivileged else "As root:")
+        for line in commands:
             print_text(f"  {line}")
 
 
@@ -287,8 +295,9 @@ def _print_fleet(found: Any, hosts: int, costs: "Costs") -> None:  # FleetNeed
             f"{row.offer.saved:.0%}",
         )
     print_table(made)
-    print_text(f"{hosts} hosts. {_price_line(costs)}")
-    print_text(found.advice)
+    count = "1 host" if hosts == 1 else f"{hosts} hosts"
+    print_wrapped(f"{count}. {_price_line(costs)}")
+    print_wrapped(found.advice)
 
 
 def _price_line(costs: "Costs") -> str:

@@ -29,7 +29,7 @@ class Question:
         common: Everything that all runs share; its policy, ratio, seed and window
             are ignored.
         max_slowdown: Allowed time over that with all memory fast, less one: 0.05.
-        seeds: One replica each, for generators.
+        seeds: One replica each; of windows the first counts.
         windows: As many replicas, for traces: equal parts of it.
     """
 
@@ -45,6 +45,7 @@ class Question:
             return [
                 replace(
                     self.common,
+                    seed=self.seeds[0],
                     workload_options={
                         **self.common.workload_options,
                         "window": f"{k}/{self.windows}",
