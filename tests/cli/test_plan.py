@@ -28,6 +28,27 @@ def test_answers_in_json(capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_answers_for_people_fit_80_columns(capsys):
+    """Prices and advice are sentences, and wrapped."""
+    command = ["plan", *SMALL, "--max-slowdown", "50%", "--policies", "first-touch"]
+    assert 0 == main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Prices a GiB") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.slow
+def test_commands_only_for_what_pays(capsys):
+    """A kernel that is left as it is gets no commands; numactl needs no root."""
+    command = ["plan", *SMALL, "--advise", "--fast-ratio", "1/4"]
+    assert 0 == main(command)
+    out = capsys.readouterr().out
+    told = "As root:" in out or "Start it as:" in out
+    assert told == ("Leave the kernel as it is" not in out)
+    assert ("Start it as:" in out) == ("Use interleave:" in out)
+
+
+@pytest.mark.slow
 def test_a_fleet_of_traces(capsys, tmp_path):
     """One answer a host, and what to buy for all."""
     for host in ("one", "two"):
@@ -67,6 +88,7 @@ def test_advises_settings_of_the_kernel(capsys):
         (["--fleet", "/nonexistent"], "expected a directory"),
         (["--costs", "/nonexistent.toml"], "nonexistent.toml"),
         (["--windows", "0"], "windows"),
+        (["--windows", "3", "--workload", "zipf"], "zipf is a generator"),
         (["--advise", "--fleet", "hosts"], "expected one workload"),
     ],
 )

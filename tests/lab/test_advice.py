@@ -14,6 +14,7 @@ from isotherm.lab.advice import (
     candidates,
     damo_arguments,
     numa_balancing_commands,
+    pays,
 )
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy.plan import Setup
@@ -57,6 +58,7 @@ def test_the_best_of_each_mechanism_best_first():
     ]
     assert 200.0 == found[0].candidate.options["promote_mb"]
     assert "Use damon: 33%" in advice_of(found)
+    assert pays(found)
 
 
 def test_nothing_gained_nothing_set():
@@ -64,6 +66,7 @@ def test_nothing_gained_nothing_set():
     tried = [Candidate("first-touch"), Candidate("interleave")]
     found = best_settings(tried, rows(1.0, 0.995), TOPOLOGY)
     assert advice_of(found).startswith("Leave the kernel as it is")
+    assert not pays(found)
 
 
 def test_numa_balancing_is_switched_on_last():

@@ -31,6 +31,19 @@ def test_headline_says_how_much(samples: ModuleType) -> None:
     assert any("a host can run beats it." in sentence for sentence in sentences)
 
 
+def test_headline_says_times_where_per_cent_are_many(samples: ModuleType) -> None:
+    """A cache in hardware may lose by a factor of hundreds."""
+    rows = judge(
+        [
+            samples.result("isotherm", 2.0),
+            samples.result("first-touch", 2.5),
+            samples.result("lru", 600.0),
+        ]
+    )
+    _, sentences = headline(rows)
+    assert any("It is 299 times slower than isotherm." in s for s in sentences)
+
+
 def test_headline_names_losses(samples: ModuleType) -> None:
     """Where another policy is faster, that is said, with the place and figure."""
     rows = judge(

@@ -24,6 +24,7 @@ from isotherm.cli.output import (
     print_json,
     print_table,
     print_text,
+    print_wrapped,
     start_logging,
     table,
 )
@@ -249,7 +250,8 @@ def compare(
     for failure in found.errors:
         note(f"left out: {failure['error']}")
     if found.decoded:
-        note(f"{found.decoded} traces decoded, shared by the runs of each")
+        traces = "1 trace" if found.decoded == 1 else f"{found.decoded} traces"
+        note(f"{traces} decoded, shared by the runs of each")
     shown = found.results if len(settings) == 1 else with_hints_named(found.results)
     if json:
         document: dict[str, Any] = {"results": found.results}
@@ -298,9 +300,9 @@ def print_results(results: Sequence[Any]) -> None:
             print_text(f"{row['policy']}, {row['fast_ratio']:.3g} fast")
             print_tenants(found)
     title, sentences = headline(results)
-    _print_wrapped(title + ".")
+    print_wrapped(title + ".")
     for sentence in sentences:
-        _print_wrapped(sentence)
+        print_wrapped(sentence)
 
 
 def _print_setting(setting: tuple[Any, ...], rows: Sequence[Any]) -> None:
@@ -354,9 +356,3 @@ def _print_setting(setting: tuple[Any, ...], rows: Sequence[Any]) -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _print_wrapped(text: str) -> None:
-    import textwrap  # noqa: PLC0415  # only for people
-
-    print_text(textwrap.fill(text, 80))

@@ -54,6 +54,15 @@ def print_text(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_wrapped(text: str) -> None:
+    """Print a sentence or more for people to stdout, in lines of 80 columns."""
+    import textwrap  # noqa: PLC0415  # only for people
+
+    print_text(
+        textwrap.fill(text, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False)
+    )
+
+
 def note(text: str) -> None:
     """Print a remark to stderr."""
     sys.stderr.write(text + "\n")

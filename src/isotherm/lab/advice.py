@@ -104,11 +104,20 @@ def best_settings(
     return [_setting(candidate, slowdown, topology) for slowdown, candidate in ranked]
 
 
+def pays(settings: Sequence[Setting]) -> bool:
+    """Return whether the best setting is worth being made."""
+    return _gain(settings) >= LEAST_GAIN
+
+
+def _gain(settings: Sequence[Setting]) -> float:
+    still = next(s for s in settings if s.candidate.policy == "first-touch")
+    return still.slowdown / settings[0].slowdown - 1
+
+
 def advice_of(settings: Sequence[Setting]) -> str:
     """Return one sentence: what to set, which may be nothing."""
-    still = next(s for s in settings if s.candidate.policy == "first-touch")
     best = settings[0]
-    gain = still.slowdown / best.slowdown - 1
+    gain = _gain(settings)
     if gain < LEAST_GAIN:
         return (
             "Leave the kernel as it is: the best of its mechanisms, "

@@ -14,6 +14,8 @@ Result = Mapping[str, Any]
 
 #: Slowdowns nearer than this are called equal.
 TIE: Final = 0.005
+#: From here on a policy is so many times slower: per cent have too many digits.
+TIMES: Final = 10.0
 #: Policies that need no hints: they stand in every hint setting.
 REFERENCES: Final = ("first-touch", *BOUNDS)
 #: Online, but only as hardware: they see every access, which no host's software
@@ -208,6 +210,13 @@ def place_of(cell: Result, results: Sequence[Result]) -> str:
     return place
 
 
+def _ahead(ahead: float) -> str:
+    """Return by how much another one is slower (above 0) or faster, in words."""
+    if ahead >= TIMES:
+        return f"{ahead:,.0f} times slower"
+    return f"{abs(ahead):.1%} {'slower' if ahead >= 0 else 'faster'}"
+
+
 def _hardware_in_words(
     results: Sequence[Result], subject: str, ranking: Sequence[Standing]
 ) -> list[str]:
@@ -221,7 +230,7 @@ def _hardware_in_words(
         text = (
             f"{one.policy} stands apart, and is left out above: a cache as hardware"
             " would run it, which sees every access and which no host can run. It is"
-            f" {abs(ahead):.1%} {'slower' if ahead >= 0 else 'faster'} than {subject}"
+            f" {_ahead(ahead)} than {subject}"
         )
         found = [
             (values[subject], values[one.policy])
@@ -273,8 +282,7 @@ def headline(results: Sequence[Result]) -> tuple[str, list[str]]:
             else "The"
         )
         sentences.append(
-            f"{rank} best of the others is {next_best.policy},"
-            f" {abs(ahead):.1%} {'slower' if ahead >= 0 else 'faster'}."
+            f"{rank} best of the others is {next_best.policy}, {_ahead(ahead)}."
         )
         losses = sorted(fights, key=lambda fight: fight.lead)
         worst = [fight for fight in losses if fight.lead < -TIE]
