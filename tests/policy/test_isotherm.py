@@ -173,7 +173,8 @@ class World:
         assert np.isfinite(plan.moves.gain_ns).all()
         up = after < before
         assert {int(Reason.PAYS)} >= set(plan.moves.reason[up].tolist())
-        assert {int(Reason.MAKES_ROOM)} >= set(plan.moves.reason[~up].tolist())
+        room = {int(Reason.MAKES_ROOM), int(Reason.WATERMARK)}  # the latter: births
+        assert room >= set(plan.moves.reason[~up].tolist())
         then = self.node.copy()
         then[page] = plan.moves.node
         for rank, tier in enumerate(self.tiers):
