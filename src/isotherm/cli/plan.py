@@ -229,7 +229,7 @@ def _print_answer(needs: "list[Need]", offers: "list[Offer]", costs: "Costs") ->
         [
             ("policy", "left"),
             ("fast memory", "right"),
-            ("95 % interval", "right"),
+            ("mean, 95 % sure", "right"),
             ("slowdown", "right"),
             ("price", "right"),
             ("saved", "right"),
