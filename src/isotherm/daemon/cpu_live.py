@@ -47,6 +47,8 @@ ALONE: Final = 0.9
 #: Of a socket's CPUs, those that may be used whatever else runs there.
 ALWAYS: Final = 0.5
 UNKNOWN: Final = 255
+#: Advice that a result tells, the latest.
+MOST_SAID: Final = 1000
 #: Of about so many pages the rates are asked where nobody names threads.
 ASKED_PAGES: Final = 1 << 16
 #: Lowest set bit of a byte, 0 for none.
@@ -216,6 +218,7 @@ class LiveThreads:
         self._by_thread = False
         self._seen_ns = machine.clock.now_ns()
         self._first_may: dict[int, frozenset[int]] = {}
+        self._set_to: dict[int, frozenset[int]] = {}
         self._idle = _idle_cpus()
         self.said: list[dict[str, Any]] = []
         self.set_threads = 0
@@ -281,8 +284,12 @@ class LiveThreads:
         table = np.array([used[one] for one in who]).reshape(-1, sockets.count)
         may = np.zeros((len(who), sockets.count), np.bool_)
         cpus = [sockets.cpus(i) for i in range(sockets.count)]
+        # Who has ended is forgotten: its number may be somebody else's.
+        first, self._first_may = self._first_may, {}
+        self._set_to = {one: cpu for one, cpu in self._set_to.items() if one in used}
         for row, one in enumerate(who):
-            allowed = self._first_may.setdefault(one, allowed_cpus(one))
+            allowed = first[one] if one in first else allowed_cpus(one)
+            self._first_may[one] = allowed
             may[row] = [bool(allowed & of_socket) for of_socket in cpus]
         before, self._idle = self._idle, _idle_cpus()
         idle = _idle_share(before, self._idle)
@@ -310,6 +317,7 @@ class LiveThreads:
             row["set"] = self._set(row) if self._acts else 0
             self.set_threads += row["set"]
         self.said.append(document)
+        del self.said[:-MOST_SAID]
         log.info(
             "cpu-advice",
             threads=len(advice),
@@ -325,7 +333,11 @@ class LiveThreads:
         if target is None or not cpus:
             return 0
         tid = who if self._by_thread else None
-        return run_on(target.process, cpus, self._changes, tid)
+        ours = self._set_to.get(who, frozenset())
+        done = run_on(target.process, cpus, self._changes, tid, ours)
+        if done:
+            self._set_to[who] = cpus
+        return done
 
     def result(self) -> dict[str, Any]:
         """Return what was advised and done, in raw units."""

@@ -88,7 +88,7 @@ def test_a_crash_is_recovered_from(
     changes = HostChanges(journal)
     with Process(child.pid) as process:
         run_on(process, {min(cpus)}, changes, None)
-        run_on(process, {max(cpus)}, changes, None)
+        assert 2 == run_on(process, {max(cpus)}, changes, None, {min(cpus)})
     os.close(changes._file)  # type: ignore[arg-type]  # as a kill does
     said = HostChanges.recover(journal)
     assert 2 == len(said)
@@ -106,6 +106,32 @@ def test_one_thread_alone(child: Child, cpus: set[int]) -> None:
     assert cpus == os.sched_getaffinity(child.pid)
     changes.restore()
     assert cpus == os.sched_getaffinity(tid)
+
+
+def test_a_pinned_thread_is_left_alone(child: Child, cpus: set[int]) -> None:
+    """Neither one that was pinned before, nor one that somebody pins meanwhile."""
+    low, high = {min(cpus)}, {max(cpus)}
+    changes = HostChanges(None)
+    with Process(child.pid) as process:
+        other = next(t for t in read_running(process).tid.tolist() if t != child.pid)
+        os.sched_setaffinity(other, high)
+        assert 1 == run_on(process, low, changes, None)
+        assert high == os.sched_getaffinity(other)
+        os.sched_setaffinity(child.pid, high)
+        assert 0 == run_on(process, low, changes, None, low)
+    assert high == os.sched_getaffinity(child.pid)
+    changes.restore()
+    assert [high, high] == masks(child)
+
+
+def test_a_thread_of_another_process_is_left_alone(
+    child: Child, cpus: set[int]
+) -> None:
+    """A number that was a thread of the process may be somebody else's by now."""
+    changes = HostChanges(None)
+    with Process(child.pid) as process:
+        assert 0 == run_on(process, {min(cpus)}, changes, os.getpid())
+    assert cpus == os.sched_getaffinity(0)
 
 
 def test_a_process_that_has_ended_is_no_error(child: Child, cpus: set[int]) -> None:

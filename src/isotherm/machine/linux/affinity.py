@@ -4,6 +4,7 @@ What was set goes through the journal and is put back at the end or after a cras
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -69,24 +70,35 @@ def allowed_cpus(tid: int) -> frozenset[int]:
 
 
 def run_on(
-    process: Process, cpus: Collection[int], changes: HostChanges, tid: int | None
+    process: Process,
+    cpus: Collection[int],
+    changes: HostChanges,
+    tid: int | None,
+    ours: Collection[int] = (),
 ) -> int:
     """Have threads run on these CPUs; what they might before is in the journal.
 
-    Threads that are started later do as the one that starts them.
+    A thread that may not run on all of them already is left alone: somebody has
+    pinned it. Threads that are started later do as the one that starts them.
 
     Args:
         process: Whose.
         cpus: Not empty.
         changes: Where it is written down.
         tid: One thread; None: all of the process.
+        ours: What was set last: threads with just this may be set to others.
 
     Returns:
         Threads that were set; 0 where it has ended, or cpuset and user forbid it.
     """
+    wanted, set_before = frozenset(cpus), frozenset(ours)
     threads = [tid] if tid is not None else read_running(process).tid.tolist()
-    before = {one: sorted(allowed_cpus(one)) for one in threads}
-    before = {one: mask for one, mask in before.items() if mask}
+    masks = {one: allowed_cpus(one) for one in threads}
+    before = {
+        one: sorted(mask)
+        for one, mask in masks.items()
+        if mask > wanted or (mask and mask == set_before != wanted)
+    }
     if not before:
         return 0
     changes.made(
@@ -102,7 +114,9 @@ def run_on(
         with process.held() as alive:
             if not alive:
                 return done
-            with contextlib.suppress(OSError):
+            # Its number may be a thread of another process by now.
+            with contextlib.suppress(OSError, IsothermError):
+                os.close(process.open(f"task/{one}", os.O_PATH))
                 os.sched_setaffinity(one, cpus)
                 done += 1
     return done
@@ -122,12 +136,21 @@ def put_back(facts: Facts) -> str:
     if _start_ticks(pid) != facts["start_ticks"]:
         return f"{said}: the process has ended"
     done = 0
-    for name in os.listdir(_PROC / str(pid) / "task"):  # noqa: PTH208  # names alone
+    try:
+        names = os.listdir(_PROC / str(pid) / "task")  # noqa: PTH208  # names alone
+    except FileNotFoundError:
+        return f"{said}: the process has ended"
+    for name in names:
         mask = before.get(name, first if facts["whole"] else None)
         if mask is None or allowed_cpus(int(name)) != cpus:
             continue
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.sched_setaffinity(int(name), mask)
+        except OSError as error:
+            # EINVAL: its cpuset forbids them by now; the others get theirs.
+            if error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise
+        else:
             done += 1
     return f"{said}, {done} threads"
 
