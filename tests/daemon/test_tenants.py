@@ -16,6 +16,7 @@ from isotherm.daemon.tenant_members import (
 from isotherm.daemon.tenants import LiveTenants
 from isotherm.machine.protocol import Space
 from isotherm.machine.sim.spec import load_machine
+from isotherm.migration.ranks import rank_column
 from isotherm.policy.tenant_file import parse_tenants
 
 TOPOLOGY = load_machine("dram-cxl").topology([1000, 4000])
@@ -122,3 +123,14 @@ def test_processes_come_with_their_children() -> None:
     tenants = LiveTenants(found, TOPOLOGY, FAST_BYTES)
     label = tenants.labeller.of((Space(0, 1, f"pid {os.getpid()} me"),), 1)
     assert np.array_equal([0], label)
+
+
+def test_what_tenants_hold_is_pages_of_memory(tmp_path: Path) -> None:
+    """By tier, in pages whatever the unit; what is in no tier is held by nobody."""
+    path = cgroup(tmp_path, "a/db", (7,))
+    found = Found(file_of('name = "db"\ncgroup = "a/db"'), (path,))
+    tenants = LiveTenants(found, TOPOLOGY, FAST_BYTES)
+    label = np.array([0, 0, 0, 1, 1], np.uint8)
+    node = np.array([0, 1, 255, 0, 1], np.uint8)
+    tenants._hold(label, node, rank_column(TOPOLOGY, 256).astype(np.int64), 4)
+    assert [[4, 8], [4, 8]] == tenants._held.tolist()

@@ -4,7 +4,12 @@ import numpy as np
 
 from isotherm.hints.batch import AccessedBits, HintBatch, RegionCounts, Samples
 from isotherm.policy.plan import Outcome
-from isotherm.policy.tenant_ledger import TenantLedger, looked_at
+from isotherm.policy.tenant_ledger import (
+    TenantLedger,
+    count_held,
+    count_held_twin,
+    looked_at,
+)
 
 LABEL = np.repeat([0, 1, 2], [8, 8, 16]).astype(np.uint8)
 RANK = np.array([0, 1] + [2] * 254)
@@ -86,3 +91,16 @@ def test_cpu_time_adds_up() -> None:
     ledger.looked((), LABEL)
     ledger.spent(400.0, LABEL)
     assert [6100.0, 4100.0, 200.0] == [b.cpu_ns for b in ledger.bills()]
+
+
+def test_what_is_held_is_counted_by_node() -> None:
+    """Every page once, those that are nowhere too; kernel and twin agree."""
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, 1009, np.uint8)
+    node = rng.choice(np.array([0, 1, 255], np.uint8), 1009)
+    found = [np.zeros((3, 256), np.int64) for _ in range(2)]
+    count_held(label, node, found[0])
+    count_held_twin(label, node, found[1])
+    assert found[0].tolist() == found[1].tolist()
+    assert 1009 == found[0].sum()
+    assert int(((label == 2) & (node == 255)).sum()) == found[0][2, 255]

@@ -23,7 +23,7 @@ from isotherm.machine.linux.targets.discover import (
 from isotherm.machine.protocol import NOT_PRESENT, Machine, Space
 from isotherm.migration.ranks import rank_column
 from isotherm.policy.tenant_file import Member
-from isotherm.policy.tenant_ledger import TenantLedger
+from isotherm.policy.tenant_ledger import TenantLedger, count_held
 from isotherm.policy.tenant_market import TenantMarket
 from isotherm.policy.tenants import Labeller, Tenancy, first_tier
 from isotherm.topology.model import Topology
@@ -169,12 +169,11 @@ class LiveTenants:
         rank: NDArray[np.int64],
         unit_pages: int,
     ) -> None:
-        count = self._rest + 1
-        there = node != NOT_PRESENT
-        fast = there & (rank[node] == 0)
-        for column, which in ((0, fast), (1, there)):
-            pages = np.bincount(label[which], minlength=count)[:count]
-            self._held[:, column] = pages * unit_pages
+        held = np.zeros((self._rest + 1, 256), np.int64)
+        count_held(label, node, held)
+        held[:, NOT_PRESENT] = 0
+        self._held[:, 0] = held[:, rank == 0].sum(1) * unit_pages
+        self._held[:, 1] = held.sum(1) * unit_pages
 
     def _estimate(
         self,

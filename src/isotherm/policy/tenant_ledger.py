@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.kernels import kernel
 from isotherm.hints.batch import (
     BLOCK_PAGES,
     AccessedBits,
@@ -171,3 +172,24 @@ def looked_at(batch: HintBatch, label: Labels, tenants: int) -> Floats:
         found = np.bincount(label[page], weight, tenants).astype(np.float64)
     share: Floats = found[:tenants] / max(float(found.sum()), 1e-12)
     return share
+
+
+def count_held_twin(
+    label: Labels, node: NDArray[np.uint8], out: NDArray[np.int64]
+) -> None:
+    """Numpy twin of `count_held`."""
+    flat = label.astype(np.int32) * out.shape[1] + node
+    out += np.bincount(flat, minlength=out.size).reshape(out.shape)
+
+
+@kernel(twin=count_held_twin)
+def count_held(label: Labels, node: NDArray[np.uint8], out: NDArray[np.int64]) -> None:
+    """Count pages by tenant and node.
+
+    Args:
+        label: Whose every page is, uint8[pages].
+        node: Placement, uint8[pages].
+        out: int64[tenants, 256], added to.
+    """
+    for p in range(node.size):
+        out[label[p], node[p]] += 1
