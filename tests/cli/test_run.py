@@ -29,6 +29,7 @@ def run_directory(tmp_path, monkeypatch):
         (["--pid", "1", "--duration", "0"], "error: duration: expected seconds > 0"),
         (["--pid", "1", "--epoch", "0"], "error: expected `float` > 0.0"),
         (["--pid", "1", "--mover", "magic"], 'error: Invalid value "magic"'),
+        (["--pid", "1", "--mover", "kernel", "--huge-pages"], "error: huge-pages: the"),
         (["--pid", "1", "--config", "/no/such"], "error: /no/such: cannot be read"),
     ],
 )

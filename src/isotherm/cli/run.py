@@ -26,8 +26,8 @@ called, 3 unsupported here or another mover is active, 4 not permitted, 5 the
 target has gone, 130 interrupted. What was changed in the kernel is put back.
 
 Overhead: at most 2 % of one core and 0.1 % of managed memory (config: budget);
-what was taken is in the summary. Moves cost the target some 2 us a page, looking
-what the hint sources say (docs/reference/run.md).
+what was taken is in the summary. Moves cost the target some 2 us a page,
+looking what the hint sources say (docs/reference/run.md).
 """
 
 app = App(name="run", help_epilogue=EPILOGUE, help_format="plaintext")
@@ -127,6 +127,11 @@ def run(
     if advise_cpus != "off" and mover == "kernel":
         raise UsageError(
             "advise-cpus: the kernel tells nobody who accesses what",
+            hint="leave --mover kernel out",
+        )
+    if huge_pages and mover == "kernel":
+        raise UsageError(
+            "huge-pages: the kernel's movers change no page sizes",
             hint="leave --mover kernel out",
         )
     if verbose:

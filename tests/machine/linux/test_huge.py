@@ -111,6 +111,25 @@ def test_what_cannot_be_changed_says_why(
     assert errno.ENOENT == resize(host, (1 << 31) - GRANULE, huge=True)
 
 
+@pytest.mark.parametrize("of", ["cpuset", "policy"])
+def test_nothing_is_gathered_where_it_must_not_be(
+    child: Any, watch: Callable[[int], tuple[LinuxMachine, HugeHost]], of: str
+) -> None:
+    """The kernel would: it asks neither the target's cpuset nor its policies."""
+    page = small_pages(child, GRANULE)
+    machine, host = watch(child.pid)
+    first = first_flat(machine, child.pid, page)
+    target = machine.follower.targets[child.pid]
+    elsewhere = frozenset({254})
+    if of == "cpuset":
+        target.allowed = elsewhere
+    else:
+        target.bound = ((page, page + GRANULE, elsewhere),)
+    before_kb = anon_huge_kb(child.pid)
+    assert errno.EXDEV == resize(host, first, huge=True)
+    assert before_kb == anon_huge_kb(child.pid)
+
+
 def test_a_sizer_learns_what_changes_cost(
     child: Any, watch: Callable[[int], tuple[LinuxMachine, HugeHost]]
 ) -> None:

@@ -22,9 +22,11 @@ from isotherm.core.errors import IsothermError, UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.linux import advice, pagemap, syscalls
 from isotherm.machine.linux.machine import LinuxMachine
+from isotherm.machine.linux.moving import FORBIDDEN
 from isotherm.machine.linux.process import Process
 from isotherm.machine.linux.spaces import GRANULE
-from isotherm.machine.protocol import HugePages, ResizeResult
+from isotherm.machine.linux.targets.target import Target
+from isotherm.machine.protocol import NOT_PRESENT, HugePages, ResizeResult
 
 THP: Final = Path("sys/kernel/mm/transparent_hugepage")
 #: How often it is read which mappings the kernel may collapse by itself: smaps is
@@ -193,7 +195,9 @@ class HugeHost:
 
         errno: ENOENT nobody has the range; EINVAL it is no whole one, or its mapping
         refuses huge pages; ENOMEM no free huge page; EAGAIN, EBUSY a page is held;
-        ESRCH the process has ended; EOPNOTSUPP it stayed huge, as shared ones do.
+        ESRCH the process has ended; EOPNOTSUPP it stayed huge, as shared ones do;
+        EXDEV its cpuset or memory policy forbids the node that it would be on: the
+        kernel asks neither (hpage_collapse_find_target_node() in mm/khugepaged.c).
         """
         code = np.full(len(page), errno.ENOENT, np.int16)
         cost_ns = np.zeros(len(page))
@@ -207,7 +211,9 @@ class HugeHost:
                 continue
             began = time.perf_counter_ns()
             at = vpage[i : i + 1].astype(np.int64)
-            if huge[i]:
+            if huge[i] and not self._may_gather(target, int(page[i]), int(at[0])):
+                code[i] = FORBIDDEN
+            elif huge[i]:
                 code[i] = advice.collapse(target.process, at // GRANULE)[0]
             else:
                 code[i] = _split(target.process, int(at[0]))
@@ -216,6 +222,17 @@ class HugeHost:
         if len(done):
             self._machine.reread(np.stack([done, done + GRANULE], axis=1))
         return ResizeResult(code, cost_ns)
+
+    def _may_gather(self, target: Target, page: int, vpage: int) -> bool:
+        """Return whether a range may be on the nodes that have most of its pages.
+
+        The kernel puts a huge page on one of those (hpage_collapse_find_target_node()).
+        """
+        node = self._machine.placement()[page : page + GRANULE]
+        held = np.bincount(node[node != NOT_PRESENT], minlength=1)
+        most = np.flatnonzero(held == held.max()).astype(np.uint8)
+        fine = target.allows(np.full(len(most), vpage, np.uint64), most)
+        return bool(held.max() == 0 or fine.all())
 
     def _read_eligible(self) -> None:
         now_ns = self.clock.now_ns()
