@@ -201,5 +201,15 @@ def test_pages_may_load_nothing_from_elsewhere(address: str) -> None:
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "http" not in policy
-    assert 404 == fetch(address + "etc/passwd")[0]
+    status, headers, body = fetch(address + "etc/passwd")
+    assert 404 == status
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "GET /etc/passwd: Not Found" == json.loads(body)["error"]["message"]
+    status, _, body = fetch(address + "api/view", b"{}")
+    assert 405 == status
+    assert "POST /api/view" in json.loads(body)["error"]["message"]
+    _, _, body = fetch(address + "api/explain")
+    assert (
+        "start: expected a number, got nothing" == json.loads(body)["error"]["message"]
+    )
     assert 404 == fetch(address + "../cli/main.py")[0]

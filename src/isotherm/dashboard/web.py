@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 from anyio import to_thread
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -203,7 +204,12 @@ def make_app(
         Route("/api/wind", _guarded(wind), methods=["POST"]),
     ]
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    return Starlette(routes=routes, middleware=[trusted], lifespan=living)
+    return Starlette(
+        routes=routes,
+        middleware=[trusted],
+        lifespan=living,
+        exception_handlers={HTTPException: _no_such_page},
+    )
 
 
 class Wind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -272,8 +278,10 @@ def _number(request: Request, name: str, default: float | None = None) -> float:
     text = request.query_params.get(name)
     if text is None and default is not None:
         return default
+    if text is None:
+        raise UsageError(f"{name}: expected a number, got nothing")
     try:
-        value = int(text or "", 10)
+        value = int(text, 10)
     except ValueError:
         raise UsageError(f"{name}: expected a number, got {text!r}") from None
     if not 0 <= value < 1 << 63:
@@ -283,6 +291,18 @@ def _number(request: Request, name: str, default: float | None = None) -> float:
 
 def _told(error: IsothermError) -> dict[str, Any]:
     return {"message": error.message, "hint": error.hint}
+
+
+async def _no_such_page(request: Request, error: Exception) -> Response:
+    """Return the answer to an address or a method that nothing here has."""
+    if not isinstance(error, HTTPException):
+        raise error
+    told = {"message": f"{request.method} {request.url.path}: {error.detail}"}
+    return JSONResponse(
+        {"error": {**told, "hint": None}},
+        error.status_code,
+        {**(error.headers or {}), **HEADERS},
+    )
 
 
 def _guarded(handler: Handler) -> Handler:
