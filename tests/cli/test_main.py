@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, _, line in cli.VERBS:
         assert verb in text
         assert line in text
+
+
+@pytest.mark.parametrize("where", [where for _, where, _ in cli.VERBS])
+def test_no_line_of_an_epilogue_is_broken(where: str) -> None:
+    """Examples can be pasted: the console wraps at 80, through a command as well."""
+    module, _, app = where.partition(":")
+    epilogue = getattr(import_module(module), app).help_epilogue
+    assert max(map(len, epilogue.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("verb", VERBS)

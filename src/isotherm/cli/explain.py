@@ -28,7 +28,8 @@ Examples:
   isotherm explain --pid 4242 --range 7f3a40000000-7f3a40200000
 
 Overhead: of a recording only the part that holds the range is read. A running
-daemon answers in a thread of its own from what it remembers, half a byte a page.
+daemon answers in a thread of its own from what it remembers, half a byte a
+page.
 """
 
 app = App(name="explain", help_epilogue=EPILOGUE, help_format="plaintext")

@@ -24,8 +24,8 @@ Examples:
   isotherm tenants --json
   isotherm tenants --check tenants.toml
 
-Overhead: the daemon counts its pages by tenant once an epoch, 1 to 2 ns a page, and
-keeps one byte a page; an answer reads memory.numa_stat of every cgroup.
+Overhead: the daemon counts its pages by tenant once an epoch, 1 to 2 ns a page,
+and keeps one byte a page; an answer reads memory.numa_stat of every cgroup.
 """
 
 app = App(name="tenants", help_epilogue=EPILOGUE, help_format="plaintext")

@@ -18,8 +18,8 @@ Examples:
 
 Keys: ? shows them, q ends.
 
-Exit codes: 0 done, 2 several runs and none named, 3 no terminal or textual is not
-installed, 4 not permitted, 5 nothing runs.
+Exit codes: 0 done, 2 several runs and none named, 3 no terminal or textual is
+not installed, 4 not permitted, 5 nothing runs.
 """
 
 app = App(name="top", help_epilogue=EPILOGUE, help_format="plaintext")

@@ -15,7 +15,7 @@ EPILOGUE = """\
 Examples:
   isotherm workload run gups --pages 32768 --rate 50 --truth /dev/shm/gups
   isotherm workload run gups-shift --set shift_s=30 --duration 60
-  isotherm workload run zipf --pages 262144 --rate 0 --huge always --place bind:1
+  isotherm workload run zipf --pages 65536 --rate 0 --huge always --place bind:1
   isotherm workload truth /dev/shm/gups --interval 2
 
 Overhead: run needs the memory that it touches, 8 bytes a page and thread for
