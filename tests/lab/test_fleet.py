@@ -4,7 +4,7 @@ import pytest
 
 from isotherm.core.errors import UsageError
 from isotherm.lab.capacity import Need
-from isotherm.lab.fleet import host_traces, hosts_need
+from isotherm.lab.fleet import host_traces, hosts_need, near
 from isotherm.lab.money import ASSUMED, offer
 from isotherm.lab.planning import Answer
 from isotherm.machine.sim.spec import load_machine
@@ -42,3 +42,35 @@ def test_an_empty_directory(tmp_path):
         host_traces(tmp_path)
     with pytest.raises(UsageError, match="expected a directory"):
         host_traces(tmp_path / "none")
+
+
+def test_a_store_is_fetched_and_left(tmp_path):
+    """Its traces and nothing else; the copies go away."""
+    (tmp_path / "a.parquet").write_bytes(b"one")
+    (tmp_path / "b.parquet").write_bytes(b"two")
+    (tmp_path / "notes.txt").write_text("no trace")
+    with near(tmp_path.as_uri()) as folder:
+        assert ["a.parquet", "b.parquet"] == [p.name for p in host_traces(folder)]
+        assert b"two" == (folder / "b.parquet").read_bytes()
+    assert not folder.exists()
+    with near(str(tmp_path)) as folder:
+        assert tmp_path == folder
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("file:///nonexistent/hosts", "there is no such place"),
+        ("nonsense://a/b", "nonsense"),
+    ],
+)
+def test_a_store_that_is_none(address, said):
+    """In one sentence that names it."""
+    with pytest.raises(UsageError, match=said), near(address):
+        pass
+
+
+def test_a_store_without_a_trace(tmp_path):
+    """As an empty directory."""
+    with pytest.raises(UsageError, match="no trace"), near(tmp_path.as_uri()):
+        pass

@@ -56,7 +56,7 @@ app = App(name="plan", help_epilogue=EPILOGUE, help_format="plaintext")
 def plan(
     *,
     workload: str = "zipf",
-    fleet: Path | None = None,
+    fleet: str | None = None,
     machine: str = "dram-cxl",
     max_slowdown: str = "5%",
     policies: Annotated[
@@ -86,7 +86,8 @@ def plan(
     workload
         A generator, a TOML workload or a trace.
     fleet
-        A directory of recorded traces, one a host, instead of a workload.
+        A directory of recorded traces, one a host, instead of a workload; or an
+        object store's: s3://BUCKET/PATH, gs://BUCKET/PATH.
     machine
         A machine, a TOML machine or a topology.
     max_slowdown
@@ -126,6 +127,7 @@ def plan(
     json
         Print one JSON document with raw units.
     """
+    asked_for = dict(locals())
     start_logging()
     if advise and fleet is not None:
         raise UsageError(
@@ -152,14 +154,17 @@ def plan(
         check_writable(out)
 
     from isotherm.lab.advice import best_settings, candidates  # noqa: PLC0415  # likewise
-    from isotherm.lab.fleet import host_traces, hosts_need  # noqa: PLC0415  # brings numba
+    from isotherm.lab.fleet import host_traces, hosts_need, near  # noqa: PLC0415  # brings numba
     from isotherm.lab.money import ASSUMED, read_costs  # noqa: PLC0415
     from isotherm.lab.planning import Planner  # noqa: PLC0415
 
+    if fleet is not None and "://" in fleet:
+        with near(fleet) as folder:
+            return plan(**{**asked_for, "fleet": str(folder)})
     prices = ASSUMED if costs is None else read_costs(costs)
     hosts = [catalogue.check_workload(workload)]
     if fleet is not None:
-        hosts = [str(path) for path in host_traces(fleet)]
+        hosts = [str(path) for path in host_traces(Path(fleet))]
     fixed = [host for host in hosts if not catalogue.is_generator(host)]
     if windows > 1 and len(fixed) < len(hosts):
         raise UsageError(

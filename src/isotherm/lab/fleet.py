@@ -1,13 +1,16 @@
 """A fleet: what every recorded host needs, and what to buy for all of them."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 
-from isotherm.core.errors import UsageError
+from isotherm.core.errors import IsothermError, UsageError
 from isotherm.core.names import distinct_names
 from isotherm.lab.capacity import Need
 from isotherm.lab.money import Costs, Offer, as_mapping, offer, recommend
@@ -16,6 +19,60 @@ from isotherm.machine.sim.spec import MachineSpec
 
 #: Shares of the hosts that are to be served.
 SHARES: Final = (0.5, 0.9, 0.99)
+
+
+@contextmanager
+def near(fleet: str) -> Iterator[Path]:
+    """Give a directory of traces; what is in an object store is fetched meanwhile.
+
+    Args:
+        fleet: A directory, or an address as Arrow's file systems have it:
+            ``s3://bucket/hosts``, ``gs://bucket/hosts``, ``file:///hosts``.
+
+    Raises:
+        UsageError: The address is none, or there is no trace.
+        IsothermError: The store does not answer.
+    """
+    if "://" not in fleet:
+        yield Path(fleet)
+        return
+    with TemporaryDirectory(prefix="isotherm-fleet-") as folder:
+        _fetch(fleet, Path(folder))
+        yield Path(folder)
+
+
+def _fetch(fleet: str, into: Path) -> None:
+    import pyarrow as pa  # noqa: PLC0415  # 0.1 s that --help must not pay
+    from pyarrow import fs  # noqa: PLC0415  # likewise
+
+    try:
+        store, path = fs.FileSystem.from_uri(fleet)
+        found = [
+            file
+            for file in store.get_file_info(fs.FileSelector(path))
+            if file.is_file and file.base_name.endswith(".parquet")
+        ]
+        for file in found:
+            with (
+                store.open_input_stream(file.path) as source,
+                (into / file.base_name).open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
+    except FileNotFoundError:
+        raise UsageError(f"{fleet}: there is no such place") from None
+    except pa.ArrowInvalid as error:
+        raise UsageError(
+            f"{fleet}: {str(error).partition(chr(10))[0]}",
+            hint="a directory, or s3://BUCKET/PATH, gs://BUCKET/PATH",
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
+        raise IsothermError(f"{fleet}: cannot be fetched: {why}") from None
+    if not found:
+        raise UsageError(
+            f"{fleet}: no trace (*.parquet) in it",
+            hint="isotherm trace import, or isotherm trace record",
+        )
 
 
 def host_traces(folder: Path) -> list[Path]:
