@@ -1,5 +1,7 @@
 """Room for what is born, by the price of a slot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,35 @@ def test_the_first_pages_are_no_births(node: np.ndarray) -> None:
         births.see(np.full(PAGES, NOT_COUNTED, np.uint8), node, TIER)
     _, notes = settled(births, node, 1)
     assert {} == notes
+
+
+def test_of_tenants_nobody_is_made_to_leave(node: np.ndarray) -> None:
+    """A guaranteed page, or one to be kept out of CXL, makes no room for births."""
+    births = Births(epoch_of(node).topology)
+    living(births, node, 16)
+    kind = np.zeros(PAGES, np.uint16)
+    kind[PAGES // 2 :] = 1
+    shared = replace(epoch_of(node), tenant=np.zeros(PAGES, np.uint8))
+    moves, birth, _ = births.settle(
+        Moves.none(), shared, RATE, kind, 85.0, 200.0, 2500.0
+    )
+    assert 0 == len(moves) == births.headroom
+    assert birth is None
+
+
+def test_of_a_large_memory_a_part_is_searched(
+    node: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One part an epoch, all of them in turn."""
+    monkeypatch.setattr("isotherm.policy.births.SEARCHED", FAST // 2)
+    births = Births(epoch_of(node).topology)
+    counted = living(births, node, 16)
+    parts = []
+    for _ in range(PAGES // (FAST // 2)):
+        moves, _ = settled(births, node, 1)
+        parts += np.unique(moves.page // (FAST // 2)).tolist()
+        births.see(counted, node, TIER)
+    assert [0, 1] == sorted(parts)
 
 
 def test_moves_keep_to_the_limit(node: np.ndarray) -> None:

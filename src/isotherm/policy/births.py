@@ -8,6 +8,9 @@ the price (the newsvendor's rule):
     headroom = the largest h with  P(births in an epoch >= h) V >= price
     V = (saving of a young page per epoch - price) x AGES, and the move that it spares
 
+Where there are tenants no room is kept: who would give it up, and where to, is for
+their terms to say (`isotherm.policy.tenant_market`).
+
 TPP keeps a share of the node, whatever is born and however hot it is; the kernel's own
 watermarks hardly anything.
 """
@@ -36,6 +39,8 @@ MOST: Final = 1 / 16
 ASKED: Final = 1 << 16
 #: Epochs that pass before births count: at first every page is new to us.
 SETTLED: Final = 4
+#: Of a large memory, so many pages are looked at in an epoch for the coldest.
+SEARCHED: Final = 1 << 20
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +118,7 @@ class Births:
             cost_ns: Of a move.
         """
         young = self._heat(rate, kind)
-        if young is None or not self._below:
+        if young is None or not self._below or epoch.tenant is not None:
             self.headroom = 0
             return moves, None, {}
         stay = saved_ns * young - price_ns
@@ -166,6 +171,8 @@ class Births:
         into = int(self._below[int(np.argmax(usage.free_pages[self._below]))])
         limit = epoch.move_limit_pages - len(moves)
         shares = self._shares(usage.capacity_pages)
+        windows = -(-len(epoch.node) // SEARCHED)
+        first = self._epochs % windows * SEARCHED
         for node, share in zip(self._fast.tolist(), shares.tolist(), strict=True):
             leaving = int(np.count_nonzero(epoch.node[moves.page] == node))
             coming = int(np.count_nonzero(moves.node == node))
@@ -173,7 +180,7 @@ class Births:
             short = min(short, limit)
             if short <= 0:
                 continue
-            here = np.flatnonzero(epoch.node == node)
+            here = first + np.flatnonzero(epoch.node[first : first + SEARCHED] == node)
             here = here[~np.isin(here, moves.page)]
             short = min(short, len(here))
             if short == 0:
