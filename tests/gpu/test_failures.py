@@ -220,8 +220,8 @@ def test_a_failure_in_the_thread_is_told_at_the_next_call() -> None:
 def test_a_launch_that_fails_ends_its_epoch() -> None:
     """A bad argument leaves no launch that a grace period would wait for."""
     with make() as tensor:
-        with pytest.raises(ValueError, match="broadcast"):
-            tensor.gather([1, 2], np.zeros((3, 31), np.float32))
+        with pytest.raises(IndexError, match="out of bounds"):
+            tensor.gather_bag([1, 2], [5, 9])
         assert () == tensor.mover.protocol.readers.running
         tensor.prefetch([1], wait=True)
 
@@ -309,3 +309,68 @@ def test_the_interpreter_ends_in_order() -> None:
         done.stdout.splitlines()
     )
     assert "" == done.stderr
+
+
+# ---- arguments that would let a kernel read or write beside its arrays
+
+
+def test_an_index_of_two_axes() -> None:
+    """It is refused: a kernel reads all that it holds, the result has room for less."""
+    tensor = make(writable=True)
+    index = np.zeros((2, 3), np.int64)
+    with pytest.raises(UsageError, match=r"index: expected \[n\], got \[2, 3\]"):
+        tensor.gather(index)
+    with pytest.raises(UsageError, match="index"):
+        tensor.read_blocks(index)
+    with pytest.raises(UsageError, match="index"):
+        tensor.scatter_(index, TABLE[:2])
+    tensor.close()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((2, 32), np.float32),
+        np.zeros((3, 32), np.float16),
+        np.zeros((3, 64), np.float32)[:, ::2],
+    ],
+)
+def test_a_result_that_does_not_fit(out: np.ndarray) -> None:
+    """Too short, of smaller elements, with gaps: refused before anything is stored."""
+    tensor = make()
+    with pytest.raises(UsageError, match=r"out: expected \[3, 32\] of float32"):
+        tensor.gather(np.arange(3), out)
+    assert not out.any()
+    tensor.close()
+
+
+def test_weights_of_another_number() -> None:
+    """A bag's weights are one for each row."""
+    tensor = make()
+    with pytest.raises(UsageError, match="weights: expected one for each of 3"):
+        tensor.gather_bag(np.arange(3), np.array([0]), weights=np.ones(2, np.float32))
+    tensor.close()
+
+
+def test_a_thread_that_an_error_ended_starts_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What ended it is raised once; the next launch has a thread that decides again."""
+    tensor = make(deterministic=False, engine="manual")
+    engine = tensor._engine
+    step = engine.step
+
+    def fails() -> None:
+        raise HbmExhaustedError("device memory: none for a drain")
+
+    monkeypatch.setattr(engine, "step", fails)
+    engine.launched(1 << 20, 1)
+    engine.start()
+    engine._thread.join(60)
+    assert not engine.runs
+    monkeypatch.setattr(engine, "step", step)
+    with pytest.raises(HbmExhaustedError):
+        tensor.start()
+    tensor.start()
+    assert engine.runs
+    tensor.close()

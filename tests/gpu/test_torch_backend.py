@@ -1,7 +1,9 @@
 """Torch's device: failure, arrays, memory given back, staging."""
 
+import gc
 import importlib.util
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -203,6 +205,24 @@ def test_memory_is_locked_in_pieces(backend: Any, monkeypatch: Any) -> None:
     assert expected == runtime.locked
     device.close()
     assert [] == runtime.locked
+
+
+def test_locked_memory_lives_until_it_is_unlocked(
+    backend: Any, monkeypatch: Any
+) -> None:
+    """Else the next arena at the same address would be taken for the one before."""
+    from isotherm.gpu import torch_device
+
+    monkeypatch.setattr(backend.torch.cuda, "cudart", lambda: _Runtime(9))
+    device = torch_device.Device("cpu")
+    memory = np.zeros(4096, np.uint8)
+    kept = weakref.ref(memory)
+    assert device.register(memory.ctypes.data, memory.nbytes, memory) is None
+    del memory
+    gc.collect()
+    assert kept() is not None
+    device.close()
+    assert kept() is None
 
 
 def test_a_refusal_leaves_nothing_locked(backend: Any, monkeypatch: Any) -> None:

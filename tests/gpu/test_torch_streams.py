@@ -115,6 +115,46 @@ def test_writes_and_looks_at_versions_exclude_each_other(
     assert 1 == len(mover.waits) - seen  # one write since: waited for once
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_dirty_is_asked_behind_the_writes(kind: str, fake: FakeCuda) -> None:
+    """A flush right after a write must not miss it: the question waits for writes."""
+    device = make(kind, fake)
+    values = device.array(np.ones((1, ROW.row_dim), np.float32))
+    device.scatter(device.array(np.array([9])), values, Launch(1))
+    written = fake.events[-1]
+    device.dirty_slots()
+    assert written in device._device.mover.waits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_writes_without_moves_pile_up_nothing(kind: str, fake: FakeCuda) -> None:
+    """Events of writes that have ended are let go, though the mover never comes."""
+    device = make(kind, fake)
+    values = device.array(np.ones((1, ROW.row_dim), np.float32))
+    row = device.array(np.array([9]))
+    for number in range(1, 200):
+        device.scatter(row, values, Launch(number))
+        fake.end_all()
+    assert len(device._writers) < 100
+
+
+def test_a_launch_that_breaks_off_is_waited_for(
+    fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had begun on the device ends before anybody is told that it failed."""
+    device = make("torch", fake)
+    begun = []
+
+    def breaks(*_: object) -> None:
+        begun.append(fake.caller.record_event())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(device._steps, "gather", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        device.gather(device.array(np.array([4])), device.empty((1, 8)), Launch(1))
+    assert [True] == [event.passed for event in begun]
+
+
 def test_reads_wait_for_nothing(fake: FakeCuda) -> None:
     """Triton's gathers start whatever the mover does: its counters are atomic."""
     device = make("triton", fake)
@@ -186,10 +226,21 @@ def test_a_refused_lock_means_staging(kind: str, fake: FakeCuda) -> None:
     )
 
 
-def test_shrinking_returns_memory(fake: FakeCuda) -> None:
+def test_shrinking_returns_memory(
+    fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After everything has ended the arena is smaller, and torch gives memory back."""
     device = make("torch", fake)
+    copied = []
+    shrink = device.state.shrink
+
+    def shrinks(slots: int) -> None:
+        shrink(slots)
+        copied.append(fake.caller.record_event())
+
+    monkeypatch.setattr(type(device.state), "shrink", lambda _, n: shrinks(n))
     device.shrink(3)
+    assert [True] == [event.passed for event in copied]  # before the mover fills it
     assert 3 == device.geometry.slots
     assert 3 == len(device.state.slots)
     assert 1 == fake.emptied

@@ -12,10 +12,10 @@ readers safe without locks are written there. A backend owes it these five:
 3. A launch (``gather`` to ``scatter``) runs on the caller's stream, at any time
    beside the mover's, and looks at ``loc`` once a page or row, with one aligned
    32-bit load.
-4. ``scatter`` and the three of the mover that look at versions (``commit``,
-   ``clean``, ``unpublish``) exclude each other: neither starts before those that
-   were called earlier have ended. ``scatter`` is not ordered against copies; it
-   adds to ``ver`` of each page it wrote, after its stores.
+4. ``scatter`` and the four of the mover that look at what it writes (``commit``,
+   ``clean``, ``unpublish``, ``dirty_slots``) exclude each other: neither starts
+   before those that were called earlier have ended. ``scatter`` is not ordered
+   against copies; it adds to ``ver`` of each page it wrote, after its stores.
 5. Slots are multiples of 128 bytes apart, so that no cache line holds two.
 
 Encoding of ``loc``, int32[pages]:
@@ -440,7 +440,7 @@ class Backend(Protocol):
         ...
 
     def dirty_slots(self) -> Pending[NDArray[np.uint32]]:
-        """Return the dirty slots, ascending."""
+        """Return the dirty slots, ascending; every scatter before it has ended then."""
         ...
 
     def drain(self, most: int | None = None) -> Pending[Drained]:

@@ -63,7 +63,7 @@ class Engine:
     @property
     def runs(self) -> bool:
         """Whether the thread does."""
-        return self._thread is not None
+        return self._thread is not None and self._thread.is_alive()
 
     def step(self) -> None:
         """End an epoch: look, decide, begin to move."""
@@ -79,7 +79,7 @@ class Engine:
     def start(self) -> None:
         """Turn by a thread of its own, unless it does already."""
         with self._turning:
-            if self._thread is None:
+            if not self.runs:  # never started, or ended by an error
                 self._stop.clear()
                 self._thread = threading.Thread(
                     target=self._run, name="isotherm-gpu", daemon=True

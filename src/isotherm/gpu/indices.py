@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core.errors import IsothermError
-from isotherm.gpu.backend import Geometry
+from isotherm.core.errors import IsothermError, UsageError
+from isotherm.gpu.backend import ITEM_BYTES, Geometry
 
 
 class RowIndexError(IsothermError, IndexError):
@@ -19,6 +19,31 @@ def on_host(index: Any) -> NDArray[Any]:
         return np.asarray(index)
     found: NDArray[Any] = index.detach().cpu().numpy()
     return found
+
+
+def one_axis(index: Any) -> Any:
+    """Return an index as it is: kernels read as many as it holds, one axis of them.
+
+    Raises:
+        UsageError: It has another number of axes.
+    """
+    if index.ndim != 1:
+        raise UsageError(f"index: expected [n], got {list(index.shape)}")
+    return index
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise unless a launch can store its rows there.
+
+    Raises:
+        UsageError: It is of another shape or size of element, or not contiguous.
+    """
+    dense = getattr(out, "is_contiguous", lambda: out.flags.c_contiguous)()
+    if tuple(out.shape) != shape or out.itemsize != ITEM_BYTES[dtype] or not dense:
+        raise UsageError(
+            f"out: expected {list(shape)} of {dtype}, contiguous, got"
+            f" {list(out.shape)} of {out.dtype}"
+        )
 
 
 def check_index(index: Any, end: int) -> None:

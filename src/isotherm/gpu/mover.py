@@ -52,6 +52,7 @@ class Mover:
         self._deterministic = deterministic
         self._launches: list[tuple[int, Pending[None]]] = []
         self._asked: deque[tuple[Instruction, Pending[Any]]] = deque()
+        self._wishes: deque[Instruction] = deque()  # not handed out yet
 
     # -- launches ------------------------------------------------------------
 
@@ -78,7 +79,7 @@ class Mover:
             pending = call(launch)
         except BaseException:
             with self._epochs:
-                self.protocol.ended(epoch)
+                self.protocol.ended(epoch, whole=False)
             raise
         with self._epochs:
             self._launches.append((epoch, pending))
@@ -154,9 +155,11 @@ class Mover:
                 self.protocol.answered(told.id, said)
             moved = True
         with self._epochs:
-            wishes = self.protocol.tick()
-        for told in wishes:
+            self._wishes += self.protocol.tick()
+        while self._wishes:  # where the device has no memory, again at the next call
+            told = self._wishes[0]
             self._asked.append((told, self._carry_out(told)))
+            self._wishes.popleft()
             moved = True
         return moved
 
@@ -182,12 +185,21 @@ class Mover:
     # -- waiting ---------------------------------------------------------------
 
     def settle(self, until: Callable[[], bool] | None = None) -> None:
-        """Wait until a condition holds; None: until nothing is under way.
+        """Wait until a condition holds.
+
+        None: until nothing is under way, launches made before this call included.
 
         Raises:
             DeviceFailedError: The device has failed.
         """
-        holds = until or (lambda: self.protocol.settled)
+        last = self.protocol.readers.epoch
+
+        def is_over() -> bool:
+            with self._epochs:
+                past = self.protocol.readers.are_past(last)
+            return past and self.protocol.settled
+
+        holds = until or is_over
         while True:
             self.pump()
             with self.lock:
@@ -210,7 +222,7 @@ class Mover:
     def is_quiet(self) -> bool:
         """Whether no launch and no operation is under way."""
         with self.lock:
-            return not (self._asked or self._launches)
+            return not (self._asked or self._launches or self._wishes)
 
     # -- failure ---------------------------------------------------------------
 

@@ -239,7 +239,7 @@ class NumpyBackend:
 
     def dirty_slots(self) -> Task[NDArray[np.uint32]]:
         """Return the dirty slots."""
-        return self._move(self._memory.dirty_slots())
+        return self._move(self._memory.dirty_slots(), looks_at_versions=True)
 
     def drain(self, most: int | None = None) -> Task[Drained]:
         """Return what was counted."""

@@ -105,9 +105,13 @@ class SlotProtocol:
         """Return the epoch of a launch that is about to be made."""
         return self.readers.take()
 
-    def ended(self, epoch: int) -> None:
-        """Take note of the end of a launch."""
+    def ended(self, epoch: int, *, whole: bool = True) -> None:
+        """Take note of the end of a launch; not ``whole``: it was made in part."""
         self.readers.end(epoch)
+        if not whole:
+            if not np.isin(self.state, (Slot.WANTING, Slot.WANTED)).any():
+                self.readers.spoiled.clear()  # there is nothing that they stamped
+            self.readers.spoiled.add(epoch & 0xFFFFFFFF or 1)
         self._probe = True
 
     # -- wishes ----------------------------------------------------------------
@@ -342,6 +346,10 @@ class SlotProtocol:
         """Publish deposits of launches that have ended."""
         self._probing = False
         there = epoch != 0
+        if self.readers.spoiled:  # stamped, but perhaps not stored: copied instead
+            spoiled = np.isin(epoch, list(self.readers.spoiled))
+            self._hurry(told.slot[spoiled])
+            there &= ~spoiled
         for word in np.unique(epoch[there]).tolist():
             if not self.readers.has_ended(word):
                 there &= epoch != word

@@ -11,6 +11,8 @@ class Readers:
     def __init__(self) -> None:
         self.epoch = 0
         self._running: dict[int, None] = {}  # ascending: epochs are taken in order
+        #: Words of launches that ended half made: what they stamped is not whole.
+        self.spoiled: set[int] = set()
 
     def take(self) -> int:
         """Return the epoch of a launch that is about to be made, >= 1, ascending."""
@@ -43,4 +45,5 @@ class Readers:
         """Return another one that goes on from here."""
         other = Readers()
         other.epoch, other._running = self.epoch, dict(self._running)
+        other.spoiled = set(self.spoiled)
         return other

@@ -23,7 +23,13 @@ from isotherm.gpu.backend import (
 )
 from isotherm.gpu.building import EngineOptions, build
 from isotherm.gpu.engine import Engine
-from isotherm.gpu.indices import RowIndexError, check_index, pages_of
+from isotherm.gpu.indices import (
+    RowIndexError,
+    check_index,
+    check_out,
+    one_axis,
+    pages_of,
+)
 from isotherm.gpu.life import Life
 from isotherm.gpu.mover import Mover
 from isotherm.gpu.opening import MIN_SLOTS
@@ -214,8 +220,7 @@ class TieredTensor:
             DeviceFailedError: The device has failed; see ``dirty_pages``.
         """
         index = self._index(index, len(self))
-        if out is None:
-            out = self._backend.empty((len(index), self.geometry.row_dim))
+        out = self._out(out, len(index), self.geometry.row_dim)
         self._launch(
             lambda launch: self._backend.gather(index, out, launch),
             len(index),
@@ -248,8 +253,9 @@ class TieredTensor:
         offsets = self._backend.array(offsets)
         if weights is not None:
             weights = self._backend.array(weights, "float32")
-        if out is None:
-            out = self._backend.empty((len(offsets), self.geometry.row_dim))
+            if weights.shape != index.shape:
+                raise UsageError(f"weights: expected one for each of {len(index)} rows")
+        out = self._out(out, len(offsets), self.geometry.row_dim)
         self._launch(
             lambda launch: self._backend.gather_bag(
                 index, offsets, out, launch, mean=mean, weights=weights
@@ -271,8 +277,7 @@ class TieredTensor:
         """
         g = self.geometry
         table = self._index(table, g.pages)
-        if out is None:
-            out = self._backend.empty((len(table), g.rows_per_page, g.row_dim))
+        out = self._out(out, len(table), g.rows_per_page, g.row_dim)
         self._launch(
             lambda launch: self._backend.read_blocks(table, out, launch),
             len(table),
@@ -310,9 +315,15 @@ class TieredTensor:
         """Return an index on the device; looked at, where that was asked for."""
         if self._check == "sync":
             check_index(index, end)
-        return self._backend.array(
-            np.asarray(index, np.int64) if isinstance(index, list) else index
-        )
+        index = np.asarray(index, np.int64) if isinstance(index, list) else index
+        return one_axis(self._backend.array(index))
+
+    def _out(self, out: DeviceArray | None, *shape: int) -> DeviceArray:
+        """Return where a launch stores its rows: a new array, or one that fits."""
+        if out is None:
+            return self._backend.empty(shape)
+        check_out(out, shape, self.geometry.dtype)
+        return out
 
     def _launch(
         self,

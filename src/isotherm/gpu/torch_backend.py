@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
+#: Events of scatters that the mover has not waited for; beyond these the passed go.
+MOST_WRITERS = 64
+
 
 def create(
     geometry: Geometry,
@@ -108,7 +111,9 @@ class TorchBackend:
 
     def _register(self, seen: Any) -> tuple[Any, bool]:
         """Return the host arena as the device may see it, and whether in place."""
-        refused = self._device.register(self._host.ctypes.data, self._host.nbytes)
+        refused = self._device.register(
+            self._host.ctypes.data, self._host.nbytes, self._host
+        )
         if refused is None:
             try:
                 return self._device.view(self._host), True
@@ -208,9 +213,15 @@ class TorchBackend:
                 stream.wait_event(self._counted)
             if writes and self._ordered is not None:
                 stream.wait_event(self._ordered)
-            run()
+            try:
+                run()
+            except BaseException:
+                stream.synchronize()  # some of it may be under way: nobody waits for it
+                raise
             event = stream.record_event()
             if writes:
+                if len(self._writers) >= MOST_WRITERS:
+                    self._writers = [e for e in self._writers if not e.query()]
                 self._writers.append(event)
             if self._takes_turns:
                 self._counted = event
@@ -383,6 +394,7 @@ class TorchBackend:
         return self._move(
             lambda: [torch.nonzero(self.state.dirty)[:, 0].to(torch.int32)],
             finish=_unsigned,
+            versions=True,
         )
 
     def drain(self, most: int | None = None) -> Pending[Drained]:
@@ -427,6 +439,7 @@ class TorchBackend:
             self.synchronise()
             with self._device.guard():
                 self.state.shrink(slots)
+                self.synchronise()  # the mover's stream may fill the new arena at once
                 if self._device.cuda:
                     torch.cuda.empty_cache()
 

@@ -137,6 +137,7 @@ class Device:
         self._stages: dict[int, list[Stage]] = {}
         self._later: list[tuple[Any, list[Stage]]] = []
         self._registered: list[tuple[int, int]] = []
+        self._kept: list[object] = []  # what owns it: freed memory stays locked
         if self.cuda:
             with torch.cuda.device(self.torch):
                 self.mover = torch.cuda.Stream()  # the default priority is the lowest
@@ -186,8 +187,11 @@ class Device:
 
     # -- page-locked memory --------------------------------------------------
 
-    def register(self, address: int, size: int) -> str | None:
+    def register(self, address: int, size: int, owner: object = None) -> str | None:
         """Lock memory for the device to read in place, unless this device has.
+
+        ``owner`` lives as long as the lock: memory that was freed and given out anew at
+        the same address would be seen by the device as it was.
 
         Returns:
             None, or what refused; nothing is registered then.
@@ -207,6 +211,7 @@ class Device:
                 return f"cudaHostRegister of {part} bytes: {status}"
             done.append((begin, part))
         self._registered += done
+        self._kept.append(owner)
         return None
 
     def _forget_error(self) -> None:
@@ -242,7 +247,7 @@ class Device:
         if self.cuda and not stage.registered:
             # Unregistered it serves as well; the copies then wait.
             stage.registered = (
-                self.register(stage.bytes.ctypes.data, len(stage.bytes)) is None
+                self.register(stage.bytes.ctypes.data, len(stage.bytes), stage) is None
             )
         stage.hold(shape, dtype)
         return stage
@@ -309,7 +314,7 @@ class Device:
             status = runtime.cudaHostUnregister(address)
             if int(status) != 0:  # after a failure nothing can be unregistered
                 log.debug("unregister", address=address, status=str(status))
-        self._registered = []
+        self._registered, self._kept = [], []
         self._stages = {}
 
 

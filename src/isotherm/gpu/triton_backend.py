@@ -3,9 +3,8 @@
 On CUDA they are compiled; with ``TRITON_INTERPRET=1``, set before the first import of
 triton, the same source runs on CPU tensors, slowly, for tests.
 
-CUDA graphs: a gather's kernels may be captured, but its event is then of the capture.
-Record an event after each replay and take that for the launch's end; epoch and salt
-are those of the capture, so ``touch`` says less, and nothing else changes.
+Not for CUDA graphs: a launch takes an epoch and records an event, by which slots are
+given back; a replay of its kernels would have neither.
 """
 
 import numpy as np

@@ -359,9 +359,9 @@ def gather_bag(
     """
     b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     real = b < bags
-    begin = tl.load(offsets + b, mask=real, other=0).to(tl.int64)
+    begin = tl.maximum(tl.load(offsets + b, mask=real, other=0).to(tl.int64), 0)
     end = tl.load(offsets + b + 1, mask=real & (b + 1 < bags), other=0).to(tl.int64)
-    end = tl.where(b + 1 < bags, end, n)
+    end = tl.minimum(tl.where(b + 1 < bags, end, n), n)  # whatever offsets say
     length = tl.where(real, end - begin, 0)
     longest = tl.max(length, axis=0)
     for c in tl.static_range(0, RE, BLOCK_E):
