@@ -216,9 +216,14 @@ class TierLoads:
         return loaded_ns
 
     def price(self, epoch: Epoch) -> Epoch:
-        """Return the epoch with what moves make others wait among their cost."""
+        """Return the epoch with what moves make others wait among their cost.
+
+        Of a tier that is full nothing: its queue is as long as it gets, and moves are
+        what ends it.
+        """
         cost_ns = epoch.move_cost_ns
-        waited = self._ours.share * queueing_of(self._with_moves())
+        load = self._with_moves()
+        waited = self._ours.share * np.where(self.load < FULL, queueing_of(load), 0.0)
         line_ns = np.append(self._idle_ns * waited, 0.0)
         by_node = PAGE_LINES * line_ns[self._tier[: len(cost_ns)]]
         if not by_node.any():
