@@ -6,6 +6,7 @@ import pytest
 from isotherm.hints.batch import HintBatch, Samples
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.machine.sim.spec import load_machine
+from isotherm.policy import cpu_adviser
 from isotherm.policy.cpu_adviser import CpuAdvice, CpuAdviser
 from isotherm.policy.cpus import Threads
 from isotherm.policy.homes import WINDOW_S
@@ -129,3 +130,17 @@ def test_renewed_pages_are_forgotten_and_growth_is_taken(topology: Topology) -> 
     wide = np.zeros(8 * PAGES, np.uint8)
     adviser.see((split(rng),), wide, WINDOW_S, 0)
     assert adviser.is_due
+
+
+def test_threads_that_have_ended_make_room(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as can be told apart have come and gone: new ones are seen."""
+    monkeypatch.setattr(cpu_adviser, "MOST_THREADS", 8)
+    adviser = CpuAdviser(topology, PAGES, acts=True)
+    node = np.zeros(PAGES, np.uint8)
+    ended = split(np.random.default_rng(2), np.tile(np.arange(100, 108), 50))
+    adviser.see((ended,), node, 0.0, 0)
+    advice = [window(adviser, [0, 1, 0, 1]) for _ in range(14)]
+    assert advice[0] is None
+    assert advice[-1] is not None

@@ -304,6 +304,17 @@ class CpuAdviser:
         self._elapsed_s *= KEPT
         self._weight *= KEPT
         self._square *= KEPT
+        if len(self._column) == MOST_THREADS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Make room for new threads: forget of whom less than a sample is left."""
+        seen = self._near.sum((0, 2)) + self._far.sum(1)
+        one = self._square / self._weight if self._weight > 0 else 0.0
+        kept = np.flatnonzero((seen >= one) & (seen > 0))
+        who = np.array(list(self._column), np.int64)[kept]  # in the order of rows
+        self._near, self._far = self._near[:, kept], self._far[kept]
+        self._column = {thread: row for row, thread in enumerate(who.tolist())}
 
 
 def _advice(placed: Placed, threads: Threads, now_ns: int) -> CpuAdvice | None:
