@@ -1,6 +1,7 @@
 """What tenants cause: moves by payer, looking by evidence, CPU by both."""
 
 import numpy as np
+import pytest
 
 from isotherm.hints.batch import AccessedBits, HintBatch, RegionCounts, Samples
 from isotherm.policy.plan import Outcome
@@ -104,3 +105,14 @@ def test_what_is_held_is_counted_by_node() -> None:
     assert found[0].tolist() == found[1].tolist()
     assert 1009 == found[0].sum()
     assert int(((label == 2) & (node == 255)).sum()) == found[0][2, 255]
+
+
+def test_looking_at_nothing_is_charged_by_memory() -> None:
+    """As is the CPU time of an epoch in which nothing was looked at."""
+    sizes = np.bincount(LABEL, minlength=3) / len(LABEL)
+    assert sizes.tolist() == looked_at(samples(), LABEL, 3).tolist()
+    ledger = TenantLedger(3, RANK)
+    ledger.spent(100.0, LABEL)
+    assert (100.0 * sizes).tolist() == pytest.approx(
+        [bill.cpu_ns for bill in ledger.bills()]
+    )

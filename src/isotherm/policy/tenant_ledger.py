@@ -146,7 +146,7 @@ class TenantLedger:
         rest = cpu_ns - total * scale
         by = self._epoch_looked
         if not by.sum() > 0:
-            by = np.bincount(label, minlength=len(self._pages)).astype(np.float64)
+            by = _sizes(label, len(self._pages))
         self._ns[:, 3] += rest * by / max(float(by.sum()), 1e-12)
 
 
@@ -167,11 +167,19 @@ def looked_at(batch: HintBatch, label: Labels, tenants: int) -> Floats:
         nobody: Floats = np.eye(tenants)[-1]
         return nobody
     if len(page) == 0:
-        found = np.bincount(label, minlength=tenants).astype(np.float64)
+        found = _sizes(label, tenants)
     else:
         found = np.bincount(label[page], weight, tenants).astype(np.float64)
     share: Floats = found[:tenants] / max(float(found.sum()), 1e-12)
     return share
+
+
+def _sizes(label: Labels, tenants: int) -> Floats:
+    """Return the pages of each tenant, float64[tenants]; bincount makes int64 first."""
+    out = np.zeros((tenants, 256), np.int64)
+    count_held(label, label, out)
+    sizes: Floats = out.sum(1).astype(np.float64)
+    return sizes
 
 
 def count_held_twin(
