@@ -203,7 +203,7 @@ class Table:
         table.seconds["touch"] = time.perf_counter() - began
         began = time.perf_counter()
         if rig.cuda:
-            rig.refused = rig.device.register(table.bytes.ctypes.data, size)
+            rig.refused = rig.device.register(table.bytes.ctypes.data, size, memory)
         table.seconds["register"] = time.perf_counter() - began
         began = time.perf_counter()
         words = table.bytes.view(np.float32 if floats else np.int32)

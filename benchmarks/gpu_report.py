@@ -227,7 +227,7 @@ def verdict(report: Report, *, on_device: bool) -> int:
     for row in (r for r in report.rows if r["section"] == "torn"):
         seen = row["torn"] + row["lost"]
         safe = row["rules"] == "safe"
-        good = seen == 0 if safe else seen > 0
+        good = seen == 0 < row["reads"] if safe else seen > 0
         print(
             f"torn      {row['rules']}: {row['torn']} torn, {row['lost']} lost of"
             f" {row['reads']} reads, {row['writes']} writes"

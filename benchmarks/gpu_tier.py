@@ -323,18 +323,27 @@ class Benchmark:
             command += ["--rules", rules, "--backend", backend]
             command += ["--seconds", str(self.scale.torn_s)]
             command += ["--deposits"] * deposits
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=self.scale.torn_s * 3 + 60,
-                check=False,
-            )
             try:
-                self.report.add("torn", **json.loads(done.stdout.splitlines()[-1]))
+                done = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    timeout=self.scale.torn_s * 3 + 60,
+                    check=False,
+                )
+                row = json.loads(done.stdout.splitlines()[-1])
             except (IndexError, ValueError):
                 last = (done.stderr.splitlines() or ["no words"])[-1]
-                self.report.skip(f"torn reads, {rules}: exit {done.returncode}: {last}")
+                row = unread(rules, f"exit {done.returncode}: {last}")
+            except subprocess.TimeoutExpired as error:
+                row = unread(rules, f"no end after {error.timeout:.0f} s")
+            self.report.add("torn", **row)
+
+
+def unread(rules: str, error: str) -> dict[str, Any]:
+    """Return the row of a torn-read stress that told nothing: it proves nothing."""
+    seen = dict.fromkeys(("torn", "lost", "reads", "writes"), 0)
+    return {"rules": rules, "error": error, **seen}
 
 
 def run(benchmark: Benchmark, report: Report, scale: Scale) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpu_report
+import gpu_tier
 import gpu_torn
 from gpu_ceilings import Ceilings
 from gpu_contenders import Ours, SetCache, Static
@@ -206,6 +207,14 @@ def test_a_control_that_sees_nothing_fails(
     report = gpu_report.Report(tmp_path / "r.json", {}, time.monotonic() + 60, set())
     report.add("torn", rules=rules, torn=torn, lost=0, reads=9, writes=1)
     assert exit_code == gpu_report.verdict(report, on_device=False)
+
+
+@pytest.mark.parametrize("rules", ["safe", "no-grace"])
+def test_a_stress_that_told_nothing_fails(rules: str, tmp_path: Path) -> None:
+    """A process that crashed or hung has read nothing: no proof of anything."""
+    report = gpu_report.Report(tmp_path / "r.json", {}, time.monotonic() + 60, set())
+    report.add("torn", **gpu_tier.unread(rules, "exit 1: CUDA error"))
+    assert 1 == gpu_report.verdict(report, on_device=False)
 
 
 def test_a_missed_bar_fails_on_a_device_alone(tmp_path: Path) -> None:

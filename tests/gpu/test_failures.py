@@ -374,3 +374,20 @@ def test_a_thread_that_an_error_ended_starts_again(
     tensor.start()
     assert engine.runs
     tensor.close()
+
+
+def test_pages_that_could_not_be_lent_are_not_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loan that fails before it begins ends too: its pages may come again."""
+    tensor = make(writable=True)
+
+    def fails(*_: object) -> None:
+        raise HbmExhaustedError("device memory: none for a column")
+
+    monkeypatch.setattr(tensor.backend, "synchronise", fails)
+    with pytest.raises(HbmExhaustedError), tensor.host([3], "w"):
+        pass
+    monkeypatch.undo()
+    assert 1 == tensor.prefetch([3], wait=True)
+    tensor.close()

@@ -456,9 +456,9 @@ class TieredTensor:
             view.flags.writeable = False
             yield view
             return
-        with self._life.failing():
-            send_away(self._mover, page)
         try:
+            with self._life.failing():
+                send_away(self._mover, page)
             yield self._host_rows
         finally:
             with self._mover.lock:
