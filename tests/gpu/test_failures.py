@@ -391,3 +391,14 @@ def test_pages_that_could_not_be_lent_are_not_held(
     monkeypatch.undo()
     assert 1 == tensor.prefetch([3], wait=True)
     tensor.close()
+
+
+def test_a_tensor_that_is_not_made_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A policy that there is not is refused, and the device is closed again."""
+    closed = []
+    monkeypatch.setattr(NumpyBackend, "close", lambda device: closed.append(device))
+    with pytest.raises(UsageError, match="isotherm"):
+        make(policy="isothern")
+    assert 1 == len(closed)

@@ -81,8 +81,12 @@ def build(
     else:
         arena.fill(shape, host, given)
     device = open_backend(chosen, shape, host, min_slots=min_slots, **backend_options)
-    mover = _mover(device, engine)
-    tiering = _tiering(mover, engine) if device.geometry.slots else None
+    try:
+        mover = _mover(device, engine)
+        tiering = _tiering(mover, engine) if device.geometry.slots else None
+    except BaseException:
+        device.close()  # else its memory would stay locked
+        raise
     epoch_rows = engine.epoch_rows
     if epoch_rows is None:
         epoch_rows = max(EPOCH_ROWS, int(EPOCH_SHARE * shape.pages))
