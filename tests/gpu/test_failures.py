@@ -398,7 +398,11 @@ def test_a_tensor_that_is_not_made_leaves_nothing_open(
 ) -> None:
     """A policy that there is not is refused, and the device is closed again."""
     closed = []
-    monkeypatch.setattr(NumpyBackend, "close", lambda device: closed.append(device))
+
+    def close(device: NumpyBackend) -> None:
+        closed.append(device)
+
+    monkeypatch.setattr(NumpyBackend, "close", close)
     with pytest.raises(UsageError, match="isotherm"):
         make(policy="isothern")
     assert 1 == len(closed)
