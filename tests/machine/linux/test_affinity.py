@@ -1,6 +1,7 @@
 """Where threads run, and where they are made to run until the end."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,25 @@ def test_what_was_set_is_put_back(child: Child, cpus: set[int]) -> None:
     (said,) = changes.restore()
     assert said.endswith("3 threads")
     assert [cpus] * 3 == masks(child)
+
+
+def test_heirs_of_a_thread_get_theirs_back(child: Child, cpus: set[int]) -> None:
+    """A thread and a child that were started meanwhile; not what was pinned before."""
+    low = {min(cpus)}
+    changes = HostChanges(None)
+    with Process(child.pid) as process:
+        other = next(t for t in read_running(process).tid.tolist() if t != child.pid)
+        os.sched_setaffinity(other, low)
+        assert 1 == run_on(process, low, changes, child.pid)
+    child.do("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()")
+    heir = child.do("os.posix_spawnp('sleep', ['sleep', '600'], os.environ)")
+    assert low == os.sched_getaffinity(heir)
+    changes.restore()
+    assert cpus == os.sched_getaffinity(heir)
+    os.kill(heir, signal.SIGKILL)
+    assert sorted([sorted(low), sorted(cpus), sorted(cpus)]) == sorted(
+        map(sorted, masks(child))
+    )
 
 
 def test_what_somebody_else_has_set_is_left(child: Child, cpus: set[int]) -> None:

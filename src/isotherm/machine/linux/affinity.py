@@ -6,7 +6,8 @@ What was set goes through the journal and is put back at the end or after a cras
 import contextlib
 import errno
 import os
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from isotherm.core.changes import Facts, HostChanges, undoes
 from isotherm.core.errors import IsothermError
 from isotherm.machine.linux.process import Process
+from isotherm.machine.linux.targets.discover import derive_descendants, read_parents
 
 KIND: Final = "affinity"
 _PROC: Final = Path("/proc")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ def run_on(
         start_ticks=process.start_ticks,
         cpus=sorted(cpus),
         before={str(one): mask for one, mask in before.items()},
-        whole=tid is None,
+        known=read_running(process).tid.tolist(),
+        since_ticks=int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S),
     )
     done = 0
     for one in before:
@@ -126,26 +130,29 @@ def run_on(
 def put_back(facts: Facts) -> str:
     """Give threads the CPUs back that they might run on before.
 
-    Threads that somebody has set to others since are left alone; those that were
-    started meanwhile get what the first of their process had.
+    Threads that somebody has set to others since are left alone; threads and children
+    that were started meanwhile have inherited it, and get what the first one had.
     """
     pid, cpus = int(facts["pid"]), set(facts["cpus"])
     before: dict[str, Any] = facts["before"]
     first = sorted(before[min(before, key=int)])
+    known, since = set(facts["known"]), facts["since_ticks"]
     said = f"pid {pid}: CPUs {_listed(cpus)} -> {_listed(set(first))}"
-    if _start_ticks(pid) != facts["start_ticks"]:
+    if _start_ticks(f"{pid}") != facts["start_ticks"]:
         return f"{said}: the process has ended"
     done = 0
-    try:
-        names = os.listdir(_PROC / str(pid) / "task")  # noqa: PTH208  # names alone
-    except FileNotFoundError:
-        return f"{said}: the process has ended"
-    for name in names:
-        mask = before.get(name, first if facts["whole"] else None)
-        if mask is None or allowed_cpus(int(name)) != cpus:
+    for task in _tasks(pid):
+        pid_of, _, tid = task.partition("/task/")
+        if allowed_cpus(int(tid)) != cpus:
+            continue
+        mask = before.get(tid) if pid_of == f"{pid}" else None
+        if mask is None and int(tid) not in known:
+            started = _start_ticks(task)
+            mask = first if started is not None and started >= since else None
+        if mask is None:
             continue
         try:
-            os.sched_setaffinity(int(name), mask)
+            os.sched_setaffinity(int(tid), mask)
         except OSError as error:
             # EINVAL: its cpuset forbids them by now; the others get theirs.
             if error.errno not in (errno.ESRCH, errno.EINVAL):
@@ -155,9 +162,18 @@ def put_back(facts: Facts) -> str:
     return f"{said}, {done} threads"
 
 
-def _start_ticks(pid: int) -> int | None:
+def _tasks(pid: int) -> Iterator[str]:
+    """Yield the threads of a process and of its descendants, as below /proc."""
+    family = {pid, *derive_descendants(read_parents(), (pid,))}
+    for one in sorted(family):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(_PROC / f"{one}/task"):  # noqa: PTH208  # names alone
+                yield f"{one}/task/{name}"
+
+
+def _start_ticks(task: str) -> int | None:
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
+        text = (_PROC / task / "stat").read_text()
     except OSError:
         return None
     return int(text[text.rindex(")") + 2 :].split()[19])
