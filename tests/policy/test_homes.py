@@ -156,3 +156,22 @@ def test_a_tier_of_one_node_needs_no_choice(nodes: int) -> None:
     topology = load_machine("dram-cxl").topology([PAGES, PAGES])
     epoch = replace(epoch_of(SPLIT, SPLIT), topology=topology)
     assert epoch is Homes(topology).reserve(epoch)
+
+
+@pytest.mark.slow
+def test_room_is_made_once() -> None:
+    """Where nothing is to be gained, pages that cross drain no tier."""
+    from isotherm.lab.simulate import SimulationSpec, simulate
+
+    found = simulate(
+        SimulationSpec(
+            "isotherm",
+            "uniform",
+            "two-socket-cxl",
+            pages=4096,
+            fast_ratio=0.5,
+            accesses=4_915_200,
+        )
+    )
+    assert found["demoted_pages"] <= 4096 / 100
+    assert found["fast_share"] > 0.49

@@ -152,29 +152,50 @@ class Homes:
         rate: Floats,
         kind: NDArray[np.uint16],
     ) -> list[Moves]:
-        """Return demotions of the coldest pages where a full node stands in the way."""
+        """Return moves of the coldest pages out of full nodes that stand in the way.
+
+        To a node of the tier that has room; below only where the tier as a whole
+        keeps less free than pages cross through: what is given up below comes back
+        only where that pays, and room that is made again and again drains the tier.
+        """
         tiers = epoch.topology.tiers
         rank = epoch.topology.tier_of(int(nodes[0]))
-        if rank + 1 == len(tiers):
-            return []
-        below = list(tiers[rank + 1].nodes)
-        into = int(below[int(np.argmax(epoch.usage.free_pages[below]))])
         keep = self._kept(epoch.usage.capacity_pages, nodes)
+        free = epoch.usage.free_pages[nodes].astype(np.int64)
+        for at, node in enumerate(nodes.tolist()):
+            free[at] += int(np.count_nonzero(epoch.node[moves.page] == node))
+            free[at] -= int(np.count_nonzero(moves.node == node))
+        lacking = max(0, int(keep.sum() - np.maximum(free, 0).sum()))
         parts = []
-        for node, kept in zip(nodes.tolist(), keep.tolist(), strict=True):
-            leaving = int(np.count_nonzero(epoch.node[moves.page] == node))
-            coming = int(np.count_nonzero(moves.node == node))
-            short = min(kept, int(np.count_nonzero(crossing.node == node)))
-            short -= int(epoch.usage.free_pages[node]) + leaving - coming
-            if short <= 0:
+        for at, node in enumerate(nodes.tolist()):
+            short = min(int(keep[at]), int(np.count_nonzero(crossing.node == node)))
+            short -= int(free[at])
+            other = int(np.argmax(free))
+            beside = min(short, int(free[other])) if other != at else 0
+            beneath = 0
+            if rank + 1 < len(tiers):
+                beneath = min(short - max(beside, 0), lacking)
+            nr = max(beside, 0) + max(beneath, 0)
+            if nr <= 0:
                 continue
             here = np.flatnonzero(epoch.node == node)
             here = here[~np.isin(here, moves.page) & ~np.isin(here, crossing.page)]
-            short = min(short, len(here))
-            if short == 0:
+            nr = min(nr, len(here))
+            if nr == 0:
                 continue
-            cold = np.argpartition(rate[kind[here]], short - 1)[:short]
-            parts.append(Moves.to(here[np.sort(cold)], into, Reason.MAKES_ROOM, 0.0))
+            cold = here[np.argpartition(rate[kind[here]], nr - 1)[:nr]]
+            beside = min(max(beside, 0), nr)
+            if nr > beside:
+                below = list(tiers[rank + 1].nodes)
+                into = int(below[int(np.argmax(epoch.usage.free_pages[below]))])
+                gone = np.sort(cold[beside:])
+                parts.append(Moves.to(gone, into, Reason.MAKES_ROOM, 0.0))
+                lacking -= nr - beside
+            if beside:
+                near = np.sort(cold[:beside])
+                parts.append(Moves.to(near, int(nodes[other]), Reason.MAKES_ROOM, 0.0))
+                free[other] -= beside
+                free[at] += beside
         return parts
 
     def _kept(
