@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def drive(app: Top, steps: Steps, size: tuple[int, int] = (80, 24)) -> None:
             await pilot.pause()
             await steps(pilot)
 
-    asyncio.run(run())
+    # In a thread: the browser's tests leave a loop that runs in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
 
 
 def text(app: Top, name: str) -> str:
