@@ -310,6 +310,26 @@ def test_a_process_that_is_gone_is_lost(source, reader) -> None:
     assert 256 == len(batch.seen.block)
 
 
+def test_a_process_may_come_while_a_window_opens(
+    source, reader, spaces, waiting, monkeypatch
+) -> None:
+    """The loop renews the spaces in its own thread: a look is of those read first."""
+    follow = source._follow_spaces
+
+    def follow_then_renew() -> None:
+        follow()
+        spaces.update(11, np.array([[20480, 22528]]))
+
+    monkeypatch.setattr(source, "_follow_spaces", follow_then_renew)
+    source.look((look(window_s=0.1),))
+    ((_, begin),) = waiting
+    begin()
+    assert {7, 9} == {pid for pid, _ in reader.reads}
+    source.look((look(0, 8192),))
+    source.drain()
+    assert {7, 9, 11} == {pid for pid, _ in reader.reads}
+
+
 def test_new_owners_begin_anew(source, spaces, clock) -> None:
     """Flat pages that were given to another process have an unknown interval."""
     source.look((look(),))

@@ -133,8 +133,9 @@ class LiveAccessedBits:
         self._owner = np.zeros(0, np.int32)
         self._virtual = np.zeros(0, np.int64)
         # Of the managed memory: extents, and pages by process.
-        self._base = np.zeros(0, np.int64)
-        self._end = np.zeros(0, np.int64)
+        none = np.zeros(0, np.int64)
+        self._extents = (none, none, none, np.zeros(0, np.int32))
+        self._base = self._end = none
         self._pids = np.zeros(0, np.int32)
         self._sizes = np.zeros(0, np.int64)
         self._version = -1
@@ -253,17 +254,21 @@ class LiveAccessedBits:
     # -- what to read -----------------------------------------------------
 
     def _follow_spaces(self) -> None:
-        """Make room for new spaces, and note what is mapped."""
+        """Make room for new spaces, and note what is mapped.
+
+        A window opens in a thread of its own while the loop may renew the spaces:
+        they are read once, and what is chosen is chosen of what was read then.
+        """
         if self._version == self._spaces.version:
             return
         self._version = self._spaces.version
+        self._extents = base, end, _, owner = self._spaces.extents()
         granules = -(-self._spaces.pages // GRANULE)
         grow = granules - len(self._cleared)
         if grow > 0:
             self._cleared = np.concatenate([self._cleared, np.zeros(grow, np.int64)])
             self._owner = np.concatenate([self._owner, np.full(grow, -1, np.int32)])
             self._virtual = np.concatenate([self._virtual, np.zeros(grow, np.int64)])
-        base, end, _, owner = self._spaces.extents()
         self._base, self._end = base, end
         self._pids, where = np.unique(owner, return_inverse=True)
         here = set(self._pids.tolist())
@@ -277,7 +282,7 @@ class LiveAccessedBits:
 
     def _choose(self, look: Look) -> _Chosen:
         """Return the granules of a look, with their owners."""
-        base, end, start_vpage, owner = self._spaces.extents()
+        base, end, start_vpage, owner = self._extents
         first = np.maximum(base, look.start_page)
         last = np.minimum(end, look.end_page)
         stripes = look.stripes * self.thinned
