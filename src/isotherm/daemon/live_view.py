@@ -1,6 +1,5 @@
 """A running daemon as a view: what ``isotherm top`` and ``serve`` draw."""
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from isotherm.observability.view import (
     View,
     alike_runs,
     rows_of,
+    runs_of_pages,
 )
 from isotherm.observability.why import reason_name
 
@@ -173,7 +173,7 @@ class LiveView:
         stride = max(1, sum(space.pages for space in spaces) // ASKED_PAGES)
         rate = history.stretches[-1].rate if history.stretches else None
         unit = history.unit_pages * PAGE_BYTES
-        names: list[tuple[int | None, str]] = []
+        names: dict[tuple[int | None, str], int] = {}
         tables: list[NDArray[np.float64]] = []
         heats: list[float] = []
         index: dict[int, int] = {}
@@ -181,10 +181,10 @@ class LiveView:
             pid = pid_of(space)
             key = (pid, f"pid {pid}" if pid is not None else space.owner)
             if key not in names:
-                names.append(key)
+                names[key] = len(names)
                 tables.append(np.zeros(tiers))
                 heats.append(0.0)
-            at = index[space.base] = names.index(key)
+            at = index[space.base] = names[key]
             rank = self._service.rank[
                 history.node[space.base : space.base + space.pages : stride]
             ]
@@ -212,14 +212,11 @@ class LiveView:
         kept = history.moves.take(slice(-(1 << 14), None))
         if not len(kept.page):
             return ()
-        apart = np.diff(kept.page.astype(np.int64)) != 1
-        for name in ("time_ns", "src", "dst", "reason", "errno"):
-            apart |= np.diff(getattr(kept, name).astype(np.int64)) != 0
-        begins = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(kept.page)]])
+        alike = (kept.time_ns, kept.src, kept.dst, kept.reason, kept.errno)
         unit = history.unit_pages * PAGE_BYTES
         bases = np.array([space.base for space in history.spaces], np.int64)
         found = []
-        for a, b in list(pairwise(begins.tolist()))[-MOVES:]:
+        for a, b in runs_of_pages(kept.page, *alike)[-MOVES:]:
             page = int(kept.page[a])
             at = int(np.searchsorted(bases, page, side="right")) - 1
             space = history.spaces[at] if at >= 0 else None

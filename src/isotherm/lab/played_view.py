@@ -1,6 +1,5 @@
 """A recorded run as a view, at any moment of its time."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from isotherm.observability.view import (
     View,
     alike_runs,
     rows_of,
+    runs_of_pages,
 )
 from isotherm.observability.why import reason_name
 
@@ -222,10 +222,7 @@ class PlayedView:
         page = columns["page"].astype(np.int64)
         if not len(page):
             return ()
-        apart = np.diff(page) != 1
-        for name in ("position", "src", "dst", "reason", "errno"):
-            apart |= np.diff(columns[name].astype(np.int64)) != 0
-        begins = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(page)]])
+        alike = [columns[n] for n in ("position", "src", "dst", "reason", "errno")]
         ends = recorded.end_s - self._begins_s
         return tuple(
             MoveView(
@@ -239,7 +236,7 @@ class PlayedView:
                 gain_ns=_number(columns["gain_ns"][a:b].astype(np.float64).sum()),
                 errno=int(columns["errno"][a]),
             )
-            for a, b in list(pairwise(begins.tolist()))[-MOVES:]
+            for a, b in runs_of_pages(page, *alike)[-MOVES:]
         )
 
     def _flows(self, tried: int, now_s: float) -> tuple[FlowView, ...]:

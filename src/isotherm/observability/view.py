@@ -7,6 +7,7 @@ and a heat map of at most ``HEAT_ROWS`` by ``HEAT_COLUMNS``.
 """
 
 from collections import deque
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -246,6 +247,17 @@ def alike_runs(
     begins[0] = True
     begins[1:] |= differs
     return np.flatnonzero(begins)
+
+
+def runs_of_pages(
+    page: NDArray[np.integer], *columns: NDArray[np.integer]
+) -> list[tuple[int, int]]:
+    """Return rows [a, b) of pages beside each other, alike in all columns, n > 0."""
+    apart = np.diff(page.astype(np.int64)) != 1
+    for column in columns:
+        apart |= np.diff(column.astype(np.int64)) != 0
+    begins = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(page)]])
+    return list(pairwise(begins.tolist()))
 
 
 def known(value: float) -> float | None:
