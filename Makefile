@@ -5,6 +5,9 @@
 #   make vm             tests/vm on real kernels under QEMU; LAYOUT= KERNEL= choose
 #   make vm-all         the same with the long ones
 #   make gpu            the accelerator tier with torch and triton, in .venv-gpu/
+#   make docs           the documentation site, in out/site/
+#   make docs-commands  every command of the pages, those that take minutes too
+#   make changelog      VERSION=0.2.0: changelog.d/ becomes a section of CHANGELOG.md
 #   make lint           ruff, mypy --strict, import-linter
 #   make bench          timings; make bench-quality: every policy on every cell
 #   make mutations      every decoder on ten million malformed inputs
@@ -21,7 +24,7 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test vm vm-all gpu lint layers style types check bench bench-quality mutations venv system lock clean help
+.PHONY: demo test vm vm-all gpu lint layers style types check docs docs-commands changelog bench bench-quality mutations venv system lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -39,8 +42,8 @@ layers: .venv/.test
 	$(BIN)/lint-imports
 
 style: .venv/.test
-	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy docs/man
-	$(BIN)/ruff format --check src vmtest tests benchmarks deploy docs/man
+	$(BIN)/ruff check --output-format concise src vmtest tests benchmarks deploy docs/man docs/site
+	$(BIN)/ruff format --check src vmtest tests benchmarks deploy docs/man docs/site
 
 types: .venv/.test
 	$(BIN)/mypy
@@ -58,6 +61,20 @@ vm-all: .venv/.test
 
 gpu:
 	@PYTHON="$(PYTHON)" ARGS="$(ARGS)" .ci/gpu
+
+# Links that lead nowhere are errors, to headings too. Nothing is fetched.
+docs: .venv/.test
+	@rm -rf out/site
+	@$(BIN)/python -m sphinx -b html -c docs/site -d out/site-cache -E -q -n -W \
+	    --keep-going $(ARGS) . out/site
+	@echo "out/site/index.html"
+
+docs-commands: .venv/.test system
+	DOCS_COMMANDS=all $(BIN)/python -m pytest tests/docs -n 0 --timeout 0 \
+	    -p no:randomly -rs $(ARGS)
+
+changelog: .venv/.test
+	@PYTHON=$(BIN)/python VERSION="$(VERSION)" DATE="$(DATE)" .ci/changelog
 
 bench: .venv/.test
 	@for script in benchmarks/bench_*.py; do \
@@ -82,11 +99,13 @@ venv: .venv/.test
 
 # The project itself is installed without looking for newer build tools.
 .venv/.lab: requirements/lab.txt pyproject.toml | .venv/bin/python
+	@echo "make: installing isotherm and what it needs into .venv, some minutes"
 	$(BIN)/python -m pip install --quiet --requirement requirements/lab.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.test: requirements/test.txt .venv/.lab
+	@echo "make: installing what tests and the documentation need, some minutes"
 	$(BIN)/python -m pip install --quiet --requirement requirements/test.txt
 	@touch $@
 

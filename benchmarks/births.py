@@ -8,7 +8,6 @@ and second. Bar: isotherm with room for births is no slower than without it, and
 least half of them in fast memory, at every pace. Exit code 1 where it is missed.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from isotherm.lab.simulate import SimulationSpec, simulate
-from publish import markdown, publish
+from publish import conclude, markdown, of_seeds
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "results" / "births.md"
 WITHOUT, WITH = "isotherm, no room", "isotherm"
@@ -118,19 +117,10 @@ def failures(rows: list[Row]) -> list[str]:
 
 def main() -> int:
     """Run, print the table, and say whether the bar holds."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--publish", action="store_true")
-    parser.add_argument("--pages", type=int, default=4096)
-    parser.add_argument("--seeds", default="1,2")
-    args = parser.parse_args()
-    rows = run(args.pages, [int(seed) for seed in args.seeds.split(",")])
-    text = table(rows)
-    print(text)
-    missed = failures(rows)
-    print("\n" + ("\n".join(f"FAIL: {line}" for line in missed) or "pass"))
-    if args.publish:
-        publish("births", text, PAGE)
-    return 1 if missed else 0
+    args = of_seeds(__doc__, 4096, "1,2")
+    rows = run(args.pages, args.seeds)
+    name = "births" if args.publish else None
+    return conclude(table(rows), failures(rows), name, PAGE)
 
 
 if __name__ == "__main__":

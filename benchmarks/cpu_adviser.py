@@ -1,6 +1,6 @@
 """Cross-socket accesses with and without the adviser of CPU placement.
 
-    .venv/bin/python benchmarks/cpu_adviser.py [--publish] [--pages N] [--seeds 1,2,3]
+    .venv/bin/python benchmarks/cpu_adviser.py [--publish] [--pages N] [--seeds 1,2]
 
 Programs with threads on two-socket-cxl, ten simulated minutes at 10 accesses per page
 and second, random placement, fast memory 40 % of the footprint; policy isotherm. Bars:
@@ -9,7 +9,6 @@ back to a socket that it was moved from, none moved where there is nothing to ga
 Exit code 1 where one is missed.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from isotherm.workloads.build import build
 from isotherm.workloads.mix import MixPart, build_mix
 from isotherm.workloads.spec import Zipf
 from isotherm.workloads.stream import Generated
-from publish import markdown, publish
+from publish import conclude, markdown, of_seeds
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "results" / "cpus.md"
 SECONDS: Final = 600
@@ -174,19 +173,10 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     """Run, print the table, and say whether the bars hold."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--publish", action="store_true")
-    parser.add_argument("--pages", type=int, default=2048)
-    parser.add_argument("--seeds", default="1")
-    args = parser.parse_args()
-    rows = run_all(args.pages, [int(seed) for seed in args.seeds.split(",")])
-    text = table(rows)
-    print(text)
-    missed = failures(rows)
-    print("\n" + ("\n".join(f"FAIL: {line}" for line in missed) or "pass"))
-    if args.publish:
-        publish("cpus", text, PAGE)
-    return 1 if missed else 0
+    args = of_seeds(__doc__, 2048, "1,2")
+    rows = run_all(args.pages, args.seeds)
+    name = "cpus" if args.publish else None
+    return conclude(table(rows), failures(rows), name, PAGE)
 
 
 if __name__ == "__main__":

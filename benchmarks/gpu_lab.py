@@ -14,18 +14,16 @@ mooncake-serving`). Without the trace its column is left out, and the page says 
 import argparse
 import gzip
 import itertools
-import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from command import run
 from publish import markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,25 +45,6 @@ SERVING = "--workloads {trace} --rates trace --epoch 2"
 #: By column, slowdowns by machine and policy.
 Columns = dict[str, dict[tuple[str, str], float]]
 BOUNDS = ("all-fast", "clairvoyant", "static-oracle", "all-slow")
-
-
-def run(words: list[str]) -> dict[str, Any]:
-    """Run a command of isotherm and return its document.
-
-    Raises:
-        SystemExit: It failed.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "isotherm", *words, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise SystemExit(f"isotherm {shlex.join(words)}: exit {done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def find_trace(given: Path | None) -> Path | None:

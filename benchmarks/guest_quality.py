@@ -481,7 +481,7 @@ def write_table(out: Path, target: Path) -> None:
         lines.append(f"| {policy} | {len(found)} | {' | '.join(cells)} |")
     lines += ["", "## Settings", ""]
     for policy in (name for name in POLICIES if name in runs):
-        lines += [f"**{policy}**", "", "```"]
+        lines += [f"**{policy}**", "", "```text"]
         if policy == "isotherm":
             lines += ISOTHERM_CONFIG.splitlines()
         if policy == "damo":

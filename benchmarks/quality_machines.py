@@ -6,8 +6,14 @@ r"""Regret on every machine, from sweeps of `isotherm compare`.
 
 Writes docs/results/machines.md and machines.parquet. A cell is a workload, a machine
 and a share of fast memory; cells without isotherm, first-touch and both bounds are
-left out. Of runs that stand in several sweeps the last counts. The three-tier table is
-of machines with three tiers. Exit code 1 where a bar is missed.
+left out. Of runs that stand in several sweeps the last counts, so that one policy is
+played anew by naming the published cells first:
+
+    isotherm compare --policies isotherm ... --out ISOTHERM.parquet
+    .venv/bin/python benchmarks/quality_machines.py docs/results/machines.parquet \
+        ISOTHERM.parquet --publish
+
+The three-tier table is of machines with three tiers. Exit code 1 where a bar is missed.
 """
 
 import argparse
@@ -34,6 +40,8 @@ KEPT: Final = (
     *("vs_first_touch", "best_bound", "moves_per_page", "fast_share", "seed"),
     *("rate", "pages", "accesses", "sampling_period"),
 )
+#: Of a run: what tells cells apart here, and what is judged.
+ASKED: Final = (*KEPT, "workload_kind", "promoted_pages", "demoted_pages")
 INTRODUCTION: Final = """# Regret on every machine
 
 Made by `isotherm compare` and `benchmarks/quality_machines.py`, which says how; the \
@@ -67,16 +75,25 @@ def read(paths: Iterable[Path]) -> list[Row]:
         if path.suffix == ".journal":
             lines = path.read_text().splitlines()
             found = [json.loads(line)["result"] for line in lines]
-        else:
+        elif "result" in pq.read_schema(path).names:
             texts = pq.read_table(path, columns=["result"])["result"].to_pylist()
             found = [json.loads(text) for text in texts]
-        for row in found:
+        else:
+            found = [_as_run(row) for row in pq.read_table(path).to_pylist()]
+        for run in found:
+            row = {key: run[key] for key in ASKED if key in run}
             last[cell_of(row), row["policy"]] = row
     cells: dict[object, set[str]] = defaultdict(set)
     for row in last.values():
         cells[cell_of(row)].add(row["policy"])
     whole = [row for row in last.values() if cells[cell_of(row)] >= NEEDED]
     return judge(whole)
+
+
+def _as_run(kept: Row) -> Row:
+    """Return a published row as a run."""
+    moves = round(kept["moves_per_page"] * kept["pages"])
+    return kept | {"promoted_pages": moves, "demoted_pages": 0}
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """A well-behaved tenant beside a scanning or thrashing neighbour.
 
     .venv/bin/python benchmarks/tenants.py [--publish] [--pages N] [--seeds 1,2]
+        [--only bars|losses]
 
 Three mixes on dram-cxl, a fifth of the memory fast. The neighbour has as many pages
 and makes twice as many accesses. The tenant is guaranteed half of the fast tier, more
@@ -8,7 +9,9 @@ than it earns with; the neighbour nothing. Each mix runs with a price per tenant
 one global price (no tenancy) and as a fixed partition by halves; *kept* is the
 tenant's performance over what it has alone on a machine with as much fast memory as
 its guarantee, its own moves and looks charged. Exit code 1 where a bar is missed: 95 %
-kept, and all memory together at most 5 % slower than with one global price.
+kept, and all memory together at most 5 % slower than with one global price. A second
+table is of where tenants lose: a weight beside a sweep, and two sockets, on half as
+many pages; no bar is on it.
 """
 
 import argparse
@@ -38,6 +41,8 @@ SHARINGS: Final = {
     "fixed partition": "partition",
 }
 GUARANTEE: Final = "50%"
+#: Machine and the tenant's weight, btree beside stream, a price per tenant.
+LOSSES: Final = (("dram-cxl", 1), ("dram-cxl", 4), ("two-socket-cxl", 1))
 
 Row = dict[str, Any]
 
@@ -51,13 +56,14 @@ def mix_text(tenant: str, neighbour: str) -> str:
     )
 
 
-def tenants_text(sharing: str) -> str:
+def tenants_text(sharing: str, weight: float = 1) -> str:
     """Return the file of tenants; a fixed partition gives each its half."""
     other = GUARANTEE if sharing == "partition" else "0%"
-    rows = (("tenant", GUARANTEE), ("neighbour", other))
+    rows = (("tenant", GUARANTEE, weight), ("neighbour", other, 1))
     return f'sharing = "{sharing}"\n' + "\n".join(
         f'[[tenant]]\nname = "{name}"\nworkload = "{name}"\nguarantee = "{share}"'
-        for name, share in rows
+        f"\nweight = {float(counts)}"
+        for name, share, counts in rows
     )
 
 
@@ -97,6 +103,50 @@ def run(pages: int, seeds: Sequence[int], folder: Path) -> list[Row]:
                 )
                 print(f"{mix}, {name}, seed {seed}", file=sys.stderr, flush=True)
     return rows
+
+
+def lose(pages: int, seeds: Sequence[int], folder: Path) -> str:
+    """Return the table of where tenants lose, means over seeds."""
+    workload = folder / "losses.toml"
+    workload.write_text(mix_text('kind = "btree"', 'kind = "stream"'))
+    lines = []
+    for machine, weight in LOSSES:
+        tenants = folder / f"weight-{weight}.toml"
+        tenants.write_text(tenants_text("price", weight))
+        found = []
+        for seed in seeds:
+            spec = SimulationSpec(
+                "isotherm",
+                str(workload),
+                machine=machine,
+                pages=pages,
+                seed=seed,
+                tenants=str(tenants),
+            )
+            found.append(simulate(spec)["tenants"][0])
+            print(f"{machine}, weight {weight}, seed {seed}", file=sys.stderr)
+        of = {name: statistics.fmean(row[name] for row in found) for name in _LOST}
+        lines.append(
+            [
+                machine,
+                str(weight),
+                f"{of['kept']:.1%}",
+                f"{of['slowdown']:.3f}",
+                f"{of['stall_ns'] / of['all_fast_ns']:.3f}",
+                f"{of['solo_slowdown']:.3f}",
+                f"{of['fast_share']:.3f}",
+                f"{of['solo_fast_share']:.3f}",
+                f"{of['paid_moves'] / of['pages']:.1f}",
+            ]
+        )
+    header = ["machine", "weight", "kept", "slowdown", "of it waiting", "alone"]
+    return markdown([*header, "fast", "alone fast", "moves a page"], lines)
+
+
+_LOST: Final = (
+    *("kept", "slowdown", "solo_slowdown", "fast_share", "solo_fast_share"),
+    *("stall_ns", "all_fast_ns", "paid_moves", "pages"),
+)
 
 
 def mean(rows: Sequence[Row], mix: str, name: str, column: str) -> float:
@@ -146,15 +196,22 @@ def main() -> int:
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--pages", type=int, default=16384)
     parser.add_argument("--seeds", default="1,2")
+    parser.add_argument("--only", choices=("bars", "losses"))
     chosen = parser.parse_args()
     seeds = [int(word) for word in chosen.seeds.split(",")]
+    kept = True
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(chosen.pages, seeds, Path(folder))
-    text, kept = tables(rows)
-    print(text)
-    print("bars kept" if kept else "a bar is missed")
-    if chosen.publish:
-        publish("tenants", text, PAGE)
+        if chosen.only != "bars":
+            text = lose(chosen.pages // 2, seeds, Path(folder))
+            print(text)
+            if chosen.publish:
+                publish("tenants-losses", text, PAGE)
+        if chosen.only != "losses":
+            text, kept = tables(run(chosen.pages, seeds, Path(folder)))
+            print(text)
+            print("bars kept" if kept else "a bar is missed")
+            if chosen.publish:
+                publish("tenants", text, PAGE)
     return 0 if kept else 1
 
 

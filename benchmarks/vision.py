@@ -9,14 +9,13 @@ runs would be those of other code.
 """
 
 import argparse
-import json
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from command import run
 from publish import markdown, publish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,25 +92,6 @@ CASES = {
         (f"--workload zipf --machine dram-zram {SLOWDOWN}",),
     ),
 }
-
-
-def run(words: list[str]) -> dict[str, Any]:
-    """Run a command of isotherm and return its document.
-
-    Raises:
-        SystemExit: It failed.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "isotherm", *words, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode:
-        raise SystemExit(f"isotherm {shlex.join(words)}: exit {done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def tables(case: Case) -> str:

@@ -28,6 +28,9 @@ _QUIET_S = 0.1
 """After the command's end; QEMU may still hold what a full pipe did not take."""
 
 _CONSOLE_LINES = 40
+_MOST_CONSOLE_LINES = 200
+_FATAL = re.compile(r"Kernel panic|BUG:|Oops|sysrq triggered crash")
+"""Of a console's end so many lines are told; of one that says why, more, from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +223,8 @@ def _last_lines(log: BinaryIO) -> list[str]:
     text = log.read().decode(errors="replace")
     # The firmware clears the screen by escape sequences.
     text = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|c)", "", text)
-    return ["    " + line.rstrip() for line in text.splitlines()[-_CONSOLE_LINES:]]
+    lines = text.splitlines()
+    first = max(0, len(lines) - _CONSOLE_LINES)
+    fatal = (at for at, line in enumerate(lines) if _FATAL.search(line))
+    first = max(min(next(fatal, first), first), len(lines) - _MOST_CONSOLE_LINES)
+    return ["    " + line.rstrip() for line in lines[first:]]

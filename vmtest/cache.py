@@ -6,9 +6,10 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from vmtest.debian import image_name, make_image
 from vmtest.errors import FetchError, GuestError
 from vmtest.kernel import Kernel, find_image, unpack_image
 from vmtest.packages import Apt, Origin, unpack
@@ -36,6 +37,12 @@ QEMUS: dict[str, tuple[Origin, ...]] = {
     "newer": (Origin("qemu-system-x86", _NEWER),),
 }
 """Where each QEMU comes from: the system's own, and one for CXL."""
+
+
+SYSTEMS: dict[str, tuple[Origin, ...]] = {
+    "debian": (Origin("systemd", ("bookworm",)),),
+}
+"""Systems of their own for a guest."""
 
 
 def cache_folder() -> Path:
@@ -80,6 +87,23 @@ class Cache:
             (tree / "vmlinux").write_bytes(image)
 
         return Kernel(self._tree(f"kernel-{name}", KERNELS[name], fill))
+
+    def system(self, name: str, offered: Sequence[str] = ()) -> Path:
+        """Return the image of a system of ``SYSTEMS``.
+
+        Args:
+            name: Of the system.
+            offered: Packages that can be installed in the guest.
+
+        Raises:
+            FetchError: It is not in the cache and cannot be fetched.
+        """
+
+        def fill(origin: Origin, tree: Path) -> None:
+            make_image(origin.suites, offered, tree)
+
+        made = self._tree(image_name(offered), SYSTEMS[name], fill)
+        return made / "image"
 
     def folder(self, name: str) -> Path:
         """Return a folder of the cache for other things, made if need be."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from vmtest.accelerator import ACCELERATORS
-from vmtest.cache import KERNELS, Cache
+from vmtest.cache import KERNELS, SYSTEMS, Cache
 from vmtest.errors import NO_GUEST, GuestError
 from vmtest.layout import LAYOUTS
 from vmtest.request import Request
@@ -61,6 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="a folder that the guest may write to, under the same path",
     )
     add("--out", type=Path, metavar="DIR", help="a folder, $VMTEST_OUT in the guest")
+    add(
+        "--system",
+        choices=list(SYSTEMS),
+        help="boot this system, with its own first process, not this machine's root",
+    )
+    add(
+        "--offer",
+        metavar="PACKAGE[,PACKAGE...]",
+        default="",
+        help="what apt can install in that system",
+    )
     add("--folder", type=Path, metavar="DIR", help="where to run; default: here")
     add(
         "--env",
@@ -133,6 +144,8 @@ def parse_request(words: Sequence[str] | None = None) -> tuple[Request, bool]:
     layout = LAYOUTS[given.layout]
     if given.late and layout.cxl_node is None:
         parser.error("--late needs --layout cxl")
+    if given.offer and given.system is None:
+        parser.error("--offer needs --system")
     if given.memory:
         try:
             sizes = tuple(int(size) for size in given.memory.split(","))
@@ -160,7 +173,7 @@ def parse_request(words: Sequence[str] | None = None) -> tuple[Request, bool]:
         layout=layout,
         kernel=given.kernel,
         cpus=given.cpus,
-        folder=(given.folder or Path.cwd()).absolute(),
+        folder=(given.folder or (Path("/") if given.system else Path.cwd())).absolute(),
         shares=tuple(given.share),
         out=given.out,
         environment=tuple(environment),
@@ -172,6 +185,8 @@ def parse_request(words: Sequence[str] | None = None) -> tuple[Request, bool]:
         late=given.late,
         limit_s=given.limit,
         accelerator=given.accelerator,
+        system=given.system,
+        offered=tuple(given.offer.split(",")) if given.offer else (),
         verbose=given.verbose,
     )
     return request, given.fetch
@@ -186,6 +201,8 @@ def main(words: Sequence[str] | None = None) -> int:
             cache = Cache()
             cache.qemu(qemu_name(request.layout))
             cache.kernel(request.kernel)
+            if request.system is not None:
+                cache.system(request.system, request.offered)
             return 0
         return run(request).exit_status
     except (GuestError, OSError) as error:

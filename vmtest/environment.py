@@ -26,6 +26,13 @@ def numba_environment(cache: Path) -> dict[str, str]:
 
 def guest_environment(request: Request, numba: Path) -> dict[str, str]:
     """Return the variables that the command sees."""
+    if request.system is not None:
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/run/vmtest/bin",
+            "HOME": "/root",
+            **_names(request),
+            **dict(request.environment),
+        }
     # The interpreter's own programs first: in a virtual environment those are
     # what this checkout installed.
     programs = str(Path(sys.prefix) / "bin")
@@ -33,14 +40,18 @@ def guest_environment(request: Request, numba: Path) -> dict[str, str]:
     found = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     found |= {
         "PATH": f"{programs}:{system}:/usr/sbin:/sbin:/run/vmtest/bin",
-        "VMTEST_LAYOUT": request.layout.name,
-        "VMTEST_KERNEL": request.kernel,
+        **_names(request),
     }
+    return found | numba_environment(numba) | dict(request.environment)
+
+
+def _names(request: Request) -> dict[str, str]:
+    found = {"VMTEST_LAYOUT": request.layout.name, "VMTEST_KERNEL": request.kernel}
     if request.out is not None:
         found["VMTEST_OUT"] = str(OUT_IN_GUEST)
     if request.cgroup:
         found["VMTEST_CGROUP"] = "/sys/fs/cgroup/command"
-    return found | numba_environment(numba) | dict(request.environment)
+    return found
 
 
 def command_script(request: Request, numba: Path) -> str:

@@ -65,6 +65,7 @@ def build_initramfs(
         archive.add_file(f"modules/{name}.ko", data)
     archive.add_file("vmtest/settings", settings.encode())
     archive.add_file("vmtest/command", command.encode())
-    for name in ("session.sh", "vmtest-cxl"):
+    for name in ("session.sh", "vmtest-cxl", "vmtest-tick"):
         archive.add_file(f"vmtest/{name}", read_inside(name), 0o755)
+    archive.add_file("vmtest/vmtest.service", read_inside("vmtest.service"))
     return archive.finish()

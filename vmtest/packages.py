@@ -142,6 +142,11 @@ class Apt:
         self._run("apt-get", "-qq", "-y", "--download-only", "install", *packages)
         return sorted((self._home / "cache" / "archives").glob("*.deb"))
 
+    def forget(self) -> None:
+        """Remove what was fetched: the next closure is of its packages alone."""
+        for deb in (self._home / "cache" / "archives").glob("*.deb"):
+            deb.unlink()
+
     def fetch_kernel(self, package: str) -> list[Path]:
         """Return what a kernel's meta-package stands for: image and modules."""
         found: set[str] = set()

@@ -20,28 +20,33 @@ KERNEL_ARGUMENTS = (
 memory in a zone that can be taken off line again."""
 
 
+_LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
+
+
+def loader_words(tree: Path) -> list[str]:
+    """Return what runs a program of an unpacked tree with the tree's C library.
+
+    Raises:
+        GuestError: There is none.
+    """
+    libraries = [tree / folder for folder in _LIBRARIES]
+    for folder in (*libraries, tree / "lib64"):
+        loader = folder / "ld-linux-x86-64.so.2"
+        if loader.exists():
+            paths = ":".join(map(str, libraries))
+            return [str(loader), "--library-path", paths]
+    raise GuestError(
+        f"{tree}: no C library in it", f"remove {tree}; it is fetched again"
+    )
+
+
 class Qemu:
     """An unpacked QEMU, run with the C library that came with it."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
-        libraries = [
-            tree / "usr/lib/x86_64-linux-gnu",
-            tree / "lib/x86_64-linux-gnu",
-        ]
-        loaders = [
-            loader
-            for folder in (*libraries, tree / "lib64")
-            if (loader := folder / "ld-linux-x86-64.so.2").exists()
-        ]
-        if not loaders:
-            raise GuestError(
-                f"{tree}: no C library in it", f"remove {tree}; it is fetched again"
-            )
         self.words = (
-            str(loaders[0]),
-            "--library-path",
-            ":".join(map(str, libraries)),
+            *loader_words(tree),
             str(tree / "usr/bin/qemu-system-x86_64"),
             "-L",
             str(tree / "usr/share/qemu"),
@@ -50,7 +55,7 @@ class Qemu:
         )
         self.environment = {
             **os.environ,
-            "QEMU_MODULE_DIR": str(libraries[0] / "qemu"),
+            "QEMU_MODULE_DIR": str(tree / _LIBRARIES[0] / "qemu"),
         }
 
     def read_busybox(self) -> bytes:
@@ -158,10 +163,24 @@ def _cxl_options(node: int, memory_mib: int) -> list[str]:
     ]
 
 
-def share_options(shares: Sequence[Share]) -> list[str]:
-    """Return the options for the root, read-only, and for what is shared."""
+def share_options(shares: Sequence[Share], image: Path | None = None) -> list[str]:
+    """Return the options for the root, read-only, and for what is shared.
+
+    Args:
+        shares: What the guest may write to.
+        image: A file system to be the root; None: this machine's root.
+    """
     options = []
-    folders = [("root", Path("/"), ",readonly=on")]
+    folders = []
+    if image is None:
+        folders = [("root", Path("/"), ",readonly=on")]
+    else:
+        options += [
+            "-drive",
+            f"file={image},format=raw,if=none,id=root,readonly=on",
+            "-device",
+            "virtio-blk-pci,bus=pcie.0,drive=root",
+        ]
     folders += [(f"share{n}", share.host, "") for n, share in enumerate(shares)]
     for tag, path, mode in folders:
         options += [

@@ -32,6 +32,9 @@ class Request:
         late: Leave the CXL device to the command.
         limit_s: For all of it, boot included.
         accelerator: ``tcg``, ``kvm`` or ``auto``.
+        system: A name of ``SYSTEMS``: it boots this with its own first process
+            instead of sharing this machine's root. None: this machine's.
+        offered: Debian packages that apt can install in that system.
         verbose: Say the command line, and when the guest does what.
     """
 
@@ -51,6 +54,8 @@ class Request:
     late: bool = False
     limit_s: float = 300
     accelerator: str = "tcg"
+    system: str | None = None
+    offered: tuple[str, ...] = ()
     verbose: bool = False
 
 
@@ -61,7 +66,8 @@ def resolve_shares(request: Request, numba: Path) -> list[Share]:
         GuestError: One is no folder, or has a name that QEMU cannot take.
     """
     pairs = [(folder.resolve(), folder.resolve()) for folder in request.shares]
-    pairs.append((numba.resolve(), numba.resolve()))
+    if request.system is None:
+        pairs.append((numba.resolve(), numba.resolve()))
     if request.out is not None:
         request.out.mkdir(parents=True, exist_ok=True)
         pairs.append((request.out.resolve(), OUT_IN_GUEST))

@@ -22,6 +22,8 @@ from vmtest.request import Request, resolve_shares
 
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 _CXL_MODULES = ("cxl_acpi", "cxl_pci", "cxl_mem", "cxl_port", "dax_cxl", "kmem")
+_SYSTEM_MODULES = ("virtio_blk", "squashfs")
+_SYSTEM_ARGUMENTS = "systemd.show_status=0 systemd.unit=multi-user.target"
 _PROBE_LIMIT_S = 20.0
 """Emulated, the probe takes 3 s; what needs longer is not worth having."""
 
@@ -77,6 +79,12 @@ def _start(request: Request, cache: Cache, streams: Streams) -> Outcome:
     numba = cache.folder("numba")
     shares = resolve_shares(request, numba)
     wanted = [*_MODULES, *request.modules]
+    arguments = f"{KERNEL_ARGUMENTS} {request.kernel_arguments}".strip()
+    image = None
+    if request.system is not None:
+        image = cache.system(request.system, request.offered)
+        wanted += _SYSTEM_MODULES
+        arguments += f" {_SYSTEM_ARGUMENTS}"
     if request.layout.cxl_node is not None:
         wanted += _CXL_MODULES
     modules = kernel.read_modules(wanted)
@@ -93,8 +101,8 @@ def _start(request: Request, cache: Cache, streams: Streams) -> Outcome:
         "-kernel",
         str(kernel.image),
         "-append",
-        f"{KERNEL_ARGUMENTS} {request.kernel_arguments}".strip(),
-        *share_options(shares),
+        arguments,
+        *share_options(shares, image),
     ]
     return attend(
         words,
@@ -117,6 +125,7 @@ def _settings(request: Request, modules: list[str], shares: list[Share]) -> str:
         "cpus": str(request.cpus),
         "tick_s": f"{request.tick_ms / 1000:g}",
         "cxl": cxl,
+        "system": request.system or "",
         "cgroup": "yes" if request.cgroup else "",
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())

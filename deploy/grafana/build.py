@@ -10,6 +10,8 @@ from typing import Any, Final
 
 #: The kernel's own promotions and demotions.
 KERNEL: Final = 'isotherm_kernel_events_total{counter=~"pg(promote|demote).*"}'
+#: What tenants are charged.
+CHARGED: Final = "isotherm_tenant_cost_seconds_total"
 
 #: (title, what it shows, unit, [(query, legend)])
 PANELS: Final = (
@@ -40,6 +42,34 @@ PANELS: Final = (
                 f"rate({KERNEL}[$__rate_interval])",
                 "kernel {{counter}}",
             ),
+        ],
+    ),
+    (
+        "Moves by mover",
+        "Pages a second between tiers; no page is in two lines.",
+        "ops",
+        [
+            (
+                "rate(isotherm_mover_pages_total[$__rate_interval])",
+                "{{mover}} {{direction}}",
+            )
+        ],
+    ),
+    (
+        "Accesses by tier",
+        "Share that each tier serves, estimated.",
+        "percentunit",
+        [("isotherm_tier_access_share_ratio", "{{instance}} tier {{tier}}")],
+    ),
+    (
+        "Moves between tiers",
+        "Pages a second, by isotherm.",
+        "ops",
+        [
+            (
+                "rate(isotherm_tier_moved_pages_total[$__rate_interval])",
+                "{{src}} to {{dst}}",
+            )
         ],
     ),
     (
@@ -101,6 +131,59 @@ PANELS: Final = (
         "Longer where the CPU budget wants it.",
         "s",
         [("isotherm_epoch_seconds", "{{instance}}")],
+    ),
+    (
+        "Fast memory of tenants",
+        "What each holds of the fastest tier.",
+        "bytes",
+        [
+            ("isotherm_tenant_fast_bytes", "{{tenant}}"),
+            ("isotherm_tenant_guarantee_bytes > 0", "{{tenant}} guaranteed"),
+        ],
+    ),
+    (
+        "Slowdown of tenants",
+        "Latency of accesses over that with all of their memory fast, estimated.",
+        "none",
+        [("isotherm_tenant_slowdown_ratio", "{{tenant}}")],
+    ),
+    (
+        "Accesses of tenants served by the fastest tier",
+        "Estimated.",
+        "percentunit",
+        [("isotherm_tenant_fast_share_ratio", "{{tenant}}")],
+    ),
+    (
+        "Lent and borrowed",
+        "Guaranteed and held by others; held beyond a guarantee.",
+        "bytes",
+        [
+            ("isotherm_tenant_lent_bytes > 0", "{{tenant}} lends"),
+            ("isotherm_tenant_borrowed_bytes > 0", "{{tenant}} borrows"),
+        ],
+    ),
+    (
+        "Who pays for moves",
+        "Bytes a second, also of others that made room.",
+        "Bps",
+        [("rate(isotherm_tenant_charged_bytes_total[$__rate_interval])", "{{tenant}}")],
+    ),
+    (
+        "What tenants are charged",
+        "Of one core, all kinds of cost together.",
+        "percentunit",
+        [
+            (
+                f"sum by (instance, tenant) (rate({CHARGED}[$__rate_interval]))",
+                "{{tenant}}",
+            )
+        ],
+    ),
+    (
+        "Pods",
+        "With terms of their own, of the rest, left alone, not known yet.",
+        "none",
+        [("isotherm_pods", "{{state}}")],
     ),
 )
 SOURCE: Final = {"type": "prometheus", "uid": "${source}"}

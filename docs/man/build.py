@@ -19,7 +19,7 @@ EXITS: Final = (
     (2, "usage: what was asked for is not clear or not right"),
     (3, "unsupported here, or another mover is active"),
     (4, "not permitted"),
-    (5, "the target has gone, or nothing runs"),
+    (5, "the target has gone, or nothing runs that could be shown"),
     (130, "interrupted"),
     (143, "terminated"),
 )

@@ -39,6 +39,11 @@ def sweep(folder: Path, slowdowns: dict[str, dict[str, float]]) -> Path:
     return path
 
 
+def regrets(sweeps: list[Path]) -> dict[str, float]:
+    """Return regret by policy, of sweeps with one cell."""
+    return {row["policy"]: row["regret"] for row in quality_machines.read(sweeps)}
+
+
 def test_cells_without_bounds_are_left_out(tmp_path: Path) -> None:
     """A cell that a stopped sweep has not finished judges nobody."""
     half = {"first-touch": 2.0, "isotherm": 9.0}
@@ -62,3 +67,22 @@ def test_losses_name_the_peer(tmp_path: Path) -> None:
     text = quality_machines.losses(rows)
     assert text.startswith("1 of 2 cells.")
     assert "| gups | dram-pmem | 1/5 | 1.20 | 1.00 | memtis | 20% | 0.20 |" in text
+
+
+def test_one_policy_is_played_anew(tmp_path: Path) -> None:
+    """Published cells read as they were; a later run takes the place of one of them."""
+    before = regrets([sweep(tmp_path, {"zipf": SLOWDOWNS})])
+    kept = tmp_path / "machines.parquet"
+    rows = quality_machines.read([tmp_path / "sweep.journal"])
+    quality_machines._keep(rows, kept)
+    assert before == regrets([kept])
+    again = sweep(tmp_path, {"zipf": {"isotherm": 1.1}})
+    assert before | {"isotherm": 0.1} == pytest.approx(regrets([kept, again]))
+
+
+def test_a_flat_workload_has_no_regret_when_it_is_read_again(tmp_path: Path) -> None:
+    """Its name says so, where its kind was not kept."""
+    path = sweep(tmp_path, {"uniform": SLOWDOWNS})
+    kept = tmp_path / "machines.parquet"
+    quality_machines._keep(quality_machines.read([path]), kept)
+    assert {None} == set(regrets([kept]).values())

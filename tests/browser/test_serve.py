@@ -42,14 +42,14 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Serve:
     """``isotherm serve`` as a user starts it; it can be ended and started again."""
 
-    def __init__(self, recording: Path) -> None:
-        self._recording, self.port = recording, 0
+    def __init__(self, recording: Path, how: str = "--control") -> None:
+        self._recording, self._how, self.port = recording, how, 0
         self.address = ""
         self._running: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start it, on the port of before where there was one."""
-        words = [sys.executable, "-m", "isotherm", "serve", "--control", "--recording"]
+        words = [sys.executable, "-m", "isotherm", "serve", self._how, "--recording"]
         words += [str(self._recording), "--port", str(self.port), "--speed", "1"]
         self._running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         assert self._running.stderr is not None
@@ -111,6 +111,24 @@ def test_it_loads_and_draws(browser: Any, serve: Serve) -> None:
     assert "Tier 0, dram" in page.text_content("#tiers-words")
     assert [] == opened.said
     page.close()
+
+
+def test_a_private_page_needs_its_key(browser: Any, recording: Path) -> None:
+    """With it the page is live; without it is empty, and says where to look."""
+    serve = Serve(recording, "--private")
+    serve.start()
+    try:
+        opened = visit(browser, serve.address)
+        assert [] == opened.said
+        opened.page.close()
+        page = browser.new_page()
+        page.goto(serve.address.partition("#")[0])
+        page.wait_for_selector("html[data-state=gone]", timeout=60_000)
+        assert "--private" in page.text_content("#state")
+        assert "gups" not in page.content()
+        page.close()
+    finally:
+        serve.end()
 
 
 def test_it_updates_by_itself(browser: Any, serve: Serve) -> None:

@@ -107,7 +107,7 @@ def test_every_verb_ends_with_examples(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["simulat"], 'did you mean "simulate"'),
+        (["simulat"], "did you mean simulate?"),
         (["--jsno"], "--jsno"),
         (["simulate", "--polici", "tpp"], "--policy"),
         (["simulate", "--pages", "many"], "--pages"),
@@ -173,6 +173,63 @@ def test_exit_codes(
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
     assert ("hint: be root" in shown) == (code == 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "--record", "run"],
+        ["compare", "--out", "out.parquet"],
+        ["top", "--recording", "run"],
+    ],
+)
+def test_a_package_that_is_not_installed(
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 3, one line, and the extra that brings it; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert cli.main(words) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: pyarrow is not installed",
+        "  hint: pip install 'isotherm[trace]'",
+    ]
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_an_import_of_ours_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is unexpected: no extra would bring it."""
+
+    def fail(words: list[str]) -> int:
+        raise ModuleNotFoundError("no", name="isotherm.gone")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["demo"]) == 1
+    assert "unexpected ModuleNotFoundError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["simulate", "--list"], ["simulate", "--list", "--json"], ["--help"]]
+)
+def test_a_full_disk_behind_stdout(words: list[str]) -> None:
+    """One line says so and the exit code is 1, whoever prints."""
+    with Path("/dev/full").open("wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "isotherm", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            check=False,
+        )
+    said = b"error: stdout: cannot write: No space left on device\n"
+    assert (1, said) == (run.returncode, run.stderr)
 
 
 def test_interrupted_verb(
@@ -267,7 +324,8 @@ def test_reader_of_a_table_has_gone() -> None:
         run = subprocess.run(
             command, stdout=gone, stderr=subprocess.PIPE, timeout=120, check=False
         )
-    assert (0, b"") == (run.returncode, run.stderr)
+    said = [line for line in run.stderr.splitlines() if b"first start" not in line]
+    assert (0, []) == (run.returncode, said)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["simulate", "--list"], ["--version"]])

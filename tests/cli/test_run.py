@@ -20,10 +20,10 @@ def run_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: target: expected one of --pid, --cgroup, --tenants and -- COMM"),
+        ([], "error: target: expected one of --pid, --cgroup, --pods, --tenants and"),
         (
             ["--pid", "1", "--", "true"],
-            "error: target: expected one of --pid, --cgroup, --tenants and -- COMM",
+            "error: target: expected one of --pid, --cgroup, --pods, --tenants and",
         ),
         (["--pid", "x"], "error: pid: expected a process id, got 'x'"),
         (["--pid", "1", "--duration", "0"], "error: duration: expected seconds > 0"),
@@ -37,6 +37,49 @@ def test_wrong_words_end_with_two(words, said, capsys):
     """What is wrong with the command line is said before anything is done."""
     assert 2 == main(["run", *words])
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--hints", "damom"],
+            "error: hints: expected idle-page, ",
+        ),
+        (["--hints", "auto,damon"], 'error: hints: "auto" stands alone'),
+        (["--hints", "write-tracking"], "error: hints: write-tracking changes some"),
+        (["--metrics", ":99999"], "error: metrics: expected HOST:PORT, got ':99999'"),
+        (["--metrics", "foo:bar"], "error: metrics: expected HOST:PORT, got 'foo:bar"),
+        (["--record", "{full}"], "error: {full}: holds other files (notes.txt)"),
+    ],
+)
+def test_words_are_checked_before_the_host(words, said, tmp_path, monkeypatch, capsys):
+    """Whoever asks and whatever this host has: a wrong word ends with 2."""
+    from isotherm.daemon import preflight
+
+    def ask(root):
+        pytest.fail("the host is asked before the words are right")
+
+    monkeypatch.setattr(preflight, "check_permitted", ask)
+    (tmp_path / "notes.txt").touch()
+    words = [word.format(full=tmp_path) for word in words]
+    assert 2 == main(["run", "--pid", str(os.getpid()), "--dry-run", *words])
+    assert capsys.readouterr().err.startswith(said.format(full=tmp_path))
+
+
+def test_a_command_that_is_not_there_is_named_first(tmp_path, monkeypatch, capsys):
+    """By its name, and by a path to a file that cannot be run."""
+    from isotherm.daemon import preflight
+
+    monkeypatch.setattr(preflight, "check_permitted", lambda root: pytest.fail("asked"))
+    assert 2 == main(["run", "--", "nosuchcommand", "-x"])
+    said = "error: nosuchcommand: cannot be started: No such file or directory\n"
+    assert said == capsys.readouterr().err
+    closed = tmp_path / "closed"
+    closed.touch(mode=0o600)
+    assert 2 == main(["run", "--", str(closed)])
+    said = f"error: {closed}: cannot be started: Permission denied\n"
+    assert said == capsys.readouterr().err
 
 
 def test_pids_may_be_several_words_or_a_list(monkeypatch):

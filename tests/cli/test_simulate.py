@@ -113,6 +113,25 @@ def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+def test_people_are_told_where_threads_had_better_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Advice that is only printed is printed; births are told where there are some."""
+    path = tmp_path / "programs.toml"
+    part = '[[part]]\nname = "{0}"\nkind = "zipf"\nthreads = [0, 1]\n'
+    path.write_text('name = "programs"\n' + part.format("a") + part.format("b"))
+    words = ("--machine", "two-socket-cxl", "--advise-cpus", "print")
+    size = ("--pages", "2048", "--accesses", "1000000")
+    assert 0 == main(["simulate", "--workload", str(path), *words, *size])
+    shown = capsys.readouterr().out
+    assert "better run" in shown
+    assert "of what accesses cost" in shown
+    path.write_text('kind = "latest"\nbirths = true\nadvance = 1.0\n')
+    assert 0 == main(["simulate", "--workload", str(path), *size])
+    assert "born fast" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_machine_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,8 +272,8 @@ def test_compare_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_scheduler_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """A scheduler that does not answer, or no Dask at all, is one clear error."""
-    words = ["compare", "--scheduler", "nonsense://x", *SMALL]
+    """A scheduler that nobody is at, or no Dask at all, is one clear error."""
+    words = ["compare", "--scheduler", "127.0.0.1:1", *SMALL]
     assert main(words) in (1, 3)
     assert capsys.readouterr().err.startswith("error: ")
 

@@ -47,8 +47,10 @@ def test_a_wrong_file_ends_with_two(tmp_path: Path, capsys) -> None:
 
 def test_nobody_runs(capsys) -> None:
     """Without a daemon there is nothing to show: 5, and how to start one."""
-    assert 5 == main(["tenants"])
-    assert "isotherm run --tenants FILE" in capsys.readouterr().err
+    for words in (["tenants"], ["tenants", "--json"]):
+        assert 5 == main(words)
+        found = capsys.readouterr()
+        assert ("", True) == (found.out, "isotherm run --tenants FILE" in found.err)
 
 
 def test_tenants_are_not_the_kernels(tmp_path: Path, capsys) -> None:
@@ -61,11 +63,32 @@ def test_tenants_are_not_the_kernels(tmp_path: Path, capsys) -> None:
     assert "--tenants and -- COMMAND" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["tenants", "pods"])
+def test_tenants_and_huge_pages_exclude_each_other(
+    tmp_path: Path, capsys, target: str
+) -> None:
+    """Said at once, as a mistake of usage; tenants that are only reported may go on."""
+    path, config = tmp_path / "t.toml", tmp_path / "c.toml"
+    path.write_text(TEXT)
+    config.write_text("[huge_pages]\nuse = true\n")
+    words = ["--tenants", str(path)] if target == "tenants" else ["--pods=-"]
+    assert 2 == main(["run", *words, "--huge-pages"])
+    assert "markets of tenants trade small pages" in capsys.readouterr().err
+    assert 2 == main(["run", *words, "--config", str(config)])
+    assert "markets of tenants trade small pages" in capsys.readouterr().err
+    path.write_text(f'sharing = "none"\n{TEXT}')
+    assert 0 != main(["run", "--tenants", str(path), "--huge-pages"])
+    assert "markets of tenants" not in capsys.readouterr().err
+
+
 def test_the_configuration_may_name_the_file(tmp_path: Path, capsys) -> None:
     """[target] tenants stands for --tenants; a peer that knows none is refused."""
     path, config = tmp_path / "t.toml", tmp_path / "c.toml"
     path.write_text(TEXT)
     config.write_text(f'[target]\ntenants = "{path}"\n[loop]\npolicy = "tpp"\n')
+    assert 2 == main(["run", "--config", str(config)])
+    assert "policy 'tpp' knows no tenants" in capsys.readouterr().err
+    config.write_text(f'[target]\ntenants = "{path}"\n')
     assert 2 == main(["run", "--config", str(config), "--mover", "kernel"])
     assert "the kernel's movers know none" in capsys.readouterr().err
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from isotherm.machine.protocol import SpacesChanged
-from isotherm.machine.sim.machine import Faults, SimMachine
+from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.spec import load_machine
+from isotherm.machine.sim.trouble import Faults
 from isotherm.migration import BackgroundEngine, Engine, MigrationEngine
 from isotherm.policy.plan import Moves, Outcome, Reason
 from isotherm.trace.stream import AccessChunk

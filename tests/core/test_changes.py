@@ -170,6 +170,23 @@ def test_a_torn_last_line_is_a_change_that_was_not_made(tree, tmp_path):
     assert [f"{tree}/a: '1' -> '0'"] == HostChanges.recover(journal)
 
 
+def test_what_is_made_and_undone_for_months_takes_no_more_room(tree, tmp_path):
+    """The journal is as short as at first once nothing in it is left to undo."""
+    journal = tmp_path / "journal"
+    with HostChanges(journal) as changes:
+        head = journal.read_text()
+        for _ in range(3):
+            changes.write(tree / "a", 1)
+            changes.write(tree / "b", "true")
+            changes.restore()
+
+            assert head == journal.read_text()
+        changes.write(tree / "a", 1)
+        os.close(changes._file)
+        changes._file = None
+        assert [f"{tree}/a: '1' -> '0'"] == HostChanges.recover(journal)
+
+
 def test_files_that_are_gone_are_no_error(tree, tmp_path):
     """A file that has vanished counts as restored."""
     changes = HostChanges(tmp_path / "journal")

@@ -6,6 +6,7 @@ import socket
 import stat
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isotherm.core.errors import TargetGoneError, UnsupportedError, UsageError
+from isotherm.core.errors import (
+    IsothermError,
+    NotPermittedError,
+    TargetGoneError,
+    UnsupportedError,
+    UsageError,
+)
 from isotherm.daemon.answers import Answers
 from isotherm.daemon.coarse import CoarseMachine, CoarseSource
 from isotherm.daemon.config import Config
@@ -22,6 +29,7 @@ from isotherm.daemon.socket import ExplainSocket, Question, ask
 from isotherm.daemon.why_live import Part, explain_live
 from isotherm.machine.protocol import Space
 from isotherm.migration.engine import MigrationEngine
+from tests.daemon.owned import Owned
 
 PID, START = 4242, 0x7F00_0000_0000
 SPACES = (
@@ -31,27 +39,12 @@ SPACES = (
 )
 
 
-class Owned:
-    """A simulated machine whose pages belong to processes."""
-
-    def __init__(self, machine) -> None:
-        self._machine = machine
-
-    def __getattr__(self, name):
-        return getattr(self._machine, name)
-
-    @property
-    def spaces(self):
-        """Return spaces of two processes."""
-        return SPACES
-
-
 @pytest.fixture
 def answers(playing, tmp_path):
     """Return a service that has run for half a minute, and its answers."""
     played = playing()
     made = Answers(played.service, tmp_path / "s", "pid 4242")
-    made.history.machine = Owned(played.machine)
+    made.history.machine = Owned(played.machine, SPACES)
     played.service.run(played.wait, 30.0)
     yield made
     made.close()
@@ -118,7 +111,7 @@ def test_a_range_is_a_part_of_the_whole(answers):
 def test_answers_in_units_name_the_memory_that_they_cover(playing, tmp_path):
     """In units of eight pages addresses are those of single pages, sizes whole."""
     played = playing()
-    machine = Owned(played.machine)
+    machine = Owned(played.machine, SPACES)
     source = played.service.loop.sources[0]
     source.open = source.close = lambda: None
     service = Service(
@@ -301,6 +294,63 @@ def test_nobody_listening_is_said(tmp_path):
         dead.bind(str(tmp_path / "s"))
     with pytest.raises(TargetGoneError):
         ask(tmp_path / "s", Question("status"))
+
+
+@contextmanager
+def saying(path, line):
+    """Serve one line to one client, as a daemon that is not ours may."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def reply():
+            with server.accept()[0] as client:
+                client.recv(1 << 16)
+                client.sendall(line + b"\n")
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        yield
+        thread.join(20)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[]",
+        b'{"error": {}}',
+        b'{"error": {"message": 7}}',
+        b'{"error": {"message": "x", "hint": [], "exit_code": {}}}',
+        b'{"answer": \xff}',
+        b"[" * 5000,
+    ],
+)
+def test_what_is_no_answer_is_told_in_a_sentence(tmp_path, line):
+    """A daemon is another user's program: whatever it says ends in one error."""
+    with (
+        saying(tmp_path / "s", line),
+        pytest.raises(IsothermError, match="not an answer"),
+    ):
+        ask(tmp_path / "s", Question("status"))
+
+
+def test_a_terminal_obeys_no_answer(tmp_path):
+    """Escapes in what another user's daemon says are question marks here."""
+    line = rb'{"answer": {"a\u001b]0;b\u0007": "\u009b2J\\u001b\n"}}'
+    with saying(tmp_path / "s", line):
+        assert {"a?]0;b?": "?2J\\u001b\n"} == ask(tmp_path / "s", Question("status"))
+    error = b'{"error": {"message": "\xc2\x9b2J\\u001bc"}}'
+    with saying(tmp_path / "t", error), pytest.raises(IsothermError) as caught:
+        ask(tmp_path / "t", Question("status"))
+    assert "?2J?c" == caught.value.message
+
+
+def test_a_link_to_another_socket_is_not_followed(tmp_path, echo):
+    """Who owns the folder may put one there; root would speak to somebody else."""
+    (tmp_path / "link").symlink_to(echo.path)
+    with pytest.raises(NotPermittedError):
+        ask(tmp_path / "link", Question("status"))
 
 
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path):

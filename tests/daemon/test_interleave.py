@@ -1,12 +1,15 @@
 """Weights of weighted interleaving, set for a run and put back."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import UnsupportedError
-from isotherm.daemon.interleave import set_weights
+from isotherm.daemon.interleave import claim_weights, set_weights
+from isotherm.daemon.rundir import RunDirectory
 from isotherm.machine.sim.spec import load_machine
 from isotherm.topology.interleave import FOLDER, read_auto, read_weights
 from isotherm.topology.model import Topology
@@ -60,3 +63,37 @@ def test_what_cannot_be_set_is_refused(
     with pytest.raises(UnsupportedError, match="bandwidth of node 0, 1: unknown"):
         set_weights(unknown, HostChanges(None), host, dry_run=False)
     assert {0: 9, 1: 2} == read_weights(host)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from isotherm.daemon.interleave import claim_weights
+from isotherm.daemon.rundir import RunDirectory
+runs = RunDirectory(Path(sys.argv[1]))
+claim_weights(runs)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_set_them_both(tmp_path: Path) -> None:
+    """The second is refused while the first lasts, and named the way out."""
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert "ready\n" == holder.stdout.readline()
+        runs = RunDirectory(folder)
+        said = f"isotherm, pid {holder.pid}, manages the interleave weights"
+        with pytest.raises(UnsupportedError, match=said) as refused:
+            claim_weights(runs)
+        assert refused.value.hint is not None
+        assert refused.value.hint.startswith(f"isotherm stop {holder.pid}, or leave")
+        holder.kill()
+    claim_weights(runs)
+    runs.close()

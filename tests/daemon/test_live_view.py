@@ -20,6 +20,7 @@ from isotherm.observability.view import (
     View,
     alike_runs,
 )
+from tests.daemon.owned import Owned
 
 START = 0x7F00_0000_0000
 SPACES = (
@@ -29,27 +30,12 @@ SPACES = (
 )
 
 
-class Owned:
-    """A simulated machine whose pages belong to processes."""
-
-    def __init__(self, machine) -> None:
-        self._machine = machine
-
-    def __getattr__(self, name):
-        return getattr(self._machine, name)
-
-    @property
-    def spaces(self):
-        """Return spaces of two processes."""
-        return SPACES
-
-
 @pytest.fixture
 def served(playing, tmp_path):
     """Return a service that has run for half a minute, and its answers."""
     played = playing()
     made = Answers(played.service, tmp_path / "s", "pid 4242, 77")
-    made.history.machine = Owned(played.machine)
+    made.history.machine = Owned(played.machine, SPACES)
     made.history.spaces = SPACES
     played.service.run(played.wait, 30.0)
     yield played, made
@@ -166,3 +152,36 @@ def test_runs_break_where_heat_jumps() -> None:
     rate = np.array([1.0, 1.9, 3.9, 3.9, 3.9 / ALIKE / 1.1, 3.9 / ALIKE / 1.1])
     share = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.9])
     assert [0, 2, 3, 4, 5] == alike_runs(new, rate, share).tolist()
+
+
+@pytest.mark.slow
+def test_a_view_is_made_once_an_epoch(served) -> None:
+    """Whoever asks for the same gets the same until the next decision."""
+    played, made = served
+    asked = Question("view", most_ranges=3, heat=True)
+    first = made.answer(asked)
+    assert first is made.answer(Question("view", most_ranges=3, heat=True))
+    assert first is not made.answer(Question("view", most_ranges=2, heat=True))
+    epochs = view(made).epochs
+    played.wait(1.0)
+    played.service.epoch()
+    assert epochs + 1 == view(made).epochs
+    assert first is not made.answer(asked)
+
+
+@pytest.mark.slow
+def test_ranges_are_chosen_by_place_and_order(served) -> None:
+    """Windows of an order put together are all of them."""
+    _, made = served
+    whole = view(made, most_ranges=1000, order="address")
+    starts = [(r.owner, r.start) for r in whole.ranges]
+    assert sorted(starts) == starts
+    assert whole.nr_ranges == len(starts) > 3
+    parts = [
+        r
+        for first in range(0, len(starts), 2)
+        for r in view(made, most_ranges=2, first_range=first, order="address").ranges
+    ]
+    assert whole.ranges == tuple(parts)
+    sizes = [r.nr_pages for r in view(made, most_ranges=1000, order="size").ranges]
+    assert sorted(sizes, reverse=True) == sizes

@@ -13,8 +13,18 @@ from pathlib import Path
 import pytest
 
 from isotherm.core.units import PAGE_BYTES
-from isotherm.daemon.metrics import KERNEL, Meter, kernel_counters
+from isotherm.daemon.metrics import (
+    KERNEL,
+    Meter,
+    kernel_counters,
+    movers,
+    unmapped_cache,
+)
+from isotherm.daemon.tenant_members import Found
+from isotherm.daemon.tenants import LiveTenants
+from isotherm.machine.sim.spec import load_machine
 from isotherm.observability.metrics import MetricsServer, registry_of
+from isotherm.policy.tenant_file import parse_tenants
 
 pytest.importorskip("prometheus_client")
 
@@ -58,7 +68,18 @@ def test_figures_are_those_of_the_result(metered) -> None:
 
 def test_before_the_first_epoch_there_are_the_kernels() -> None:
     """A scrape that comes early is no error."""
-    assert {"kernel_events"} == {family.name for family in Meter().figures()}
+    names = {family.name for family in Meter().figures()}
+    assert {"kernel_events", "mover_pages", "unmapped_cache_bytes"} == names
+
+
+def test_page_cache_that_nobody_maps_is_told(tmp_path: Path) -> None:
+    """It is left alone, so its size is a figure; none where the kernel says nothing."""
+    assert [] == list(unmapped_cache(tmp_path))
+    (tmp_path / "proc").mkdir()
+    text = "Cached:  900 kB\nMapped:  200 kB\n"
+    (tmp_path / "proc/meminfo").write_text(text)
+    (family,) = unmapped_cache(tmp_path)
+    assert {(): 700 << 10} == dict(family.rows)
 
 
 def test_kernel_counters_say_whose_moves_they_count(tmp_path: Path) -> None:
@@ -84,9 +105,9 @@ def offered(meter: Meter) -> set[str]:
 
 
 @pytest.mark.slow
-def test_dashboard_and_alerts_ask_for_what_there_is(metered) -> None:
+def test_dashboard_and_alerts_ask_for_what_there_is(playing) -> None:
     """No panel and no alert names a figure that no daemon has."""
-    _, meter = metered
+    _, meter = tenanted(playing)
     text = (ROOT / "deploy/prometheus/isotherm.yml").read_text()
     asked = NAME.findall(
         "\n".join(re.findall(r"expr: (?:>-\n)?(.*?)\n +for:", text, re.DOTALL))
@@ -125,7 +146,7 @@ def test_alerts_are_rules() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "8 rules found" in done.stdout
+    assert "10 rules found" in done.stdout
 
 
 @pytest.mark.slow
@@ -168,7 +189,7 @@ def test_prometheus_scrapes_a_daemon(metered, tmp_path: Path) -> None:
     tally = service.tally
     assert tally.promoted_pages + tally.demoted_pages == float(moved)
     states = [r["health"] for g in rules["data"]["groups"] for r in g["rules"]]
-    assert 8 == len(states)
+    assert 10 == len(states)
     assert "err" not in states
 
 
@@ -193,3 +214,84 @@ def fetch(url: str) -> dict:
     """Return a JSON document."""
     with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310  # ours
         return json.load(page)
+
+
+def tenanted(playing):
+    """Return a meter of a run with tenants and pods: all that can be offered."""
+    topology = load_machine("dram-cxl").topology([1000, 4000])
+    held = parse_tenants('[[tenant]]\nname = "db"\nworkload = "db"\n', "t")
+    tenants = LiveTenants(Found(held, (None,)), topology, 1000 * PAGE_BYTES)
+    played = playing(tenants=tenants)
+    meter = Meter(pods=lambda: {"terms": 1, "rest": 2})
+    played.service.observers.append(meter)
+    played.service.run(played.wait, 5.0)
+    return played.service, meter
+
+
+@pytest.mark.slow
+def test_the_page_has_every_figure(playing) -> None:
+    """What is documented is what a scrape can show, names and labels; no more."""
+    _, meter = tenanted(playing)
+    text = (ROOT / "docs/reference/metrics.md").read_text()
+    documented: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        if not line.startswith("| `"):
+            continue
+        names, labels, *_ = (part.strip() for part in line.strip("|").split(" | "))
+        for name in re.findall(r"`([a-z_]+)`", names):
+            of_tenant = name.startswith("tenant_")
+            found = set(re.findall(r"`([a-z_]+)`", labels))
+            documented[name] = found | ({"tenant"} if of_tenant else set())
+    offered = {
+        f.name + ("_total" if f.kind == "counter" else ""): set(f.labels)
+        for f in meter.figures()
+    }
+    assert offered == documented
+
+
+@pytest.mark.slow
+def test_tenants_figures_are_those_of_their_report(playing) -> None:
+    """What a tenant holds, meets and pays is said the same way everywhere."""
+    service, meter = tenanted(playing)
+    found = values(meter)
+    (rest,) = [r for r in service.tenants.report() if r["name"] == "(rest)"]
+    key = ("(rest)",)
+    assert rest["fast_bytes"] == found["tenant_fast_bytes", key] > 0
+    assert rest["slowdown"] == found["tenant_slowdown_ratio", key] >= 1
+    assert rest["fast_share"] == found["tenant_fast_share_ratio", key]
+    assert rest["paid_moves"] * PAGE_BYTES == found["tenant_charged_bytes", key] > 0
+    moved = service.tally.promoted_pages
+    assert moved == found["tenant_moved_pages", ("(rest)", "promotion")]
+    assert 1.0 == found["tenant_info", ("db", "default")]
+    assert 2.0 == found["pods", ("rest",)]
+
+
+@pytest.mark.slow
+def test_what_tiers_serve_and_exchange_adds_up(metered) -> None:
+    """Shares of accesses are of one whole; crossings are the moves."""
+    service, meter = metered
+    found = values(meter)
+    shares = [v for (name, _), v in found.items() if name == "tier_access_share_ratio"]
+    assert 2 == len(shares)
+    assert 1.0 == pytest.approx(sum(shares))
+    assert service.fast_share == pytest.approx(shares[0])
+    tally = service.tally
+    assert tally.promoted_pages == found["tier_moved_pages", ("1", "0")]
+    assert tally.demoted_pages == found["tier_moved_pages", ("0", "1")]
+
+
+def test_no_page_has_two_movers(tmp_path: Path) -> None:
+    """The kernel's own promotions and demotions, without what it moved for others."""
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text(
+        "pgmigrate_success 100\npgpromote_success 5\npgpromote_candidate 9\n"
+        "pgdemote_kswapd 2\npgdemote_direct 3\npgdemote_proactive 4\n"
+    )
+    (family,) = movers(vmstat, {"promotion": 7, "demotion": 8})
+    assert {
+        ("isotherm", "promotion"): 7,
+        ("isotherm", "demotion"): 8,
+        ("kernel", "promotion"): 5,
+        ("kernel", "demotion"): 9,
+    } == family.rows
+    assert [] == list(movers(tmp_path / "missing", {}))

@@ -295,3 +295,9 @@ def test_a_lock_file_that_goes_while_it_is_opened_is_made_anew(tmp_path, monkeyp
     held = os.fstat(runs._lock_file())
     assert os.path.samestat(held, (tmp_path / "run/targets.lock").stat())
     runs.close()
+
+
+def test_a_directory_that_goes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Between the look and the list another isotherm, the last one, has ended."""
+    monkeypatch.setattr("isotherm.daemon.rundir.check_private", lambda path: True)
+    assert [] == RunDirectory(tmp_path / "gone").recover()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from isotherm.cli.main import main
 from isotherm.core.errors import IsothermError, UsageError
 from isotherm.daemon.rundir import RunDirectory, RunRecord
 from isotherm.daemon.stop import choose, stop
@@ -122,6 +123,51 @@ def test_what_a_killed_one_has_left_is_undone(daemon, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_recovering_stops_nobody(daemon, tmp_path, monkeypatch, capsys):
+    """A run goes on; what it leaves when it is killed is put back."""
+    monkeypatch.setenv("ISOTHERM_RUN_DIRECTORY", str(tmp_path / "run"))
+    child = daemon()
+    assert 0 == main(["stop", "--recover"])
+    assert child.poll() is None
+    assert "1\n" == (tmp_path / "knob").read_text()
+    assert 2 == main(["stop", "--recover", "--all"])
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    capsys.readouterr()
+    assert 0 == main(["stop", "--recover"])
+    assert "0\n" == (tmp_path / "knob").read_text()
+    assert f"recovered: {tmp_path}/knob: '1' -> '0'\n" == capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_nobody(daemon, tmp_path, monkeypatch, capsys):
+    """Who would be stopped and what put back; the run and its files stay."""
+    monkeypatch.setenv("ISOTHERM_RUN_DIRECTORY", str(tmp_path / "run"))
+    assert 0 == main(["stop", "--all", "--dry-run"])
+    assert "no isotherm runs, nothing to put back\n" == capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    child = daemon()
+
+    def files():
+        return {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    before = files()
+    assert 0 == main(["stop", "--all", "--dry-run"])
+    back = f"{tmp_path}/knob: '1' -> '0'\n"
+    said = f"would stop {child.pid}: pid 4242\nwould put back: {back}"
+    assert said == capsys.readouterr().out
+    assert 0 == main(["stop", "--recover", "--dry-run"])
+    assert "no isotherm runs, nothing to put back\n" == capsys.readouterr().out
+    assert 2 == main(["stop", "9", "--dry-run"])
+    capsys.readouterr()
+    assert child.poll() is None
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert 0 == main(["stop", "--dry-run"])
+    assert f"would recover: {back}" == capsys.readouterr().out
+    assert ("1\n", before) == ((tmp_path / "knob").read_text(), files())
+
+
 def test_one_that_does_not_answer_is_told(daemon, tmp_path):
     """A daemon that hangs is named after the time is over, with a way out."""
     child = daemon("hang")
@@ -129,3 +175,12 @@ def test_one_that_does_not_answer_is_told(daemon, tmp_path):
         stop(RunDirectory(tmp_path / "run"), wait_s=0.1)
     assert f"pid {child.pid}: has not stopped within 0.1 s" == error.value.message
     os.kill(child.pid, signal.SIGCONT)
+
+
+def test_one_that_does_not_answer_holds_up_nobody_else(daemon, tmp_path):
+    """All are told before anybody is waited for, and the others stop."""
+    deaf, other = daemon("hang"), daemon()  # told by number, the older one first
+    with pytest.raises(IsothermError, match=f"pid {deaf.pid}: has not stopped"):
+        stop(RunDirectory(tmp_path / "run"), every=True, wait_s=0.1)
+    other.wait(60)
+    assert 0 == other.returncode

@@ -78,3 +78,13 @@ def test_the_kernels_work_in_words():
         "promoted 1 pages, demoted 2, on the whole host",
         "migrate_hot: 1.00 MiB applied of 4.00 MiB tried",
     ] == describe(result)
+
+
+def test_page_sizes_are_told_where_they_were_asked_for():
+    """How many are huge, what was done, and what could not be; else no line."""
+    sizes = {"huge_ranges": 7, "collapses": 3, "splits": 1, "failed": {"12": 2}}
+    said = "huge pages: 7 at the end, 3 collapsed, 1 split, 2 failed"
+    assert said in describe({**OWN, "huge_pages": sizes})
+    none = {**sizes, "failed": {}}
+    assert said.removesuffix(", 2 failed") in describe({**OWN, "huge_pages": none})
+    assert not [line for line in describe(OWN) if line.startswith("huge")]

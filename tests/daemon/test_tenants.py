@@ -1,7 +1,9 @@
 """Tenants of a host: members, cpusets, what the kernel charges, and refusals."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ from isotherm.daemon.tenant_members import (
     read_mems,
     read_numa_stat,
 )
-from isotherm.daemon.tenants import LiveTenants
+from isotherm.daemon.tenants import MEMS_EPOCHS, LiveTenants
 from isotherm.machine.protocol import Space
 from isotherm.machine.sim.spec import load_machine
 from isotherm.migration.ranks import rank_column
 from isotherm.policy.tenant_file import parse_tenants
+
+if TYPE_CHECKING:
+    from tests.daemon.conftest import Played
 
 TOPOLOGY = load_machine("dram-cxl").topology([1000, 4000])
 FAST_BYTES = 1000 * 4096
@@ -78,11 +83,13 @@ def test_what_the_kernel_charges_is_read(tmp_path: Path) -> None:
 
 
 def test_guarantees_above_the_tier_are_refused(tmp_path: Path) -> None:
-    """Two of 60 % are more than there is."""
+    """Two of 60 % are more than there is, whatever one of them is called."""
     cgroup(tmp_path, "a")
     cgroup(tmp_path, "b")
-    entry = 'name = "{0}"\ncgroup = "{0}"\nguarantee = "60%"'
-    found = find_tenants(file_of(entry.format("a"), entry.format("b")), tmp_path)
+    entry = 'name = "{0}"\ncgroup = "{0}"\nguarantee = "{1}"'
+    size = f"{round(FAST_BYTES * 0.6)}B"
+    file = file_of(entry.format("a", "60%"), entry.format("b", size))
+    found = find_tenants(file, tmp_path)
     with pytest.raises(UsageError, match=r"the guarantees are 4\.7 MiB"):
         LiveTenants(found, TOPOLOGY, FAST_BYTES)
 
@@ -134,3 +141,28 @@ def test_what_tenants_hold_is_pages_of_memory(tmp_path: Path) -> None:
     node = np.array([0, 1, 255, 0, 1], np.uint8)
     tenants._hold(label, node, rank_column(TOPOLOGY, 256).astype(np.int64), 4)
     assert [[4, 8], [4, 8]] == tenants._held.tolist()
+
+
+@pytest.mark.slow
+def test_a_cpuset_is_followed(tmp_path: Path, playing: Callable[..., "Played"]) -> None:
+    """What it forbids meanwhile the terms forbid, and allow when it does again."""
+    path = cgroup(tmp_path, "a", mems="0-1")
+    found = find_tenants(
+        file_of('name = "a"\ncgroup = "a"\nguarantee = "50%"'), tmp_path
+    )
+    tenants = LiveTenants(found, TOPOLOGY, FAST_BYTES)
+    played = playing(tenants=tenants)
+
+    def allowed(mems: str) -> tuple[frozenset[int] | None, str]:
+        (path / "cpuset.mems.effective").write_text(f"{mems}\n")
+        until = played.service.epochs + MEMS_EPOCHS + 1
+        while played.service.epochs < until:
+            played.service.run(played.wait, 1.0)
+        market = played.service.gate.inner.tenants
+        (tenant,) = market._tenancy.tenants
+        assert tenants.tenancy(1).tenants[0].nodes == tenant.nodes
+        return tenant.nodes, str(tenant.guarantee)
+
+    assert (frozenset({0, 1}), "50%") == allowed("0-1")
+    assert (frozenset({1}), "0%") == allowed("1")
+    assert (frozenset({0, 1}), "50%") == allowed("0-1")

@@ -61,3 +61,15 @@ def test_handlers_are_put_back():
     assert before == [
         signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
     ]
+
+
+def test_what_goes_on_is_halted_in_the_handler() -> None:
+    """At once, not when somebody waits next; not for a signal that asks for less."""
+    halted = []
+    with Waiter(reloads=True) as waiter:
+        waiter.halt = lambda: halted.append(waiter.signal)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert [] == halted
+        os.kill(os.getpid(), STOP_SIGNAL)
+        assert [STOP_SIGNAL] == halted
+        assert waiter.wait(60)

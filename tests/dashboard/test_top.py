@@ -96,14 +96,16 @@ def test_everything_is_there_at_80_by_24(recording: Path) -> None:
 
 
 def test_keys_choose_tables_and_order(recording: Path) -> None:
-    """1 to 4 the tables, o what ranges are ordered by."""
+    """1 to 5 the tables, o what ranges are ordered by."""
     feed = Still(recording)
     app = Top(feed, 1e9)
 
     async def steps(pilot: Pilot[int]) -> None:
         tabs = app.query_one("#tabs", TabbedContent)
         for key, name in zip(
-            "2341", ("processes", "moves", "hints", "heat"), strict=True
+            "23451",
+            ("processes", "moves", "hints", "tenants", "heat"),
+            strict=True,
         ):
             await pilot.press(key)
             assert name == tabs.active
@@ -114,6 +116,39 @@ def test_keys_choose_tables_and_order(recording: Path) -> None:
         await pilot.press("o", "o")
         starts = [int(row[4], 16) for row in rows(app, "heat")]
         assert sorted(starts) == starts
+
+    drive(app, steps)
+
+
+def test_tenants_are_shown(tmp_path: Path) -> None:
+    """Of a simulation: who holds what, meets what and pays, in 80 columns."""
+    from isotherm.lab.simulate import SimulationSpec, simulate
+    from isotherm.observability.recorder import Recorder
+
+    mix, terms = tmp_path / "mix.toml", tmp_path / "tenants.toml"
+    mix.write_text(
+        '[[part]]\nname = "db"\nkind = "zipf"\n'
+        '[[part]]\nname = "scan"\nkind = "stream"\n'
+    )
+    terms.write_text(
+        '[[tenant]]\nname = "a-name-of-more-than-eighteen-letters"\nworkload = "db"\n'
+        'guarantee = "50%"\n[[tenant]]\nname = "scan"\nworkload = "scan"\n'
+    )
+    spec = SimulationSpec(
+        "isotherm", str(mix), pages=2048, accesses=200_000, tenants=str(terms)
+    )
+    with Recorder(tmp_path / "run") as recorder:
+        result = simulate(spec, recorder=recorder)
+    app = Top(Still(tmp_path / "run"), 1e9)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("5")
+        shown = rows(app, "tenants")
+        assert "…ighteen-letters" == shown[0][0]
+        assert ["scan"] == [row[0] for row in shown[1:]]
+        slow = [f"{row['slowdown']:.2f}" for row in result["tenants"]]
+        assert slow == [row[5] for row in shown]
+        assert app.query_one("#tenants-table", DataTable).virtual_size.width <= 80
 
     drive(app, steps)
 

@@ -29,12 +29,15 @@ def serving(
     recording: Path | None = None,
     port: int = 0,
     interval_s: float = 0.2,
+    key: str | None = None,
 ) -> Iterator[str]:
     """Give the address of a page while it is served."""
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", port))
-        app = make_app(feed, token=token, recording=recording, interval_s=interval_s)
+        app = make_app(
+            feed, token=token, key=key, recording=recording, interval_s=interval_s
+        )
         config = uvicorn.Config(
             app, log_level="error", timeout_graceful_shutdown=1, lifespan="on"
         )
@@ -91,6 +94,36 @@ def test_a_view_is_what_the_feed_says(address: str, feed: PlayedFeed) -> None:
     assert 3 == len(found["ranges"])
     assert feed.played.end_s == found["time_s"]
     assert found["heat"] is not None
+
+
+def test_ranges_are_given_by_their_place(address: str, feed: PlayedFeed) -> None:
+    """In an order, from a place; with how many there are, and whose they are."""
+    whole = feed.view(10_000, order="address").ranges
+    path = address + "api/ranges?order=address&first=1&count=2"
+    found = fetch_json(path)
+    assert [r.start for r in whole[1:3]] == [r["start"] for r in found["ranges"]]
+    assert len(whole) == found["nr_ranges"]
+    assert [owner.name for owner in feed.view(0).owners] == found["owners"]
+    by_size = fetch_json(address + "api/ranges?order=size")["ranges"]
+    pages = [r["nr_pages"] for r in by_size]
+    assert sorted(pages, reverse=True) == pages
+    assert [] == fetch_json(address + "api/ranges?first=99999")["ranges"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("ranges?order=colour", "order: expected heat, size or address"),
+        ("ranges?count=10001", "count: expected 0 to 10000"),
+        ("ranges?first=-1", "first: expected 0 to"),
+        ("view?ranges=100000", "ranges: expected 0 to 10000"),
+    ],
+)
+def test_wrong_windows_are_told(address: str, query: str, said: str) -> None:
+    """With the status of a bad request."""
+    status, _, body = fetch(address + "api/" + query)
+    assert 400 == status
+    assert said in json.loads(body)["error"]["message"]
 
 
 def test_events_are_views_one_after_the_other(address: str) -> None:
@@ -186,10 +219,51 @@ def test_a_recording_is_wound_from_the_page(recording: Path) -> None:
     assert feed.paused
 
 
+def test_another_page_of_the_browser_winds_nothing(recording: Path) -> None:
+    """It can send here, as any page can; only this page is listened to."""
+    feed = PlayedFeed(recording)
+    with serving(feed) as address:
+        paused = b'{"paused": true}'
+        for origin in ("http://evil.example", "null", address.replace("http", "https")):
+            status, _, body = fetch(address + "api/wind", paused, Origin=origin)
+            assert 403 == status
+            assert "this page alone" in json.loads(body)["error"]["message"]
+        assert not feed.paused
+        status, *_ = fetch(address + "api/wind", paused, Origin=address.rstrip("/"))
+        assert 200 == status
+    assert feed.paused
+
+
 def test_only_names_of_this_host_are_let_in(address: str) -> None:
     """A name from elsewhere that points here is not one of them."""
     assert 400 == fetch(address, Host="evil.example")[0]
     assert 200 == fetch(address, Host="localhost")[0]
+    assert 400 == fetch(address, Host="localhost.evil.example:80")[0]
+    assert 200 == fetch(address, Host="[::1]:8977")[0]
+
+
+def test_a_private_page_shows_nothing_without_its_key(
+    feed: PlayedFeed, recording: Path
+) -> None:
+    """Another user of this host gets the page, empty, and no answer to anything."""
+    with serving(feed, "secret", recording, key="key") as address:
+        for path in ("", "page.js", "draw.js", "page.css"):
+            assert 200 == fetch(address + path)[0]
+        asked = "view", "events", "ranges", "explain?pid=1&start=0&end=1", "view?key=x"
+        for path in (f"api/{name}" for name in asked):
+            for headers in ({}, {"x-isotherm-key": "kex"}, {"x-isotherm-key": ""}):
+                status, _, body = fetch(address + path, **headers)
+                assert 403 == status
+                assert {"error"} == set(json.loads(body))
+        assert 403 == fetch(address + "api/whatif", b"", authorization="Bearer key")[0]
+        assert 403 == fetch(address + "api/wind", b'{"paused": false}')[0]
+        assert 404 == fetch(address + "no", **{"x-isotherm-key": "key"})[0]
+        found = fetch(address + "api/view", **{"x-isotherm-key": "key"})
+        assert 200 == found[0]
+        events = f"{address}api/events?key=key"
+        with urllib.request.urlopen(events, timeout=60) as stream:  # noqa: S310  # ours
+            assert b"retry: 1000\n" == stream.readline()
+    assert feed.paused
 
 
 def test_pages_may_load_nothing_from_elsewhere(address: str) -> None:

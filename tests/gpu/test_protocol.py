@@ -239,6 +239,27 @@ def test_a_page_written_faster_than_it_is_saved_stays(clean: bool) -> None:
     assert 1 == p.totals.aborted
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_flush_ends_although_the_page_is_written(leaves: bool) -> None:
+    """After so many tries the page is dirty as before; one that is to leave does."""
+    p = SlotProtocol(8, 2, writable=True)
+    live(p, 3)
+    p.flush(u32(int(p.slot_of[3])))
+    if leaves:
+        p.demote(u32(3))
+    seen = []
+    while len(seen) < 2 * MOST_TRIES:
+        (told,) = p.tick()
+        seen.append(told.op.value)
+        answer(p, told, CHANGED if told.op is Op.CLEAN else 7)
+    assert ["copy_out", "clean"] * MOST_TRIES == seen
+    if leaves:
+        assert ["unpublish"] == ops(p.tick())
+    else:
+        assert p.settled
+        assert Slot.LIVE == p.state[p.slot_of[3]]
+
+
 def test_there_is_room_for_as_many_pages_as_slots() -> None:
     """Slots that rest count as room: what is promised one waits for it."""
     p = SlotProtocol(8, 2)

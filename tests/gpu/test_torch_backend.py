@@ -144,16 +144,16 @@ def test_staged_reads_and_writes(backend: Any) -> None:
 
 
 def test_what_the_device_holds_beside_the_slots(backend: Any) -> None:
-    """Two words a page, three once it is written, 13 bytes a slot, and the totals."""
+    """Two words a page, three once it is written, 9 bytes a slot, and the totals."""
     device = backend.create(ROW, host_arena(ROW))
     totals = device.state.stats.numel() * 8
     one = 4  # the version of all pages
-    assert 40 * 8 + one + 6 * 13 + totals == device.state.meta_bytes
+    assert 40 * 8 + one + 6 * 9 + totals == device.state.meta_bytes
     device.shrink(2)
-    assert 40 * 8 + one + 2 * 13 + totals == device.state.meta_bytes
+    assert 40 * 8 + one + 2 * 9 + totals == device.state.meta_bytes
     row = device.array(np.array([3]))
     device.scatter(row, device.array(np.ones((1, 8), np.float32)), Launch(1)).result()
-    assert 40 * 12 + 2 * 13 + totals == device.state.meta_bytes
+    assert 40 * 12 + 2 * 9 + totals == device.state.meta_bytes
     device.close()
 
 

@@ -38,7 +38,7 @@ def make(geometry: Geometry, host: np.ndarray, **options: Any) -> Any:
 def told(drained: Drained) -> tuple[Any, ...]:
     """Return all that a drain says, but for deposits, in comparable form."""
     columns = (drained.miss_page, drained.miss_count, drained.hit_slot)
-    columns += (drained.hit_count, drained.touch)  # type: ignore[assignment]  # one more
+    columns += (drained.hit_count,)  # type: ignore[assignment]  # one more
     numbers = (drained.hits, drained.misses, drained.out_of_range, drained.bad_index)
     return (*(column.tolist() for column in columns), *numbers)
 

@@ -36,7 +36,7 @@ def test_every_block_runs(capsys: pytest.CaptureFixture[str]) -> None:
         exec(compile(block, TUTORIAL.name, "exec"), names)  # noqa: S102  # the page
     said = capsys.readouterr().out
     # What the page shows is what was printed before torch, but for a rate's last digit.
-    shown = re.findall(r"```\n([^`]*?)```", OUTPUT.sub("", TUTORIAL.read_text()))
+    shown = re.findall(r"```text\n([^`]*?)```", OUTPUT.sub("", TUTORIAL.read_text()))
     expected, printed = (numbers(text) for text in ("".join(shown), said))
     assert len(expected) >= 10
     assert expected == pytest.approx(printed[: len(expected)], abs=0.04)

@@ -26,8 +26,8 @@ from isotherm.lab.grid import (
 from isotherm.lab.report import timeline_wanted
 from isotherm.lab.simulate import SimulationSpec
 from isotherm.lab.store import ResultStore
-from isotherm.machine.sim.machine import Faults
 from isotherm.machine.sim.spec import load_machine
+from isotherm.machine.sim.trouble import Faults
 from isotherm.policy import registry
 from isotherm.policy.bounds import count_future
 from isotherm.policy.plan import Setup
@@ -425,9 +425,10 @@ def test_run_that_kills_dask_workers_is_named(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=120,
-        check=True,
+        check=False,  # a cluster that ends while a worker begins anew may say so
         cwd=tmp_path,
     )
+    assert run.stdout, run.stderr
     message = json.loads(run.stdout.splitlines()[-1])
     assert message.startswith("isotherm on gups")
     assert message.endswith("its process was killed 2 times")

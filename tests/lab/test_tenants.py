@@ -90,6 +90,58 @@ def test_a_guarantee_is_kept_and_bills_add_up(mix: str, tmp_path: Path) -> None:
     assert result["slowdown"] == pytest.approx(cost / fast)
 
 
+BEARING = """
+name = "two"
+[[part]]
+name = "hot"
+kind = "gups"
+pages = 1
+accesses = 1
+[[part]]
+name = "new"
+kind = "latest"
+births = true
+advance = 1.0
+pages = 1
+accesses = 1
+"""
+
+
+def test_what_is_born_of_a_part_is_born_of_it_alone(tmp_path: Path) -> None:
+    """Births of a mixture are its parts', and a part alone has its own."""
+    path = tmp_path / "mix.toml"
+    path.write_text(BEARING)
+    workload = make_workload(str(path), PAGES, 1)
+    pace = Pace(500_000_000, 10.0, 200_000)
+    part = TenantPart(workload, ((PAGES // 2, PAGES),), (1,), pace)
+    both = zip(workload.epochs(pace), part.epochs(pace), strict=True)
+    found = [(c.born.tolist(), own.born.tolist()) for c, own in both]
+    assert sum(len(whole) for whole, _ in found) > 10
+    assert all(whole == [p + PAGES // 2 for p in own] for whole, own in found)
+
+
+@pytest.mark.slow
+def test_births_get_room_beside_a_guarantee(tmp_path: Path) -> None:
+    """What is born is born fast, who bears it pays, and the guarantee is kept."""
+    mix = tmp_path / "mix.toml"
+    mix.write_text(BEARING)
+    text = TENANTS + '[[tenant]]\nname = "new"\nworkload = "new"\nmaximum = "40%"\n'
+    spec = replace(
+        spec_of(str(mix), tenants(tmp_path, text)),
+        fast_ratio=0.3,  # of dram-cxl: no load keeps pages from filling it up
+        accesses=600_000,
+        placement="first-access",
+    )
+    without = simulate(replace(spec, options={"birth": 0.0}))
+    found = simulate(spec)
+    assert found["fast_births"] > 0.9 * found["births"]
+    assert without["fast_births"] < 0.5 * without["births"]
+    assert found["slowdown"] < without["slowdown"]
+    (hot, new), (before, _) = found["tenants"], without["tenants"]
+    assert hot["slowdown"] < 1.05 * before["slowdown"]
+    assert new["paid_moves"] > 0
+
+
 @pytest.mark.slow
 def test_without_guarantees_tenants_change_little(mix: str, tmp_path: Path) -> None:
     """One price for all is what there is without tenants, to a hundredth."""
@@ -133,5 +185,5 @@ def test_what_is_wrong_is_named(mix: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not say which pages are whose"):
         open_tenants(tenants(tmp_path), make_workload("zipf", PAGES, 1))
     path = tenants(tmp_path, TENANTS.replace('"50%"', '"1GiB"'))
-    with pytest.raises(UsageError, match="above its maximum"):
+    with pytest.raises(UsageError, match="is more than the fastest tier, which has"):
         simulate(replace(spec_of(mix, path), accesses=1000))

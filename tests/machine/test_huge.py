@@ -10,9 +10,9 @@ from isotherm.core.errors import ConfigError, UnsupportedError
 from isotherm.machine.sim import huge_kernels, play
 from isotherm.machine.sim.huge_machine import HugeSimMachine
 from isotherm.machine.sim.huge_spec import HUGE_MOVE_SHARE, HugeSpec
-from isotherm.machine.sim.machine import Faults
 from isotherm.machine.sim.mechanisms import SimPageTable
 from isotherm.machine.sim.spec import MachineSpec, load_machine, parse_machine
+from isotherm.machine.sim.trouble import Faults
 from isotherm.trace.stream import AccessChunk
 
 PAGES = 4 * 512 + 100

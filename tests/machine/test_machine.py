@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from isotherm.core.errors import UnsupportedError, UsageError
 from isotherm.core.kernels import TWINS
 from isotherm.machine.sim import play
-from isotherm.machine.sim.machine import Faults, SimMachine
+from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.spec import load_machine
+from isotherm.machine.sim.trouble import Faults
 from isotherm.trace.stream import AccessChunk
 
 DT_NS = 500_000_000

@@ -82,6 +82,25 @@ def make(fake_machine):
         assert engine.close(DEADLINE_S)
 
 
+def test_a_halt_begins_nothing_more(make):
+    """The batch on the way ends; what was planned before and after stays where it is.
+
+    From a signal handler: it may come while the lock is held.
+    """
+    node = column(*[1] * 64)
+    machine, engine = make([64, 64], node, gate=True, batch_pages=8)
+    engine.submit(up(range(64)), S)
+    assert machine.entered.wait(DEADLINE_S)
+    with engine._changed:
+        engine.halt()
+    machine.gate.set()
+    until(lambda: 8 == int(np.count_nonzero(machine.placement() == 0)))
+    engine.submit(up(range(32, 64)), S)
+    assert not engine.finish(DEADLINE_S)
+    assert engine.close()
+    assert 8 == int(np.count_nonzero(machine.placement() == 0))
+
+
 def test_moves_are_made_beside_the_loop(make):
     """A plan returns at once; what became of it is collected, once."""
     machine, engine = make([8, 8], column(1, 1, 1, 1), gate=True)

@@ -5,8 +5,9 @@ import errno
 import numpy as np
 import pytest
 
-from isotherm.machine.sim.machine import Faults, SimMachine
+from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.spec import load_machine
+from isotherm.machine.sim.trouble import Faults
 from isotherm.migration import MigrationEngine
 from isotherm.policy.plan import Moves, Reason
 

@@ -7,6 +7,7 @@ from isotherm.machine.protocol import Usage
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy.backpressure import LEAD, RELIEF, RESERVE, SLOW, BackPressure
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 
 TOPOLOGY = load_machine("ocp-expander").topology([100, 200, 1000])
 #: Flat pages 0-99 on DRAM, 100-299 on CXL, the rest compressed; page = its heat.
@@ -125,3 +126,55 @@ def test_a_full_host_says_how_much_is_short() -> None:
     found, notes = pressed(0.99, used=(100, 200, 700))
     assert 0 == len(found)
     assert notes["relief_short_pages"] == int(np.ceil(0.12 * 700 / 0.99))
+
+
+def terms_of(
+    label: np.ndarray, *, floor: int = 0, cap: int = 1000, barred: int = 255
+) -> Terms:
+    """Return the terms of two tenants; those of the second are bent."""
+    fast = np.zeros(256, np.bool_)
+    fast[0] = True
+    allowed = np.ones((2, 256), np.bool_)
+    allowed[1, barred] = False
+    held = np.bincount(label[NODE == 0], minlength=2)
+    return Terms(
+        label, NODE, allowed, fast, held, np.array([0, floor]), np.array([1000, cap]),
+        np.ones(2), np.full(2, 1000),
+    )  # fmt: skip
+
+
+def relieved(used: tuple[int, int, int], terms: Terms) -> Moves:
+    """Return what leaves a device that is full."""
+    policy = BackPressure(TOPOLOGY)
+    epoch = policy.reserve(epoch_of(RELIEF + 0.05, used))
+    moves, _ = policy.press(Moves.none(), epoch, WORTH, KIND, terms)
+    return moves
+
+
+def test_relief_takes_pages_of_who_may_go_there() -> None:
+    """The hottest of the second tenant stay: CXL is barred to it, DRAM is full."""
+    label = (np.arange(1000) % 2).astype(np.uint8)
+    moves = relieved((100, 150, 700), terms_of(label, barred=1))
+    assert len(moves) > 10
+    assert {1} == set(moves.node.tolist())
+    assert {0} == set(label[moves.page].tolist())
+    assert list(range(998, 998 - 2 * len(moves), -2)) == moves.page.tolist()
+
+
+def test_relief_lifts_nobody_over_its_maximum() -> None:
+    """The second tenant may have four more pages of DRAM; CXL is full."""
+    label = (np.arange(1000) % 2).astype(np.uint8)
+    moves = relieved((50, 200, 700), terms_of(label, cap=54))
+    up = moves.page[moves.node == 0]
+    assert len(up) > 10
+    assert 4 == np.count_nonzero(label[up] == 1)
+
+
+def test_the_reserve_is_made_of_what_nobody_is_owed() -> None:
+    """The coldest page above is one that its tenant may not have below."""
+    label = np.zeros(1000, np.uint8)
+    label[100] = 1
+    policy = BackPressure(TOPOLOGY)
+    epoch = policy.reserve(epoch_of(0.5, (100, 200, 700)))
+    moves, _ = policy.press(Moves.none(), epoch, WORTH, KIND, terms_of(label, barred=2))
+    assert list(range(101, 101 + max(1, int(200 * RESERVE)))) == moves.page.tolist()

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isotherm.machine.protocol import Usage
 from isotherm.machine.sim.spec import load_machine
-from isotherm.policy.births import MOST, SETTLED, Births
+from isotherm.policy.births import MOST, SETTLED, Births, in_parts
 from isotherm.policy.cells import NOT_COUNTED
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 
 PAGES, FAST = 4096, 1024
 TIER = np.full(256, 2, np.uint8)
@@ -113,25 +116,125 @@ def test_the_first_pages_are_no_births(node: np.ndarray) -> None:
     assert {} == notes
 
 
-def test_of_tenants_nobody_is_made_to_leave(node: np.ndarray) -> None:
-    """A guaranteed page, or one to be kept out of CXL, makes no room for births."""
-    births = Births(epoch_of(node).topology)
-    living(births, node, 16)
-    kind = np.zeros(PAGES, np.uint16)
+def terms_of(node: np.ndarray, label: np.ndarray, floor: int, cap: int) -> Terms:
+    """Return the terms of two tenants; the first is owed so much, at most so much."""
+    held = np.bincount(label[node == 0], minlength=2)
+    fast = np.zeros(256, np.bool_)
+    fast[0] = True
+    return Terms(
+        label, node, np.ones((2, 256), np.bool_), fast, held, np.array([floor, 0]),
+        np.array([cap, PAGES]), np.ones(2), np.array([PAGES, PAGES]),
+    )  # fmt: skip
+
+
+def living_of_two(births: Births, node: np.ndarray, label: np.ndarray) -> None:
+    """Let sixteen pages be born an epoch, at the end."""
+    for k in range(60):
+        counted = np.full(PAGES, 1, np.uint8)
+        first = PAGES - 16 * (1 + k % 8)
+        counted[first : first + 16] = NOT_COUNTED
+        births.see(counted, node, TIER, label, 2)
+
+
+def shared(node: np.ndarray, births: Births, terms: Terms) -> Moves:
+    """Settle where what is born is hot; the first tenant's pages are the coldest."""
+    kind = np.full(PAGES, 2, np.uint16)
+    kind[: FAST // 2] = 0
     kind[PAGES // 2 :] = 1
-    shared = replace(epoch_of(node), tenant=np.zeros(PAGES, np.uint8))
+    epoch = replace(epoch_of(node), tenant=terms.label)
+    price = np.array([200.0, 200.0])
     moves, birth, _ = births.settle(
-        Moves.none(), shared, RATE, kind, 85.0, 200.0, 2500.0
+        Moves.none(), epoch, RATE, kind, 85.0, price, 2500.0, terms
     )
-    assert 0 == len(moves) == births.headroom
-    assert birth is None
+    assert birth is not None
+    assert births.headroom == birth.headroom_pages == births.by_tenant.sum()
+    return moves
+
+
+@pytest.mark.parametrize(("floor", "leave"), [(FAST // 2, 0), (FAST // 2 - 5, 5)])
+def test_of_a_tenant_only_what_it_is_not_owed_makes_room(
+    node: np.ndarray, floor: int, leave: int
+) -> None:
+    """Its pages are the coldest; beyond what it may give, others' go, warmer ones."""
+    label = np.zeros(PAGES, np.uint8)
+    label[FAST // 2 :] = 1
+    births = Births(epoch_of(node).topology)
+    living_of_two(births, node, label)
+    terms = terms_of(node, label, floor, PAGES)
+    moves = shared(node, births, terms)
+    assert len(moves) == births.headroom > 16
+    assert leave == np.count_nonzero(label[moves.page] == 0)
+
+
+def test_who_bears_pays_for_the_room(node: np.ndarray) -> None:
+    """All births are the second tenant's: so are the headroom and its moves."""
+    label = np.zeros(PAGES, np.uint8)
+    label[PAGES // 2 :] = 1
+    births = Births(epoch_of(node).topology)
+    living_of_two(births, node, label)
+    terms = terms_of(node, label, 0, PAGES)
+    moves = shared(node, births, terms)
+    assert [0, births.headroom] == births.by_tenant.tolist()
+    ((page, payer),) = terms.charges
+    assert set(moves.page.tolist()) == set(page.tolist())
+    assert {1} == set(payer.tolist())
+
+
+def test_nobody_is_kept_more_than_its_maximum(node: np.ndarray) -> None:
+    """A tenant of five slots has no use for more room than that."""
+    label = np.zeros(PAGES, np.uint8)
+    label[: PAGES // 2] = 1
+    births = Births(epoch_of(node).topology)
+    living_of_two(births, node, label)
+    shared(node, births, terms_of(node, label, 0, 5))
+    assert [5, 0] == births.by_tenant.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.floats(0, 99)), min_size=1, max_size=65),
+    st.floats(0, 1),
+)
+def test_parts_of_the_headroom_are_no_more_than_wanted(of, share) -> None:
+    """All that there is is given, a page more or less by births, to nobody too much."""
+    wanted = np.array([pages for pages, _ in of])
+    most = int(share * wanted.sum())
+    if most == wanted.sum():
+        return
+    births = np.array([each for _, each in of])
+    parts = in_parts(wanted, most, births)
+    assert most == parts.sum()
+    assert (parts <= wanted).all()
+    assert (abs(parts - wanted * most / wanted.sum()) < 1 + 1e-9).all()
+
+
+def test_what_is_owed_is_not_kept_free(node: np.ndarray) -> None:
+    """Of a tier that is owed but for seven slots, seven are kept."""
+    label = np.zeros(PAGES, np.uint8)
+    label[FAST // 2 :] = 1
+    births = Births(epoch_of(node).topology)
+    living_of_two(births, node, label)
+    shared(node, births, terms_of(node, label, FAST - 7, PAGES))
+    assert 7 == births.headroom
+
+
+def test_births_of_who_comes_begin_anew(node: np.ndarray) -> None:
+    """Who stays keeps its headroom, whatever its place; who comes has none."""
+    label = np.zeros(PAGES, np.uint8)
+    label[PAGES // 2 :] = 1
+    births = Births(epoch_of(node).topology)
+    living_of_two(births, node, label)
+    shared(node, births, terms_of(node, label, 0, PAGES))
+    before = births.headroom
+    births.regroup(np.array([1, -1]))
+    assert [before, 0] == births.by_tenant.tolist()
 
 
 def test_of_a_large_memory_a_part_is_searched(
     node: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One part an epoch, all of them in turn."""
-    monkeypatch.setattr("isotherm.policy.births.SEARCHED", FAST // 2)
+    monkeypatch.setattr("isotherm.policy.coldest.SEARCHED", FAST // 2)
     births = Births(epoch_of(node).topology)
     counted = living(births, node, 16)
     parts = []

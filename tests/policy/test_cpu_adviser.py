@@ -2,12 +2,20 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isotherm.hints.batch import HintBatch, Samples
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy import cpu_adviser
-from isotherm.policy.cpu_adviser import CpuAdvice, CpuAdviser
+from isotherm.policy.cpu_adviser import (
+    NOWHERE,
+    CpuAdvice,
+    CpuAdviser,
+    count_regions,
+    count_regions_twin,
+)
 from isotherm.policy.cpus import Threads
 from isotherm.policy.homes import WINDOW_S
 from isotherm.topology.model import Topology
@@ -143,3 +151,32 @@ def test_threads_that_have_ended_make_room(
     advice = [window(adviser, [0, 1, 0, 1]) for _ in range(14)]
     assert advice[0] is None
     assert advice[-1] is not None
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_the_count_of_regions_equals_its_twin(seed: int) -> None:
+    """The compiled count is the plain one; what is on no node does not count."""
+    rng = np.random.default_rng(seed)
+    shift = int(rng.integers(0, 4))
+    node = rng.choice(np.array([0, 1, 2, 255], np.uint8), int(rng.integers(0, 90)))
+    column = np.full(256, NOWHERE, np.uint8)
+    column[[0, 2]] = 0, 1
+    out = [np.zeros((90, 2), np.int64) for _ in range(2)]
+    count_regions(node, column, shift, out[0])
+    count_regions_twin(node, column, shift, out[1])
+    assert np.array_equal(*out)
+    assert [int((node == n).sum()) for n in (0, 2)] == out[0].sum(0).tolist()
+
+
+def test_of_large_regions_some_pages_stand(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of them is asked; the counts are those of all, to a twentieth."""
+    node = np.random.default_rng(1).integers(0, 3, PAGES * 64).astype(np.uint8)
+    adviser = CpuAdviser(topology, len(node), acts=True)
+    exact = adviser.pages_on(node)
+    assert [int((node == n).sum()) for n in (0, 1)] == exact.sum(0).tolist()
+    monkeypatch.setattr(cpu_adviser, "ASKED_SHIFT", 4)
+    about = adviser.pages_on(node)
+    assert exact.sum(0).tolist() == pytest.approx(about.sum(0).tolist(), rel=0.05)

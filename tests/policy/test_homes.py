@@ -13,6 +13,7 @@ from isotherm.machine.protocol import Usage
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy.homes import WINDOW_S, Homes
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 
 PAGES = 512
 EPOCH_NS = 500_000_000
@@ -83,6 +84,17 @@ def test_what_both_sockets_access_stays() -> None:
     assert 0 == len(moves)
 
 
+def test_of_a_large_memory_the_best_regions_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two regions of either node, an epoch."""
+    monkeypatch.setattr("isotherm.policy.homes.MOST_REGIONS", 2)
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=PAGES)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND)
+    assert 2 * 2 * REGION_PAGES == len(moves)
+    assert [2 * REGION_PAGES] * 2 == np.bincount(moves.node).tolist()
+
+
 def test_a_promotion_goes_to_the_near_node_while_it_has_room() -> None:
     """The rest goes to the other node of the tier; demotions are left as they are."""
     epoch = epoch_of(SPLIT, np.full(PAGES, 2), free=100, seconds=2)
@@ -107,6 +119,68 @@ def test_full_nodes_exchange_through_a_little_room() -> None:
     down = moves.take(np.flatnonzero(moves.node == 2))
     assert [3, 400] == sorted(down.page.tolist())
     assert {int(Reason.MAKES_ROOM)} == set(down.reason.tolist())
+
+
+def terms_of(
+    epoch: Epoch, label: np.ndarray, floor: int = 0, barred: int | None = None
+) -> Terms:
+    """Return the terms of two tenants; the first may not be on a node, or is owed."""
+    fast = np.zeros(256, np.bool_)
+    fast[:2] = True
+    allowed = np.ones((2, 256), np.bool_)
+    if barred is not None:
+        allowed[0, barred] = False
+    held = np.bincount(label[fast[epoch.node]], minlength=2)
+    most = np.full(2, PAGES)
+    return Terms(
+        label, epoch.node, allowed, fast, held, np.array([floor, 0]), most,
+        np.ones(2), most,
+    )  # fmt: skip
+
+
+def test_no_page_crosses_to_a_node_its_tenant_may_not_use() -> None:
+    """Pages of the first tenant stay off node 0, whoever accesses them."""
+    epoch = epoch_of(np.zeros(PAGES), np.ones(PAGES), free=PAGES)
+    label = (np.arange(PAGES) % 2).astype(np.uint8)
+    terms = terms_of(epoch, label, barred=0)
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND, terms)
+    assert PAGES // 2 == len(moves)
+    assert {1} == set(label[moves.page].tolist())
+
+
+def test_a_promotion_keeps_to_the_nodes_its_tenant_may_use() -> None:
+    """The near node is barred to half of them: these go to the other."""
+    epoch = epoch_of(np.zeros(PAGES), np.full(PAGES, 2), free=PAGES, seconds=2)
+    label = (np.arange(PAGES) % 2).astype(np.uint8)
+    wished = Moves.to(np.arange(100), 1, Reason.PAYS, 5.0)
+    terms = terms_of(epoch, label, barred=0)
+    moves, _ = Homes(epoch.topology).settle(wished, epoch, RATE, KIND, terms)
+    assert (1 - label[moves.page]).tolist() == moves.node.tolist()
+
+
+def test_room_for_crossing_is_nobodys_guarantee() -> None:
+    """The coldest pages are owed to their tenant: the next coldest make room."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=0)
+    label = np.ones(PAGES, np.uint8)
+    kind = np.full(PAGES, 2, np.uint16)
+    kind[[3, 400]], label[[3, 400]] = 0, 0
+    kind[[9, 300]] = 1
+    rate = np.array([0.0, 1.0, 50.0])
+    terms = terms_of(epoch, label, floor=2)
+    homes = Homes(epoch.topology)
+    moves, _ = homes.settle(Moves.none(), epoch, rate, kind, terms)
+    down = moves.take(np.flatnonzero(moves.node == 2))
+    assert [9, 300] == sorted(down.page.tolist())
+    assert {1} == {int(p) for _, payer in terms.charges for p in payer}
+
+
+def test_who_has_no_moves_left_crosses_no_more() -> None:
+    """A tenant's share of the moves counts for pages that cross as well."""
+    epoch = epoch_of(SPLIT, 1 - SPLIT, free=PAGES)
+    label = (np.arange(PAGES) % 2).astype(np.uint8)
+    terms = replace(terms_of(epoch, label), moves_left=np.array([3, PAGES]))
+    moves, _ = Homes(epoch.topology).settle(Moves.none(), epoch, RATE, KIND, terms)
+    assert [3, PAGES // 2] == np.bincount(label[moves.page]).tolist()
 
 
 def test_without_named_initiators_nothing_changes() -> None:

@@ -1,5 +1,7 @@
 """Moves rounded to whole huge pages: never a part of one, never beyond the room."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +111,56 @@ def test_no_part_of_a_huge_page_and_no_more_than_fits(
         arriving = int((got.node == 0).sum())
         leaving = int((got.node == 1).sum())
         assert arriving <= leaving + free
+
+
+def three_tiers(node: np.ndarray, free: tuple[int, int]) -> tuple[Epoch, np.ndarray]:
+    """Return an epoch of three tiers, the last with room for all, and their ranks."""
+    two = an_epoch(np.minimum(node, 1), 0)
+    used = np.bincount(node, minlength=3).astype(np.int64)
+    none = np.zeros(3, np.int64)
+    usage = Usage(used + np.array([*free, 1 << 20]), used, none, none, none, none)
+    tier = np.full(256, 3, np.uint8)
+    tier[:3] = 0, 1, 2
+    return replace(two, node=node, usage=usage), tier
+
+
+def test_what_a_tier_in_the_middle_refuses_makes_no_room_above() -> None:
+    """A huge page that cannot go down stays, and so does what was to take its place."""
+    node = np.repeat(np.array([0, 1, 2], np.uint8), 512)
+    epoch, tier = three_tiers(node, (0, 0))
+    down, up = np.arange(512), np.arange(1024, 1536)
+    moves = Moves.concat(
+        Moves.to(down, 1, Reason.MAKES_ROOM, 0.0), Moves.to(up, 0, Reason.PAYS, 1.0)
+    )
+    huge = np.array([True, True, True])
+    assert 0 == len(whole_moves(moves, epoch, huge, tier, 3))
+    lower = Moves.to(np.arange(512, 1024), 2, Reason.MAKES_ROOM, 0.0)
+    got = whole_moves(Moves.concat(lower, moves), epoch, huge, tier, 3)
+    assert 3 * 512 == len(got)
+
+
+@given(st.tuples(st.integers(0, 700), st.integers(0, 700)), st.integers(0, 1 << 30))
+def test_no_tier_but_the_last_gets_more_than_it_has_room_for(
+    free: tuple[int, int], seed: int
+) -> None:
+    """Whatever moves between three tiers: what arrives fits beside what leaves."""
+    rng = np.random.default_rng(seed)
+    ranges = 6
+    node = np.repeat(rng.integers(0, 3, ranges), 512).astype(np.uint8)
+    epoch, tier = three_tiers(node, free)
+    whole = rng.random(ranges) < 0.7
+    to = np.repeat(rng.integers(0, 3, ranges), 512).astype(np.uint8)
+    page = np.flatnonzero(np.repeat(rng.random(ranges) < 0.8, 512) & (to != node))
+    page = page[rng.random(len(page)) < 0.9]
+    down = page[to[page] > node[page]]
+    up = page[to[page] < node[page]]
+    moves = Moves.concat(
+        Moves.to(down, 0, Reason.MAKES_ROOM, 0.0), Moves.to(up, 0, Reason.PAYS, 1.0)
+    )
+    moves.node[:] = to[moves.page]
+    got = whole_moves(moves, epoch, whole, tier, 3)
+    if got is moves:  # none of them is huge
+        return
+    came = np.bincount(got.node, minlength=3)
+    went = np.bincount(node[got.page], minlength=3)
+    assert (came[:2] <= went[:2] + np.array(free)).all()

@@ -11,6 +11,7 @@ from isotherm.policy import (
     balance,
     births,
     cells,
+    coldest,
     hope,
     isotherm,
     ladder,
@@ -22,7 +23,7 @@ from isotherm.policy import (
 
 ISOTHERM = (
     *(isotherm, cells, rates, sensing, switching, backpressure),
-    *(balance, births, hope, ladder, loads),
+    *(balance, births, coldest, hope, ladder, loads),
 )
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 

@@ -33,6 +33,29 @@ def test_uniform_is_left_alone():
     assert moved["slowdown"] < 1.005 * still["slowdown"]
 
 
+def test_a_free_tier_is_filled_whatever_is_hot():
+    """Flat memory, all of it below a tier with room for it: nothing to know."""
+    spec = SimulationSpec(
+        *("isotherm", "uniform"),
+        pages=4 * PAGES,
+        accesses=4 * PAGES * 60,
+        rate=1.0,
+        fast_ratio=1.0,
+        placement="slowest",
+    )
+    assert simulate(spec)["promoted_pages"] > 0.95 * 4 * PAGES
+
+
+def test_all_heat_together_may_be_worth_too_little():
+    """Half in HBM, the rest in DRAM that answers 4 ns later: not a move is made."""
+    still, moved = (
+        run(policy, "cold-on-dram", "hbm-dram-cxl", fast_ratio=0.5)
+        for policy in ("first-touch", "isotherm")
+    )
+    assert 0 == moved["promoted_pages"] + moved["demoted_pages"]
+    assert moved["slowdown"] < 1.005 * still["slowdown"]
+
+
 @pytest.mark.parametrize("period", [2000, 20000])
 def test_chance_in_the_first_samples_moves_nothing(period):
     """Two fifths of the pages were moved where the first five epochs were believed."""

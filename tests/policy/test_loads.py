@@ -10,15 +10,20 @@ from isotherm.machine.sim.queueing import latency_factor
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy.loads import (
     ALONE,
+    FIRST,
     FOLLOW,
+    HEADROOM,
+    MOST_LOAD,
     PAGE_LINES,
     SATURATED,
+    SURPLUS,
     TierLoads,
+    _unloaded,
     load_of,
     queueing_of,
     waiting_of,
 )
-from isotherm.policy.plan import Outcome
+from isotherm.policy.plan import Moves, Outcome, Reason
 
 PAGES = 1000
 IDLE_NS = np.array([114.0, 271.0])
@@ -97,13 +102,66 @@ def test_load_of_our_own_moves_is_told_apart(world) -> None:
 
 
 def test_moves_leave_a_tier_open(world) -> None:
-    """The more a tier is loaded, the fewer pages move; saturated by others, any."""
-    paces = [follow(world, [0.0, load]).pace(1 << 30) for load in (0.3, 0.6, 0.85)]
+    """The more a tier is loaded, the fewer pages move; from `BURST` on any."""
+    paces = [follow(world, [0.0, load]).pace(1 << 30) for load in (0.3, 0.5, 0.75)]
     assert sorted(paces, reverse=True) == paces
     assert paces[0] > paces[-1] > 0
-    room = 1e6 / 0.85 * world[1].dt_ns / 1e9 / PAGE_LINES
-    assert paces[-1] < room
+    room = 1e6 / 0.75 * world[1].dt_ns / 1e9 / PAGE_LINES
+    assert paces[-1] < HEADROOM * room
     assert 1 << 30 == follow(world, [0.0, SATURATED]).pace(1 << 30)
+
+
+def test_the_first_moves_are_few(world) -> None:
+    """What a moved line loads a tier with has not been seen: a quarter goes first."""
+    room = 1e6 / 0.5 * world[1].dt_ns / 1e9 / PAGE_LINES
+    first = follow(world, [0.0, 0.5]).pace(1 << 30)
+    assert first == pytest.approx(FIRST * HEADROOM * 0.5 * room, rel=0.02)
+    for _ in range(40):
+        loads = follow(world, [0.0, 0.5], rate=(1e6, 5e5), moved=2 * first)
+    assert loads.pace(1 << 30) > 2 * first
+
+
+def test_what_a_moved_line_weighs_is_learnt(world) -> None:
+    """Of the accesses one in eight is a line: a moved one loads eight times as much."""
+    follow(world, [0.0, 0.2])  # 5e6 accesses a second, which are 6.25e5 lines
+    lines = 0.3 * 6.25e5
+    moved = int(lines * world[1].dt_ns / 1e9 / PAGE_LINES)
+    for _ in range(60):
+        follow(world, [0.0, 0.2])
+        loads = follow(world, [0.0, 0.5], moved=moved)
+    assert 8.0 == pytest.approx(loads._weight.now[1], rel=0.1)
+    assert 0.2 == pytest.approx(loads.load[1], rel=0.1)
+
+
+def test_a_page_in_a_burst_pays_its_share_of_a_saturated_epoch(world) -> None:
+    """As many pages as an epoch carries pay for what all accesses wait in it."""
+    loads, epoch = follow(world, [0.0, 0.9]), world[1]
+    dearer = float((loads.price(epoch).move_cost_ns - epoch.move_cost_ns)[0, 1])
+    dt_s = epoch.dt_ns / 1e9
+    carried = 1e6 / 0.9 * dt_s / PAGE_LINES
+    waits = waiting_of(np.array([MOST_LOAD, 0.9])) @ [1.0, -1.0]
+    assert 1e6 * dt_s * 271 / 4 * waits == pytest.approx(dearer * carried, rel=1e-3)
+    full = follow(world, [0.0, 0.99])
+    assert full.price(epoch) is epoch
+
+
+def test_a_burst_is_worth_a_saturated_epoch(world) -> None:
+    """Few pages do not pay for it, unless they promise what is left to pay."""
+    loads, epoch = follow(world, [0.0, 0.9]), world[1]
+    share_ns = float((loads.price(epoch).move_cost_ns - epoch.move_cost_ns)[0, 1])
+    carried = 1e6 / 0.9 * epoch.dt_ns / 1e9 / PAGE_LINES
+
+    def kept(loads: TierLoads, pages: int, gain_ns: float) -> bool:
+        moves = Moves.to(np.arange(pages), 0, Reason.PAYS, gain_ns / pages)
+        return len(loads.worth_it(moves)) == pages
+
+    more_ns = SURPLUS * share_ns * carried
+    assert not kept(loads, 100, share_ns * (carried - 100))
+    assert kept(loads, 100, 1.01 * (share_ns * (carried - 100) + more_ns))
+    assert not kept(loads, int(carried) + 1, 0.99 * more_ns)
+    assert kept(loads, int(carried) + 1, 1.01 * more_ns)
+    assert kept(follow(world, [0.0, 0.5]), 1, 0.0)
+    assert kept(follow(world, [0.99, 0.1]), 1, 0.0)  # pages leave what is busy
 
 
 def test_what_saturated_a_tier_is_asked_of_what_it_carried(world) -> None:
@@ -171,3 +229,11 @@ def test_moves_do_not_feed_themselves() -> None:
         )
     )  # fmt: skip
     assert result["slowdown"] < 1.35 * 271 / 114
+
+
+def test_a_machine_without_initiators_states_no_latencies() -> None:
+    """A table in a benchmark: nobody is known to access it, nothing is made up."""
+    stated = load_machine("dram-cxl").topology([10, 20])
+    assert _unloaded(stated) is not None
+    assert _unloaded(replace(stated, performance=())) is None
+    assert _unloaded(replace(stated, performance=(), initiators=())) is None

@@ -8,6 +8,7 @@ from isotherm.hints.batch import Mechanism
 from isotherm.policy.sensing import (
     BEST_DEPTH,
     BUDGET,
+    IDLE,
     LEAST_BUDGET,
     PAYBACK_GAIN,
     PoisonPlanner,
@@ -112,11 +113,13 @@ def test_little_to_gain_makes_looking_rare():
     """The budget falls with what is recoverable, but never to nothing."""
     stripes = [
         plan(planner(), rate=2.0, recoverable=g * PAYBACK_GAIN).stripes
-        for g in (2.0, 1.0, 0.5, 0.1, 0.0)
+        for g in (2.0, 1.0, 0.5, 0.1, 1e-9, 0.0)
     ]
     assert sorted(stripes) == stripes
     assert stripes[0] == stripes[1]
-    assert stripes[-1] == pytest.approx(stripes[0] / LEAST_BUDGET, rel=0.2)
+    assert stripes[-2] == pytest.approx(stripes[0] / LEAST_BUDGET, rel=0.2)
+    # Where no move could pay, it is as rare from the first look on as in calm.
+    assert stripes[-1] == pytest.approx(stripes[-2] / IDLE, rel=0.2)
 
 
 def test_without_samples_saturated_bits_make_the_window_shorter():

@@ -103,20 +103,59 @@ def test_profiles_in_a_circle() -> None:
 
 def test_guarantees_must_fit() -> None:
     """Guarantees above the tier, or above their tenant's maximum, are refused."""
-    both = parse_tenants(TWO.replace('maximum = "512MiB"', 'guarantee = "50%"'), "t")
-    with pytest.raises(UsageError, match=r"db 60%, scan 50%.*has 1024.0 MiB"):
+    both = parse_tenants(TWO.replace('maximum = "512MiB"', 'guarantee = "0.5GiB"'), "t")
+    with pytest.raises(UsageError, match=r"db 60%, scan 536870912B.*has 1024.0 MiB"):
         both.tenancy.check_capacity(1 << 30, "t")
     text = TWO.replace('guarantee = "60%"', 'guarantee = "60%"\nmaximum = "1MiB"')
     with pytest.raises(UsageError, match=r"above its maximum of 1\.0 MiB"):
         parse_tenants(text, "t").tenancy.check_capacity(1 << 30, "t")
+    text = TWO.replace('guarantee = "60%"', 'guarantee = "2GiB"')
+    with pytest.raises(UsageError, match=r"2048\.0 MiB is more than the fastest tier"):
+        parse_tenants(text, "t").tenancy.check_capacity(1 << 30, "t")
     parse_tenants(TWO, "t").tenancy.check_capacity(1 << 30, "t")
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (
+            'guarantee = "60%"',
+            'guarantee = "60%"\nmaximum = "20%"',
+            "t: tenant[0].guarantee: 60% is above its maximum of 20%",
+        ),
+        (
+            'maximum = "512MiB"',
+            'guarantee = "2GiB"\nmaximum = "1GiB"',
+            "t: tenant[1].guarantee: 2147483648B is above its maximum of 1073741824B",
+        ),
+        (
+            'maximum = "512MiB"',
+            'guarantee = "50%"',
+            "t: the guarantees are 110% of the fastest tier (db 60%, scan 50%)",
+        ),
+    ],
+)
+def test_what_no_tier_can_keep_needs_no_host(was: str, now: str, said: str) -> None:
+    """Amounts of one kind are compared where the file is read."""
+    with pytest.raises(ConfigError) as found:
+        parse_tenants(TWO.replace(was, now, 1), "t")
+    assert said == found.value.message
+
+
+def test_shares_may_be_all_of_the_tier() -> None:
+    """The last digit of a sum of floats refuses nobody."""
+    entry = '[[tenant]]\nname = "{0}"\npids = {0}\nguarantee = "{1}"\nmaximum = "{1}"\n'
+    for shares in (["10%"] * 10, ["33.4%", "33.3%", "33.3%"], ["100%"]):
+        text = "".join(entry.format(n, share) for n, share in enumerate(shares, 1))
+        assert len(shares) == len(parse_tenants(text, "t").tenancy.tenants)
+
+
 def test_amounts_in_pages() -> None:
-    """Shares are of the tier, sizes of bytes, all of what the tenant has."""
+    """Shares are of the tier, sizes of bytes, all of what the tenant has and fits."""
     assert 300 == Amount(share=0.3).pages(1000, 77, 4096)
     assert 2 == Amount(size_bytes=10_000).pages(1000, 77, 4096)
     assert 77 == Amount(everything=True).pages(1000, 77, 4096)
+    assert 1000 == Amount(everything=True).pages(1000, 7700, 4096)
 
 
 def test_tiers_that_are_left() -> None:

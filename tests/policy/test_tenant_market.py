@@ -14,12 +14,8 @@ from isotherm.policy.cells import CELLS
 from isotherm.policy.market import Market
 from isotherm.policy.plan import Epoch, Moves, Reason, Setup
 from isotherm.policy.switching import Transitions
-from isotherm.policy.tenant_market import (
-    TenantMarket,
-    census,
-    census_twin,
-    make_market,
-)
+from isotherm.policy.tenant_census import census, census_twin
+from isotherm.policy.tenant_market import TenantMarket, make_market
 from isotherm.policy.tenants import Amount, Tenancy, Tenant
 from isotherm.topology.model import MemoryKind
 
@@ -133,6 +129,24 @@ def test_a_guarantee_is_kept_against_heat() -> None:
     state = host.market.states[0]
     assert ("owed", 200, 200) == (state.pool, state.owed_pages, state.guarantee_pages)
     assert state.price_ns < host.market.states[1].price_ns
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"guarantee": Amount(everything=True)},
+        {"keep_out": frozenset({MemoryKind.CXL})},
+    ],
+    ids=["all of a footprint", "kept out of what is below"],
+)
+def test_a_claim_without_bound_takes_nothing_of_a_guarantee(claim) -> None:
+    """Who asks for more than the tier has gets what is promised to nobody else."""
+    promised = Tenant("a", guarantee=Amount(share=0.5), lend=0.0)
+    host = Host(Tenancy((promised, Tenant("b", lend=0.0, **claim))))
+    hot(host, (800, 1600))
+    host.settle()
+    assert (200, 200) == (host.fast(0), host.fast(1))
+    assert 200 == host.market.states[0].owed_pages
 
 
 def test_an_unused_guarantee_is_lent_and_comes_back() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isotherm.policy.tenant_round import trade, trade_twin
 from isotherm.policy.tenant_shares import (
     CAPPED,
     COMMON,
@@ -12,7 +13,7 @@ from isotherm.policy.tenant_shares import (
     derive_shares,
     partition,
 )
-from isotherm.policy.tenant_trades import Book, deal
+from isotherm.policy.tenant_trades import Book, Deals, deal, most_moves
 
 #: Cells with these rates; two tenants, one hot here, one there.
 RATE = np.array([100.0, 10.0, 1.0, 0.0])
@@ -126,12 +127,20 @@ def book(**changes):
     return Book(**{**base, **changes})
 
 
+def payments(deals: Deals) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return who pays for how many pages of each seller's cells, in order."""
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for seller, cell, payer, pages in deals.paid.tolist():
+        found.setdefault((seller, cell), []).append((payer, pages))
+    return found
+
+
 def test_the_best_buys_from_the_worst() -> None:
     """The most worth page takes the slot of the least worth one, whoever has it."""
     deals = deal(book(lower=np.array([[10, 0], [0, 0]])))
     assert 10 == deals.up[0, 0]
     assert [0, 10] == deals.down[:, 1].tolist()
-    assert {(1, 1): [(0, 10)]} == deals.payer
+    assert {(1, 1): [(0, 10)]} == payments(deals)
 
 
 def test_what_is_owed_is_not_sold_to_others() -> None:
@@ -146,7 +155,8 @@ def test_who_borrowed_pays_for_leaving() -> None:
     few = np.array([[20, 0], [0, 0]])
     upper = np.array([[0, 5], [0, 30]])
     deals = deal(book(upper=upper, lower=few, entitled=np.array([15, 0])))
-    assert [(1, 10), (0, 10)] == deals.payer[(1, 1)]
+    assert [(1, 10), (0, 10)] == payments(deals)[(1, 1)]
+    assert [1] * 10 + [0] * 10 == deals.payers(np.full(20, 3)).tolist()
 
 
 def test_a_maximum_is_not_exceeded_and_enforced() -> None:
@@ -208,5 +218,80 @@ def test_trades_keep_to_the_book(pages, worth, owed, free, limit) -> None:
     before = made.upper.sum(1)
     after = before + (deals.up - deals.down - deals.out).sum(1)
     assert (after >= np.minimum(before, made.owed)).all()
-    sold = sum(n for parts in deals.payer.values() for _, n in parts)
-    assert sold == deals.down.sum()
+    assert deals.paid[:, 3].sum() == deals.down.sum()
+    leaving = np.repeat(np.arange(4), (deals.down + deals.out).ravel())
+    key = np.random.default_rng(limit).permutation(leaving)[: 3 * limit // 4]
+    assert payers_one_by_one(deals, key) == deals.payers(key).tolist()
+
+
+def payers_one_by_one(deals: Deals, key: np.ndarray) -> list[int]:
+    """Return who pays for each page: the first of a cell are the first paid for."""
+    asked = payments(deals)
+    left = {cell: [who for who, n in asked[cell] for _ in range(n)] for cell in asked}
+    paid = []
+    for tenant, cell in zip(*np.divmod(key, 2), strict=True):
+        queue = left.get((tenant, cell), [])
+        paid.append(queue.pop(0) if queue else int(tenant))
+    return paid
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32 - 1))
+def test_the_compiled_round_equals_the_plain_one(seed: int) -> None:
+    """Whatever the book: the same moves, and the same payers in the same order."""
+    rng = np.random.default_rng(seed)
+    tenants, cells = int(rng.integers(1, 6)), int(rng.integers(1, 7))
+    shape = tenants, cells
+    upper, lower = rng.integers(0, 30, shape), rng.integers(0, 30, shape)
+    worth = rng.integers(-8, 9, shape).astype(float)  # many are alike
+    # The worst first, and those that hold no page behind all others.
+    sold = np.argsort(np.where(upper > 0, worth, 99.0), 1, kind="stable")
+    tenant, cell = np.nonzero(lower)
+    order = np.argsort(-worth[tenant, cell], kind="stable")
+    buyers = np.stack([tenant, cell, lower[tenant, cell]], 1)[order]
+    used, limit = upper.sum(1), int(rng.integers(0, 200))
+    most = most_moves(rng.random(tenants), limit)
+    columns = (
+        worth,
+        rng.choice([0.5, 1.0], tenants),
+        upper,
+        rng.integers(0, used + 9),
+        rng.integers(0, used + 40),
+        rng.integers(0, used + 40),
+        rng.integers(0, used + 40),
+        rng.choice([0.0, 6.0], tenants),
+        sold,
+        np.count_nonzero(upper, 1),
+        buyers,
+        int(rng.integers(0, 20)),
+        limit,
+        rng.integers(0, most + 1),
+        most,
+    )
+    made = []
+    for way in (trade, trade_twin):
+        moved = np.zeros((3, *shape), np.int64)
+        made.append((way(*columns, *moved), moved))
+    (paid, moved), (paid_twin, moved_twin) = made
+    assert np.array_equal(moved, moved_twin)
+    assert np.array_equal(paid, paid_twin)
+
+
+def test_a_share_below_a_swap_is_a_swap() -> None:
+    """A quarter of six moves is one, half a swap: the tenant swaps all the same."""
+    some = np.array([[20, 0], [0, 0]])
+    share, most = np.array([0.1, 0.9]), np.array([0.25, 1.0])
+    deals = deal(book(limit=6, lower=some, most=most, share=share))
+    assert (1, 1) == (deals.up[0].sum(), deals.down.sum())
+    assert 0 == deal(book(limit=0, lower=some, most=most, share=share)).up.sum()
+
+
+def test_leaving_is_within_a_share_of_the_moves() -> None:
+    """Who holds twenty too many leaves a quarter of the limit at a time."""
+    share, most = np.array([0.5, 0.25]), np.array([1.0, 0.25])
+    lower = np.array([[0, 0], [20, 0]])
+    deals = deal(
+        book(cap=np.array([100, 0]), limit=40, lower=lower, most=most, share=share)
+    )
+    assert 10 == deals.out[1].sum()
+    assert 0 == deals.up[1].sum()

@@ -10,6 +10,7 @@ from isotherm.hotness.stall import StallView, ratio_of
 from isotherm.machine.protocol import SpacesChanged, Usage
 from isotherm.machine.sim.spec import load_machine
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 from isotherm.policy.whose import Whose, unnamed_latency
 from isotherm.topology.model import Topology, unnamed
 
@@ -117,6 +118,33 @@ def test_a_region_is_worth_what_its_initiators_save() -> None:
     assert cost[1] > cost[0]
 
 
+def test_what_stays_below_costs_what_it_does_there() -> None:
+    """The CPU's accesses are not reckoned with in HBM, where nobody would put them."""
+    whose = Whose(topology())
+    whose.see(seen((0, GPU, 900), (1, CPU, 900)), epoch())
+    low, high = whose.tier_ns(epoch())
+    waits = np.array([1.0, 8.0]) / 64.0  # as much as parallelism hides
+    share = waits / waits.sum()
+    below = float(share @ LOADED[:, 1]) / 64.0
+    above = below - share[GPU] * (900.0 - 400.0) / 64.0
+    assert pytest.approx(below, rel=0.01) == high
+    assert pytest.approx(above, rel=0.01) == low
+
+
+def test_what_could_be_saved_is_known_before_who_accesses_what() -> None:
+    """Regions that both are taken to access save nothing; apart, they would."""
+    whose = Whose(topology())
+    view = seen(*((region, who, 1) for region in range(4) for who in (GPU, CPU)))
+    whose.see(view, epoch())
+    mixed, apart = whose.tier_ns(epoch()), whose.apart_ns(epoch())
+    assert pytest.approx(mixed[1]) == mixed[0]
+    assert pytest.approx(mixed[1]) == apart[1]
+    assert apart[0] < 0.9 * apart[1]
+    one = Whose(topology())
+    one.see(seen((0, CPU, 5)), epoch())
+    assert one.tier_ns(epoch()).tolist() == one.apart_ns(epoch()).tolist()
+
+
 def test_stall_that_a_source_tells_is_counted_once() -> None:
     """Where samples say what accesses wait, initiators' parallelism is not added."""
     whose = Whose(topology())
@@ -168,6 +196,34 @@ def test_room_and_limit_are_kept() -> None:
     assert REGION + 5 == few.page[0]
     below = np.ones(4 * REGION, np.uint8)
     assert 0 == len(amended(whose, view, epoch(below), epochs=9))
+
+
+@pytest.mark.parametrize(
+    ("floor", "barred", "go"), [(REGION, 255, 0), (REGION - 9, 255, 9), (0, 1, 0)]
+)
+def test_pages_that_are_put_right_keep_to_their_tenants_terms(
+    floor: int, barred: int, go: int
+) -> None:
+    """What it is owed stays, and nothing goes where its tenant may not be."""
+    view = seen((0, GPU, 900), (1, CPU, 900))
+    whose, now = Whose(topology()), epoch()
+    for index in range(9):
+        now = replace(epoch(), index=index, now_ns=(index + 1) * EPOCH_NS)
+        whose.see(view, now)
+    label = np.zeros(4 * REGION, np.uint8)
+    label[REGION : 2 * REGION] = 1
+    fast = np.zeros(256, np.bool_)
+    fast[0] = True
+    allowed = np.ones((2, 256), np.bool_)
+    allowed[1, barred] = False
+    many = np.full(2, 10**6)
+    terms = Terms(
+        label, now.node, allowed, fast, np.array([3 * REGION, REGION]),
+        np.array([0, floor]), many, np.ones(2), many,
+    )  # fmt: skip
+    moves = whose.amend(Moves.none(), now, view, 10**6, terms)
+    assert go == len(moves)
+    assert REGION == len(whose.amend(Moves.none(), now, view, 10**6))
 
 
 def test_moves_to_where_they_lose_are_left_out() -> None:

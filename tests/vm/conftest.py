@@ -7,6 +7,7 @@ one they skip. Inside they run where their marks say:
     @pytest.mark.kernel("6.12", "newer")     # default: 6.12
     @pytest.mark.slow_vm                     # only with make vm-all
     @pytest.mark.slow_vm("newer")            # there only with make vm-all
+    @pytest.mark.outside                     # boots a guest of its own
 
 A test that is meant for another guest is deselected rather than skipped: the
 guest it is meant for runs it, and a skip is to mean that something is missing.
@@ -67,13 +68,15 @@ def pytest_collection_modifyitems(
 ) -> None:
     """Skip outside a guest; inside, keep what is meant for this one."""
     ours = [item for item in items if HERE in item.path.parents]
+    outside = {item for item in ours if item.get_closest_marker("outside")}
+    ours = [item for item in ours if item not in outside]
     if LAYOUT is None:
         skip = pytest.mark.skip(reason="needs a vmtest guest: run make vm")
         for item in ours:
             item.add_marker(skip)
         return
     here = {"layout": LAYOUT, "kernel": KERNEL}
-    elsewhere = {
+    elsewhere = outside | {
         item
         for item in ours
         for kind, default in DEFAULTS.items()
@@ -81,6 +84,10 @@ def pytest_collection_modifyitems(
     }
     if not os.environ.get("VM_ALL"):
         elsewhere |= {item for item in ours if _is_long(item)}
+    if os.environ.get("VM_PASSED"):  # before the guest before this one ended
+        names = Path(os.environ["VMTEST_OUT"], os.environ["VM_PASSED"]).read_text()
+        passed = frozenset(names.splitlines())
+        elsewhere |= {item for item in ours if item.nodeid in passed}
     if elsewhere:
         config.hook.pytest_deselected(items=list(elsewhere))
         items[:] = [item for item in items if item not in elsewhere]

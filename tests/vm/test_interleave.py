@@ -1,6 +1,7 @@
 """Weights of weighted interleaving on a real kernel: set by bandwidth, put back."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -105,9 +106,17 @@ def test_a_killed_run_is_undone(
     isotherm: Callable[..., Isotherm],
     await_true: Callable[..., None],
 ) -> None:
-    """The verb stop puts the weights back from the journal."""
+    """The verb stop puts the weights back from the journal.
+
+    While it runs another is refused: each would put back what the other had set.
+    """
     run = isotherm("run", "--pid", str(target.pid), "--interleave-weights")
     await_true(lambda: table().get("node1") == "6", "weights are set", LIMIT_S)
+    words = ("--interleave-weights", "--with-other-movers", "--duration", "1")
+    other = isotherm("run", "--pid", str(os.getpid()), *words)
+    assert 3 == other.end()[0]
+    assert f"pid {run.process.pid}, manages the interleave weights" in other.said
+    assert {"25", "6"} == {table()[node] for node in ("node0", "node1")}
     run.process.kill()
     run.process.wait()
     assert odd != table()

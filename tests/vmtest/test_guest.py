@@ -42,7 +42,7 @@ def test_the_environment_is_this_one(guest: Guest, tmp_path: Path) -> None:
         command="pwd; command -v python; python -c 'import sys; print(sys.prefix)';"
         'echo $VMTEST_LAYOUT $VMTEST_KERNEL "$MORE"; uname -r; id -u',
     )
-    assert 0 == done.returncode
+    assert 0 == done.returncode, done.stderr
     here, python, prefix, names, release, user = done.stdout.decode().splitlines()
     assert (str(ROOT), sys.prefix) == (here, prefix)
     assert Path(sys.prefix) == Path(python).parents[1]

@@ -1,6 +1,6 @@
 # The root is in place: run the command, report its exit status, end.
 # Settings: shares, cpus, tick_s (0: none), cxl (arrive, late or nothing),
-# cgroup (yes or nothing).
+# cgroup (yes or nothing), system (nothing: the host's own root, nobody else runs).
 
 home=/run/vmtest
 b=$home/busybox
@@ -14,15 +14,17 @@ port() {
     done
 }
 
-$b mount -t cgroup2 none /sys/fs/cgroup
-$b mount -t debugfs none /sys/kernel/debug
-$b mount -t tracefs none /sys/kernel/tracing
-$b mount -t bpf none /sys/fs/bpf
-$b ip link set lo up
-$b hostname vmtest
-for controller in memory cpuset cpu io pids; do
-    echo +$controller >/sys/fs/cgroup/cgroup.subtree_control
-done
+if [ -z "$system" ]; then
+    $b mount -t cgroup2 none /sys/fs/cgroup
+    $b mount -t debugfs none /sys/kernel/debug
+    $b mount -t tracefs none /sys/kernel/tracing
+    $b mount -t bpf none /sys/fs/bpf
+    $b ip link set lo up
+    $b hostname vmtest
+    for controller in memory cpuset cpu io pids; do
+        echo +$controller >/sys/fs/cgroup/cgroup.subtree_control
+    done
+fi
 
 exec 3>"$(port control)"
 if [ "$cxl" = arrive ] && ! $b sh $home/bin/vmtest-cxl arrive; then
@@ -30,18 +32,7 @@ if [ "$cxl" = arrive ] && ! $b sh $home/bin/vmtest-cxl arrive; then
     $b poweroff -f
 fi
 
-# An emulated CPU keeps a translation until its process is switched out, and
-# meanwhile never sets the accessed bit again. A process that wakes on each CPU
-# now and then has translations dropped, as a real CPU does by itself.
-if [ "$tick_s" != 0 ]; then
-    $b mkfifo $home/never
-    cpu=0
-    while [ $cpu -lt "$cpus" ]; do
-        $b taskset $((1 << cpu)) $b sh -c \
-            "exec 3<>$home/never; while :; do read -t $tick_s x <&3; done" tick &
-        cpu=$((cpu + 1))
-    done
-fi
+[ "$tick_s" = 0 ] || $b sh $home/bin/vmtest-tick "$tick_s"
 
 # A port opens once only; behind a pipe the command may open /dev/stderr again.
 $b mkfifo $home/stdout $home/stderr
@@ -62,10 +53,11 @@ status=$?
 # Whatever the command left behind may hold its output open.
 ($b sleep 3; $b kill $out $err) 3>&- &
 wait $out $err
-$b kill -9 -1
+# A shell that is no first process would kill itself, too.
+[ "$system" ] || $b kill -9 -1
 cd /
 for share in $shares; do
-    $b umount "$share"
+    $b umount "$share" || $b umount -l "$share"
 done
 $b sync
 # Unmounting made QEMU answer requests that came after the last output, so all

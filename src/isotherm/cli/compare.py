@@ -11,6 +11,8 @@ from isotherm.cli.options import (
     at_least,
     check_all,
     check_loss,
+    check_parquet,
+    check_scheduler,
     parse_faults,
     parse_hints,
     parse_list,
@@ -27,10 +29,12 @@ from isotherm.cli.output import (
     print_wrapped,
     start_logging,
     table,
+    tell_first_start,
 )
 from isotherm.cli.report_files import ReportFiles
 from isotherm.cli.sweep_progress import sweep_progress
 from isotherm.cli.tenant_table import print_tenants
+from isotherm.core.extras import require
 from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
@@ -82,7 +86,7 @@ def compare(
     hints: Annotated[list[str] | None, Parameter(negative=())] = None,
     sampling_loss: float = 0.0,
     epoch: float = 0.5,
-    memory_bound: float | None = None,
+    memory_bound: str | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -177,6 +181,7 @@ def compare(
     if pages is not None and fixed:
         note(f"--pages is not for traces: {', '.join(fixed)}")
     ratios = parse_list(fast_ratios, parse_ratio, "fast ratios")
+    bound = None if memory_bound is None else parse_ratio(memory_bound, "memory bound")
     seed_list = parse_list(seeds, int, "seeds")
     period_list = parse_list(sampling_periods, int, "sampling periods")
     at_least("sampling periods", min(period_list), 1)
@@ -190,6 +195,10 @@ def compare(
     for path in (report, out):
         if path is not None:
             check_writable(path)
+    check_parquet(out)
+    if out is not None:
+        require("pyarrow")
+    check_scheduler(scheduler)
     files = ReportFiles.asked(report, export, costs, chosen["machines"])
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.
@@ -205,7 +214,7 @@ def compare(
         pages=pages,
         accesses=accesses,
         epoch_s=epoch,
-        memory_bound=memory_bound,
+        memory_bound=bound,
         options=options,
         workload_options=workload_options,
         sampling_loss=sampling_loss,
@@ -226,6 +235,7 @@ def compare(
         common=common,
     )
     specs = grid.specs()
+    tell_first_start()
     keep = None
     if files is not None:
         from isotherm.lab.shown import timeline_wanted  # noqa: PLC0415

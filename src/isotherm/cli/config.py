@@ -1,16 +1,17 @@
-"""``isotherm config``: check and show the configuration."""
+"""``isotherm config``: check and show the configuration, and its schema."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from isotherm.cli.output import print_json, print_text
+from isotherm.cli.output import note, print_json, print_text
 
 EPILOGUE = """\
 Examples:
   isotherm config show > isotherm.toml
   isotherm config check isotherm.toml
+  isotherm config schema > isotherm.schema.json
   isotherm run --config isotherm.toml --pid 4242
 
 Overhead: reads one file.
@@ -41,14 +42,12 @@ def show(
         Print one JSON document.
     """
     from isotherm.daemon.config import (  # noqa: PLC0415  # msgspec
-        SYSTEM_FILE,
         read_config,
         render_config,
     )
+    from isotherm.daemon.config_check import find_host_file  # noqa: PLC0415  # likewise
 
-    if path is None and SYSTEM_FILE.is_file():
-        path = SYSTEM_FILE
-    config = read_config(path)
+    config = read_config(find_host_file(note) if path is None else path)
     if json:
         import msgspec  # noqa: PLC0415  # only here
 
@@ -67,8 +66,19 @@ def check(path: Path, /) -> int:
     path
         A TOML file.
     """
-    from isotherm.daemon.config import read_config  # noqa: PLC0415  # msgspec
+    from isotherm.daemon.config_check import read_checked  # noqa: PLC0415  # msgspec
 
-    read_config(path)
+    read_checked(path)
     print_text(f"{path}: fine")
+    return 0
+
+
+@app.command
+def schema() -> int:
+    """Print the schema of the file, as JSON Schema for editors and pipelines."""
+    import msgspec  # noqa: PLC0415  # only here
+
+    from isotherm.daemon.config import Config  # noqa: PLC0415  # likewise
+
+    print_json(msgspec.json.schema(Config))
     return 0

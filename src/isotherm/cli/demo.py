@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from isotherm.cli.compare import print_results
 from isotherm.cli.options import at_least
 from isotherm.cli.output import note, print_json, progress_bar, start_logging
+from isotherm.core.compiling import FIRST_START
 from isotherm.core.files import check_writable
 
 EPILOGUE = """\
@@ -53,7 +54,7 @@ def demo(
 
     specs = demo_specs()
     traces = len({spec.workload for spec in specs})
-    note(f"{traces} recorded programs, {len(specs)} runs; the first start compiles")
+    note(f"{traces} recorded programs, {len(specs)} runs; {FIRST_START}")
     with progress_bar("demo") as bar:
         found = compare(
             specs, jobs=jobs, keep_timeline=timeline_wanted(specs), progress=bar

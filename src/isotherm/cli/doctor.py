@@ -72,8 +72,10 @@ def doctor(
 
 def _print(report: "Report", *, missing: bool) -> None:
     nodes = ", ".join(map(str, report.nodes))
-    tiers = f"{report.tiers} tiers" if report.tiers else "tiers unknown"
-    print_text(f"kernel {report.kernel.release}, memory on nodes {nodes}, {tiers}")
+    on = "on node" if len(report.nodes) == 1 else "on nodes"
+    some = {0: "memory of unknown tiers", 1: "1 tier of memory"}
+    tiers = some.get(report.tiers, f"{report.tiers} tiers of memory")
+    print_text(f"kernel {report.kernel.release}; {tiers}, {on} {nodes}")
     lacking = [name for name, value in report.kernel.options.items() if value == "n"]
     if lacking and not missing:
         _wrapped(f"built without: {', '.join(lacking)}", 2)

@@ -36,6 +36,12 @@ app = App(name="explain", help_epilogue=EPILOGUE, help_format="plaintext")
 
 #: Groups of moves that people are shown; --json has all.
 MAX_MOVES = 16
+#: What the two columns of gain are, which span different times.
+EARNED = (
+    "promised: when it moved, over the time that the page was thought to stay hot,"
+    " less the price of the slot and the cost of the moves; earned: by the"
+    " accesses that came until it moved again or the run ended, less its cost"
+)
 #: Page ranges named for one group.
 MAX_RANGES = 4
 
@@ -328,6 +334,7 @@ def _print_moves(
     print_table(made)
     if cut > 0:
         print_text(f"{cut} groups of moves left out in the middle; --json has all")
+    _wrapped(EARNED)
 
 
 def _errno(number: int) -> str:

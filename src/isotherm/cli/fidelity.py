@@ -13,7 +13,7 @@ EPILOGUE = """\
 Examples:
   isotherm fidelity
   isotherm fidelity colloid tpp
-  isotherm fidelity --quick --check
+  isotherm fidelity --check
   isotherm fidelity --json > fidelity.json
 
 Experiments: colloid, soar, tpp, numab, pghot, far-memory, thermostat.

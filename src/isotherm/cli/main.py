@@ -1,5 +1,6 @@
 """``isotherm VERB``: verbs are imported only when they are called."""
 
+import errno
 import os
 import re
 import sys
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+#: A disk that takes no more: full, over quota, over a file's limit.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: 1.5, but not 2.0.
 _FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")
@@ -47,7 +51,17 @@ VERBS = (
         "isotherm.cli.tenants:app",
         "Who holds how much of the fast tier, and who pays.",
     ),
+    (
+        "pods",
+        "isotherm.cli.pods:app",
+        "The pods of this node, and the terms they ask for.",
+    ),
     ("stop", "isotherm.cli.stop:app", "Stop runs, restore what they changed."),
+    (
+        "service",
+        "isotherm.cli.service:app",
+        "Install isotherm run as a service of systemd.",
+    ),
     ("config", "isotherm.cli.config:app", "Check and show the configuration."),
     (
         "topology",
@@ -111,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has gone: that is no error. Python would
         # complain about stdout at exit, so point it elsewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return 0
     except KeyboardInterrupt:
         _say("interrupted")
@@ -119,10 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IsothermError as error:
         if debug:
             _traceback()
-        _say(f"error: {error.message}")
-        if error.hint:
-            _say(f"  hint: {error.hint}")
-        return error.exit_code
+        return _tell(error)
     except PermissionError as error:
         if debug:
             _traceback()
@@ -131,10 +142,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
         if debug:
             _traceback()
+        known = _known(error)
+        if known is not None:
+            return _tell(known)
         _say(f"error: unexpected {type(error).__name__}: {error}")
         _say("  hint: isotherm --debug shows where")
         return EXIT_FAILED
     return code
+
+
+def _tell(error: IsothermError) -> int:
+    """Print an error and return its exit code."""
+    _say(f"error: {error.message}")
+    if error.hint:
+        _say(f"  hint: {error.hint}")
+    return error.exit_code
+
+
+def _known(error: Exception) -> IsothermError | None:
+    """Return what an error means that nobody has caught: a package or a disk."""
+    if isinstance(error, ModuleNotFoundError):
+        from isotherm.core.extras import not_installed  # noqa: PLC0415  # an error
+
+        return not_installed(error.name)
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        subject = error.filename
+        try:
+            sys.stdout.flush()
+        except OSError:  # what it could not write is still there
+            subject = "stdout"
+        if subject == "stdout":
+            _let_go_of_stdout()
+        where = f"{subject}: " if subject else ""
+        return IsothermError(f"{where}cannot write: {error.strerror}")
+    return None
+
+
+def _let_go_of_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_closed_streams() -> None:
@@ -169,8 +214,9 @@ def _run(words: list[str]) -> int:
 
     from isotherm.cli.output import error_console, help_console  # noqa: PLC0415
 
+    app = build_app()
     try:
-        answer = build_app()(
+        answer = app(
             words,
             console=help_console(),
             error_console=error_console(),
@@ -179,7 +225,8 @@ def _run(words: list[str]) -> int:
             result_action="return_value",
         )
     except CycloptsError as error:
-        _say(f"error: {_one_line(str(error))}")
+        what = _unknown_verb(words) or _unknown_object(app, words) or _unused(error)
+        _say(f"error: {what or _one_line(str(error))}")
         _say(f"  hint: isotherm {_help_of(words)}--help")
         return EXIT_USAGE
     return answer if isinstance(answer, int) else 0
@@ -198,6 +245,42 @@ def _help_of(words: list[str]) -> str:
     return f"{words[0]} " if words and words[0] in names else ""
 
 
+def _unknown_verb(words: list[str]) -> str | None:
+    """Return what to say of a first word that is no verb; None where it is one."""
+    names = [name for name, _, _ in VERBS]
+    if not words or words[0] in names or words[0].startswith("-"):
+        return None
+    from difflib import get_close_matches  # noqa: PLC0415  # only for an error
+
+    near = [name for name in names if name.startswith(words[0])]
+    near = near or get_close_matches(words[0], names, n=2)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"no verb is called {words[0]!r}{meant}"
+
+
+def _unknown_object(app: "App", words: list[str]) -> str | None:
+    """Return what to say of a second word that is nearly an object of a verb."""
+    if len(words) < 2 or not _help_of(words) or words[1].startswith("-"):
+        return None
+    from isotherm.core.suggest import did_you_mean  # noqa: PLC0415  # only for an error
+
+    objects = [name for name in app[words[0]] if not name.startswith("-")]
+    meant = did_you_mean(words[1], objects)
+    if words[1] in objects or not meant:
+        return None
+    return f"{words[0]}: there is no {words[1]!r}{meant}"
+
+
+def _unused(error: Exception) -> str | None:
+    """Return what to say of words that no option takes; None: it is something else."""
+    from cyclopts import UnusedCliTokensError  # noqa: PLC0415  # as above
+
+    if not isinstance(error, UnusedCliTokensError):
+        return None
+    words = " ".join(error.unused_tokens or ())
+    return f"found {words!r}, expected options, as --name VALUE"
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
 
@@ -209,7 +292,9 @@ def _traceback() -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    from isotherm.core.names import printable  # noqa: PLC0415  # only where it failed
+
+    sys.stderr.write(printable(text) + "\n")
 
 
 if __name__ == "__main__":

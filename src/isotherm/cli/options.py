@@ -1,8 +1,10 @@
 """Parsing what verbs share: comma lists, ratios, name=value pairs."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeVar
 
 from isotherm.core.errors import UsageError
@@ -13,13 +15,19 @@ T = TypeVar("T")
 #: Begins a hint that is a recording of perf.
 RECORDING = "perf.data:"
 
+#: What Dask takes for the address of a scheduler.
+_ADDRESS = re.compile(r"((tcp|tls)://)?([\w.-]+|\[[0-9a-fA-F:.%]+\]):\d{1,5}(/\S*)?")
 
-def parse_ratio(text: str, what: str = "fast ratio") -> float:
+
+def parse_ratio(
+    text: str, what: str = "fast ratio", *, beyond_all: bool = False
+) -> float:
     """Return a share in (0, 1], written as 0.2, 1/5 or 20%.
 
     Args:
         text: What a person wrote.
         what: What it is of, for the message.
+        beyond_all: It may be more than 1, as a slowdown may.
 
     Raises:
         UsageError: It is none.
@@ -34,9 +42,10 @@ def parse_ratio(text: str, what: str = "fast ratio") -> float:
             value = float(Fraction(text))
     except (ValueError, ZeroDivisionError):
         value = math.nan
-    if not 0 < value <= 1:
+    if not 0 < value <= (1e6 if beyond_all else 1):
+        which = "> 0" if beyond_all else "in (0, 1]"
         raise UsageError(
-            f"{what}: expected a share in (0, 1], got {text!r}",
+            f"{what}: expected a share {which}, got {text!r}",
             hint="fast memory over footprint: 0.2, 1/5 or 20%"
             if what == "fast ratio"
             else "try 0.2, 1/5 or 20%",
@@ -217,3 +226,30 @@ def at_least(what: str, value: float | None, least: float) -> None:
 def check_all(check: Callable[[str], str], names: Sequence[str]) -> Sequence[str]:
     """Return the names when every one of them passes ``check``."""
     return [check(name) for name in names]
+
+
+def check_scheduler(address: str | None) -> None:
+    """See that an address is one of a Dask scheduler: ``HOST:PORT``, before any wait.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if address is not None and not _ADDRESS.fullmatch(address):
+        raise UsageError(
+            f"scheduler: expected HOST:PORT, such as 10.0.0.1:8786, got {address!r}",
+            hint="dask scheduler prints its address when it starts",
+        )
+
+
+def check_parquet(path: Path | None) -> None:
+    """See that the file of finished runs is called what it is.
+
+    Raises:
+        UsageError: Its name says that it is something else.
+    """
+    if path is not None and path.suffix != ".parquet":
+        raise UsageError(
+            f"out: finished runs are kept as Parquet, expected a name that ends in"
+            f" .parquet, got {str(path)!r}",
+            hint=f"--out {path.with_suffix('.parquet')}; --json prints JSON",
+        )

@@ -1,11 +1,14 @@
 """Where output goes: data to stdout, everything else to stderr."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
+
+from isotherm.core.names import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,6 +23,21 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Say so; rich would end the program with exit code 1."""
         raise BrokenPipeError
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; an error names the stream."""
+        with _named("stderr" if self.stderr else "stdout"):
+            super().print(*objects, **options)
+
+
+@contextmanager
+def _named(stream: str) -> Iterator[None]:
+    """Name the stream that was written to: the system does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = stream
+        raise
 
 
 def _console(*, stderr: bool) -> Console:
@@ -46,12 +64,17 @@ def print_json(value: Any) -> None:  # any JSON value
     """Print one JSON document with raw units to stdout."""
     from isotherm.observability.jsonable import encode_json  # noqa: PLC0415  # only here
 
-    sys.stdout.write(encode_json(value, indent=1).decode() + "\n")
+    _write(encode_json(value, indent=1).decode() + "\n")
 
 
 def print_text(text: str = "") -> None:
     """Print lines for people to stdout."""
-    sys.stdout.write(text + "\n")
+    _write(printable(text) + "\n")
+
+
+def _write(text: str) -> None:
+    with _named("stdout"):
+        sys.stdout.write(text)
 
 
 def print_wrapped(text: str) -> None:
@@ -65,7 +88,16 @@ def print_wrapped(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a remark to stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
+
+
+def tell_first_start() -> None:
+    """Say on stderr that kernels will be compiled, if they never were; brings numba."""
+    from isotherm.core.compiling import FIRST_START  # noqa: PLC0415  # likewise
+    from isotherm.core.kernels import is_first_start  # noqa: PLC0415  # likewise
+
+    if is_first_start():
+        note(f"{FIRST_START}: that takes some seconds more")
 
 
 def table(columns: Sequence[tuple[str, str]], *, title: str | None = None) -> "Table":
@@ -87,8 +119,15 @@ def table(columns: Sequence[tuple[str, str]], *, title: str | None = None) -> "T
 
 
 def print_table(made: "Table") -> None:
-    """Print a table to stdout."""
-    help_console().print(made)
+    """Print a table to stdout; a pipe gets no blanks at the ends of lines."""
+    console = help_console()
+    if console.is_terminal:
+        console.print(made)
+        return
+    with console.capture() as drawn:
+        console.print(made)
+    for line in drawn.get().splitlines():
+        console.out(line.rstrip(), highlight=False)
 
 
 class Progress(Protocol):
@@ -133,17 +172,45 @@ def progress_bar(what: str) -> Iterator[Progress]:
         yield show
 
 
+#: What journald takes off the front of a line and files: sd-daemon(3).
+_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
 def start_logging() -> None:
-    """Send structured logs to stderr, one plain line each."""
+    """Send structured logs to stderr: lines, or JSON where journald reads them."""
     import logging  # noqa: PLC0415  # only when a verb runs
 
     import structlog  # noqa: PLC0415  # likewise
 
+    last: Any = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=0
+    )
+    if is_journal(os.environ.get("JOURNAL_STREAM", "")):
+        last = _render_for_journal
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
-        ],
+        processors=[structlog.processors.add_log_level, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+
+
+def is_journal(name: str) -> bool:
+    """Return whether stderr is the stream that systemd.exec(5) names: DEVICE:INODE."""
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return False
+    return name == f"{found.st_dev}:{found.st_ino}"
+
+
+def _render_for_journal(logger: object, name: str, event: dict[str, Any]) -> str:
+    """Return one line of JSON with its level in front."""
+    import json  # noqa: PLC0415  # only here
+
+    level = _LEVELS.get(event["level"], 6)
+    return f"<{level}>{json.dumps(event, default=_plain)}"
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's values as what they hold, others in words: a log never fails."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -8,6 +8,8 @@ from cyclopts import App, Parameter
 from isotherm.cli.options import (
     at_least,
     check_all,
+    check_parquet,
+    check_scheduler,
     parse_list,
     parse_rate,
     parse_ratio,
@@ -22,8 +24,10 @@ from isotherm.cli.output import (
     progress_bar,
     start_logging,
     table,
+    tell_first_start,
 )
 from isotherm.core.errors import UsageError
+from isotherm.core.extras import require
 from isotherm.core.files import check_writable
 from isotherm.lab import catalogue
 
@@ -141,7 +145,7 @@ def plan(
         catalogue.check_policy,
         names if isinstance(names, list) else parse_list(names, str, "policies"),
     )
-    allowed = parse_ratio(max_slowdown, "max slowdown")
+    allowed = parse_ratio(max_slowdown, "max slowdown", beyond_all=True)
     seed_list = parse_list(seeds, int, "seeds")
     bound = None
     if memory_bound is not None:
@@ -151,7 +155,12 @@ def plan(
     catalogue.check_placement(placement)
     ratio = parse_ratio(fast_ratio)
     if out is not None:
+        require("pyarrow")
         check_writable(out)
+        check_parquet(out)
+    check_scheduler(scheduler)
+    if not advise:
+        require("scipy")
 
     from isotherm.lab.advice import best_settings, candidates  # noqa: PLC0415  # likewise
     from isotherm.lab.fleet import host_traces, hosts_need, near  # noqa: PLC0415  # brings numba
@@ -194,6 +203,7 @@ def plan(
         "sampling_period": sampling_period,
         "workload_options": options,
     }
+    tell_first_start()
     if advise:
         tried = candidates()
         with progress_bar("simulating settings") as bar:

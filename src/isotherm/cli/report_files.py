@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isotherm.cli.output import note, progress_bar
 from isotherm.core.errors import UsageError
+from isotherm.core.extras import require
 
 if TYPE_CHECKING:
     from isotherm.lab.money import Costs
@@ -41,6 +42,7 @@ class ReportFiles:
         Raises:
             UsageError: Prices without a report, or a file that cannot be read.
             ConfigError: Prices that are none.
+            UnsupportedError: The package that draws charts is missing.
         """
         if report is None and export is None:
             if costs is not None:
@@ -50,6 +52,7 @@ class ReportFiles:
             raise UsageError(f"{export}: is a file, expected a directory to write to")
         from isotherm.lab.money import ASSUMED, read_costs  # noqa: PLC0415  # numba
 
+        require("vl_convert")
         prices = ASSUMED if costs is None else read_costs(costs)
         return ReportFiles(report, export, prices, machines)
 

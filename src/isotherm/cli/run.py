@@ -53,10 +53,12 @@ def run(
     config: Path | None = None,
     record: Path | None = None,
     tenants: Path | None = None,
+    pods: str | None = None,
     advise_cpus: Literal["off", "print", "apply"] = "off",
     interleave_weights: Annotated[bool, Flag] = False,
     huge_pages: Annotated[bool, Flag] = False,
     metrics: str | None = None,
+    user: str | None = None,
     verbose: Annotated[bool, Flag] = False,
     json: Annotated[bool, Flag] = False,
 ) -> int:
@@ -93,6 +95,9 @@ def run(
         Keep what isotherm explain reads in this directory.
     tenants
         Manage the tenants of this TOML file, each on its terms: isotherm tenants.
+    pods
+        Manage the pods of this Kubernetes node, each on the terms of its annotations:
+        the file that isotherm pods watch keeps, or - for no terms.
     huge_pages
         Collapse and split huge pages where it pays, and move them whole.
     metrics
@@ -103,6 +108,9 @@ def run(
     interleave_weights
         Set the kernel's weights of weighted interleaving by the nodes' bandwidth,
         until the run ends: isotherm topology weights shows them.
+    user
+        Be this user, without any rights: they stay with a second process that does
+        what it is asked for as far as the command line goes. "" is one process.
     verbose
         Log every epoch.
     json
@@ -112,15 +120,16 @@ def run(
     pids = _parse_pids(pid or ())
     if duration is not None and not duration > 0:
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
-    overrides = _overrides(epoch, limit, hints, metrics, huge_pages=huge_pages)
+    overrides = _overrides(epoch, limit, hints, metrics, user, huge_pages=huge_pages)
     settings = overrides(_read(config))
-    if not pids and not command and cgroup is None and tenants is None:
+    if not (pids or command or cgroup or tenants or pods):
         cgroup = settings.target.cgroup or None
         tenants = Path(settings.target.tenants) if settings.target.tenants else None
-    named = (bool(pids), cgroup is not None, bool(command), tenants is not None)
+        pods = settings.target.pods or None
+    named = [bool(target) for target in (pids, cgroup, command, tenants, pods)]
     if sum(named) != 1:
         raise UsageError(
-            "target: expected one of --pid, --cgroup, --tenants and -- COMMAND",
+            "target: expected one of --pid, --cgroup, --pods, --tenants and -- COMMAND",
             hint="isotherm run --pid 4242, or isotherm run -- COMMAND; or a cgroup"
             " under [target] in the configuration",
         )
@@ -141,8 +150,16 @@ def run(
     from isotherm.policy.tenant_file import read_tenants  # noqa: PLC0415  # likewise
 
     file = None if tenants is None else read_tenants(tenants)
-    if file is not None:
+    if file is not None or pods is not None:
         check_mover(mover)
+        shared = file is None or file.tenancy.sharing != "none"
+        if settings.huge_pages.use and shared:
+            raise UsageError(
+                "huge-pages: the markets of tenants trade small pages",
+                hint="leave huge pages out, or have tenants only reported:"
+                ' sharing = "none"',
+            )
+    if file is not None:
         pids = tuple(pid for member in file.members for pid in member.pids)
 
     request = Request(
@@ -157,12 +174,20 @@ def run(
         with_other_movers=with_other_movers or settings.movers.tolerate,
         record=record,
         tenants=file,
+        pods=pods,
         config_file=config,
         overrides=overrides,
         advise_cpus=advise_cpus,
         interleave_weights=interleave_weights,
     )
     checked = preflight(request)
+    if settings.privileges.user:
+        from isotherm.daemon.split import split  # noqa: PLC0415  # likewise
+
+        parted = split(request, checked)
+        if isinstance(parted, int):
+            return parted
+        checked = parted
 
     from isotherm.daemon.session import run_session  # noqa: PLC0415  # numba
     from isotherm.daemon.summary import describe  # noqa: PLC0415  # likewise
@@ -207,6 +232,7 @@ def _overrides(
     limit: float | None,
     hints: str | None,
     metrics: str | None,
+    user: str | None = None,
     *,
     huge_pages: bool = False,
 ) -> "Callable[[Config], Config]":
@@ -226,6 +252,8 @@ def _overrides(
             fields["migration"]["limit_mib_s"] = limit
         if metrics is not None:
             fields["metrics"]["listen"] = metrics
+        if user is not None:
+            fields["privileges"]["user"] = user
         if huge_pages:
             fields["huge_pages"]["use"] = True
         if hints is not None:
@@ -243,14 +271,12 @@ def _overrides(
 
 def _read(path: Path | None) -> "Config":
     """Return the configuration of a file, or of the host's where none is named."""
-    from isotherm.daemon.config import (  # noqa: PLC0415  # --help
-        SYSTEM_FILE,
-        read_config,
+    from isotherm.daemon.config_check import (  # noqa: PLC0415  # --help
+        read_checked,
+        read_host_config,
     )
 
-    if path is None and SYSTEM_FILE.is_file():
-        path = SYSTEM_FILE
-    return read_config(path)
+    return read_host_config(note) if path is None else read_checked(path)
 
 
 def _log_all() -> None:

@@ -26,12 +26,17 @@ from isotherm.cli.output import (
     progress_bar,
     start_logging,
     table,
+    tell_first_start,
 )
 from isotherm.cli.tenant_table import print_tenants
 from isotherm.cli.termination import tidy_end
 from isotherm.core.errors import UsageError
+from isotherm.core.extras import require
 from isotherm.core.units import PAGE_BYTES, render_bytes, render_ns
 from isotherm.lab import catalogue
+
+#: Threads that are named in a line of advice.
+_NAMED = 3
 
 EPILOGUE = """\
 Examples:
@@ -64,7 +69,7 @@ def simulate(
     sampling_period: int = 2000,
     sampling_loss: float = 0.0,
     epoch: float = 0.5,
-    memory_bound: float | None = None,
+    memory_bound: str | None = None,
     option: Annotated[list[str] | None, Parameter(negative=())] = None,
     workload_option: Annotated[list[str] | None, Parameter(negative=())] = None,
     fault: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -128,7 +133,8 @@ def simulate(
         never-split, always-split or always-huge; MODE:small begins without any,
         MODE:mixed with half (default: all pages are small).
     record
-        Keep what isotherm explain reads in this directory.
+        Keep what isotherm explain reads in this directory; a recording that is
+        there is replaced.
     tenants
         Whose the parts of a mixed workload are, and on which terms: a TOML file.
     advise_cpus
@@ -157,6 +163,7 @@ def simulate(
     catalogue.check_machine(machine)
     catalogue.check_placement(placement)
     ratio = parse_ratio(fast_ratio)
+    bound = None if memory_bound is None else parse_ratio(memory_bound, "memory bound")
     hints, recording = split_recording(hints)
     mechanisms = parse_hints(hints)
     options = parse_pairs(option or (), "option")
@@ -164,6 +171,9 @@ def simulate(
     faults = parse_faults(fault or ())
     check_loss(sampling_loss)
     pace = None if rate is None else parse_rate(rate)
+
+    if record is not None:
+        require("pyarrow")
 
     # The simulator brings numba: 0.5 s that a wrong option must not wait for.
     from isotherm.lab.grid import default_rate  # noqa: PLC0415
@@ -184,7 +194,7 @@ def simulate(
         hints=mechanisms,
         sampling_period=sampling_period,
         epoch_s=epoch,
-        memory_bound=memory_bound,
+        memory_bound=bound,
         options=options,
         workload_options=workload_options,
         sampling_loss=sampling_loss,
@@ -195,6 +205,7 @@ def simulate(
         tenants=None if tenants is None else str(tenants),
         advise_cpus=advise_cpus,
     )
+    tell_first_start()
     total_s = _expected_seconds(spec.workload, spec.pages, spec.accesses, spec.rate)
     with progress_bar(f"{policy} on {Path(workload).name}") as bar:
 
@@ -288,6 +299,11 @@ def _print_result(result: Mapping[str, Any]) -> None:
         shares = cpus["remote_shares"] or [result["remote_share"]]
         text = f"of accesses, at first {shares[0]:.1%}; {moved}".rstrip("; ")
         rows.insert(2, ("far", f"{shares[-1]:.1%}", text))
+        if cpus["advice"] and not cpus["applied"]:
+            rows.insert(3, _advised(cpus["advice"][-1]))
+    if born := result.get("births"):
+        share = result["fast_births"] / born
+        rows.insert(2, ("born fast", f"{share:.1%}", f"of {born} pages"))
     if recorded := result.get("recording"):
         text = f"{recorded['of_no_page']} of no page, {recorded['lost']} lost"
         rows.insert(-2, ("recorded", f"{recorded['samples']} samples", text))
@@ -305,3 +321,12 @@ def _print_result(result: Mapping[str, Any]) -> None:
     print_table(made)
     if found := result.get("tenants"):
         print_tenants(found)
+
+
+def _advised(advice: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the row of advice on where threads had better run."""
+    threads = advice["threads"]
+    named = [f"{row['id']} on {row['to']}" for row in threads[:_NAMED]]
+    more = len(threads) - len(named)
+    text = ", ".join(named) + (f" and {more} more" if more else "")
+    return "better run", text, f"saves {advice['gain']:.0%} of what accesses cost"

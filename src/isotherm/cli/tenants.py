@@ -52,11 +52,11 @@ def tenants(
     from isotherm.daemon.asking import list_tenants  # noqa: PLC0415  # --help is quick
 
     found = list_tenants()
+    if not found:
+        raise TargetGoneError("no isotherm runs", hint="isotherm run --tenants FILE")
     if json:
         print_json({"daemons": found})
         return 0
-    if not found:
-        raise TargetGoneError("no isotherm runs", hint="isotherm run --tenants FILE")
     for daemon in found:
         print_text(f"{daemon['pid']}: {daemon['targets']}")
         if not daemon["tenants"]:

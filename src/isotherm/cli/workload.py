@@ -103,6 +103,7 @@ def truth(
     count: int = 0,
     fast_nodes: str = "0",
     fast_pages: int | None = None,
+    wait: float = 10.0,
     json: _Flag = False,
 ) -> int:
     """Say what share of a native workload's accesses the fast nodes served.
@@ -120,6 +121,8 @@ def truth(
     fast_pages
         Fast pages that the best placement may have; else what the workload has
         there and what is free, at the start.
+    wait
+        Seconds to wait for a file that is not there yet.
     json
         Print one JSON document a window.
     """
@@ -133,7 +136,11 @@ def truth(
 
     if not interval > 0:
         raise UsageError(f"interval: expected seconds > 0, got {interval}")
-    reader = TruthReader(file, parse_nodes(fast_nodes))
+    nodes = parse_nodes(fast_nodes)
+    until_s = time.monotonic() + wait
+    while not file.exists() and time.monotonic() < until_s:
+        time.sleep(0.05)  # the workload was started a moment ago
+    reader = TruthReader(file, nodes)
     reader.wait_until_running()
     before = reader.snapshot()
     done = 0

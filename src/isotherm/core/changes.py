@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from isotherm.core import privileged
 from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedError
 from isotherm.core.private import check_private_file, make_private, not_private
 
@@ -108,6 +109,8 @@ class HostChanges:
         self._boot = _boot(boot_id)
         self._entries: list[_Entry] = []
         self._number = 0
+        self._head_bytes = 0  # of the journal's first line
+        self._journal_bytes = 0
         self._guard = threading.RLock()
         self._file: int | None = None
         if journal is not None:
@@ -166,6 +169,11 @@ class HostChanges:
     def pending(self) -> int:
         """Changes that are not undone."""
         return len(self._entries)
+
+    @property
+    def journal_bytes(self) -> int:
+        """Size of the journal: it grows until nothing is left to undo."""
+        return self._journal_bytes
 
     # -- undoing them ------------------------------------------------------
 
@@ -230,6 +238,37 @@ class HostChanges:
         finally:
             changes.close()
 
+    @classmethod
+    def peek(cls, journal: Path, *, boot_id: Path = BOOT_ID) -> list[str]:
+        """Say what putting back a journal's changes would do; do nothing.
+
+        Nothing is locked: its process may live, and go on changing things.
+
+        Returns:
+            One sentence a change, newest first.
+
+        Raises:
+            NotPermittedError: The journal may be another user's work.
+            IsothermError: It is no journal, or one of another version.
+            OSError: It cannot be read.
+        """
+        changes = cls(None, boot_id=boot_id)
+        changes._journal = journal
+        file = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            check_private_file(journal, file)
+            lines = os.pread(file, os.fstat(file).st_size, 0).split(b"\n")
+        finally:
+            os.close(file)
+        documents = [_parse(line) for line in lines[:-1]]
+        if not documents or not changes._is_of_this_boot(documents[0]):
+            return []
+        try:
+            entries = _entries(documents[1:])
+        except (LookupError, TypeError) as error:
+            raise changes._foreign(f"holds what is no change: {error}") from None
+        return [_foresee(entry) for entry in reversed(entries.values())]
+
     # -- the journal -------------------------------------------------------
 
     def _next(self) -> int:
@@ -248,14 +287,23 @@ class HostChanges:
 
     def _forget(self, entry: _Entry) -> None:
         self._entries.remove(entry)
-        self._log({"undone": entry.number})
+        if self._entries or self._file is None:
+            self._log({"undone": entry.number})
+            return
+        # Nothing is left to undo: what is made and undone again and again for
+        # months takes no more room than once.
+        os.ftruncate(self._file, self._head_bytes)
+        os.fsync(self._file)
+        self._journal_bytes = self._head_bytes
 
     def _log(self, line: dict[str, Any]) -> None:
         """Append a line and wait until it is on the disk."""
         if self._file is None:
             return
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        data = json.dumps(line).encode() + b"\n"
+        os.write(self._file, data)
         os.fsync(self._file)
+        self._journal_bytes += len(data)
 
     def _read(self) -> None:
         """Take over what the journal holds, or begin it."""
@@ -267,12 +315,15 @@ class HostChanges:
         if not documents or not self._is_of_this_boot(documents[0]):
             os.ftruncate(self._file, 0)
             self._log({"format": FORMAT, "version": VERSION, "boot": self._boot})
+            self._head_bytes = os.fstat(self._file).st_size
             return
+        self._head_bytes = len(lines[0]) + 1
         try:
             entries = _entries(documents[1:])
         except (LookupError, TypeError) as error:
             raise self._foreign(f"holds what is no change: {error}") from None
-        os.ftruncate(self._file, size - len(lines[-1]))
+        self._journal_bytes = size - len(lines[-1])
+        os.ftruncate(self._file, self._journal_bytes)
         self._entries = list(entries.values())
         self._number = max(entries, default=0)
 
@@ -333,7 +384,7 @@ def read_value(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
-    text = path.read_text().strip()
+    text = privileged.read_kernel_text(path).strip()
     choice = _CHOICE.search(text)
     return choice[1] if choice else text
 
@@ -344,6 +395,10 @@ def write_value(path: Path, value: str) -> None:
     Raises:
         OSError: The kernel refuses. Python's buffered files may lose this error.
     """
+    asked = privileged.broker()
+    if asked is not None:
+        asked.write_file(path, value)
+        return
     file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(file, value.encode() + b"\n")
@@ -372,6 +427,20 @@ def _undo(entry: _Entry) -> str:
             return f"{path}: gone meanwhile"
         raise
     return f"{path}: {now!r} -> {entry.old!r}"
+
+
+def _foresee(entry: _Entry) -> str:
+    """Return what ``_undo`` would do."""
+    if entry.path is None:
+        facts = ", ".join(f"{name} {value}" for name, value in entry.facts.items())
+        return f"{entry.kind}: {facts}"
+    try:
+        now = read_value(Path(entry.path))
+    except OSError as error:
+        return f"{entry.path}: {_why(error)}"
+    if entry.wrote is not None and now not in (entry.old, entry.wrote):
+        return f"{entry.path}: stays at {now!r}, somebody else has changed it"
+    return f"{entry.path}: {now!r} -> {entry.old!r}"
 
 
 def _why(error: Exception) -> str:

@@ -2,22 +2,28 @@
 
 A hot loop is written twice: as a scalar loop that numba compiles, and as plain
 numpy. Both give bit-identical integers; ``ISOTHERM_KERNELS=numpy`` runs the
-twins and never imports numba. Modules that hold kernels are imported lazily by
-the command line, so that ``--help`` pays for neither.
+twins and never imports numba, and so does an installation without numba. Modules
+that hold kernels are imported lazily by the command line, so that ``--help`` pays
+for neither.
 
 What makes the two agree: no fastmath, the same order of IEEE operations per
 element, and no library transcendental in anything that ends as an integer.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from isotherm.core.compiling import COMPILING
 from isotherm.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BACKEND = os.environ.get("ISOTHERM_KERNELS", "numba")
+BACKEND = os.environ.get("ISOTHERM_KERNELS") or (
+    "numba" if importlib.util.find_spec("numba") else "numpy"
+)
 if BACKEND not in ("numba", "numpy"):
     raise UsageError(f"ISOTHERM_KERNELS: expected numba or numpy, got {BACKEND!r}")
 
@@ -51,10 +57,33 @@ def kernel(twin: Callable[..., Any]) -> Callable[[F], F]:
     return decorate
 
 
+def is_first_start() -> bool:
+    """Return whether no kernel imported so far has ever been compiled here."""
+    return bool(TWINS) and not any(_is_kept(fast) for fast, _ in TWINS.values())
+
+
+def _is_kept(function: Any) -> bool:  # a dispatcher of numba
+    """Return whether numba's cache has an index of a function."""
+    source = function.py_func
+    name = f"{Path(source.__code__.co_filename).stem}.{source.__qualname__}-*.nbi"
+    return any(Path(function.stats.cache_path).glob(name))
+
+
 if BACKEND == "numba":
     from llvmlite import ir
-    from numba.core import cgutils, types
+    from numba.core import cgutils, event, types
     from numba.extending import intrinsic
+
+    class _Listener(event.Listener):  # type: ignore[misc, unused-ignore]  # as below
+        """Hears when numba compiles; what it finds on disk is not compiled."""
+
+        def on_start(self, event: Any) -> None:
+            COMPILING.begin()
+
+        def on_end(self, event: Any) -> None:
+            COMPILING.end()
+
+    event.register("numba:compile", _Listener())
 
     @intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]  # numba has no types
     def prefetch(typing_context: Any, array: Any, index: Any) -> Any:

@@ -1,5 +1,9 @@
-"""Names of files as people read them: without the endings that say only a format."""
+"""Names as people read them: of files without the endings that say only a format.
 
+Processes, cgroups and files are named by anybody: a terminal must not obey a name.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +23,20 @@ ENDINGS: Final = frozenset(
         ".zst",
     }
 )
+
+
+#: What a terminal may obey: C0 but for tab and newline, DEL, C1; and the marks that
+#: turn the direction of writing.
+_OBEYED: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Return text with a question mark for each character that a terminal obeys.
+
+    >>> printable("redis\x1b[2J\n")
+    'redis?[2J\n'
+    """
+    return _OBEYED.sub("?", text)
 
 
 def without_endings(name: str) -> str:

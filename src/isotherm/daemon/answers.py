@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
@@ -13,9 +13,14 @@ from isotherm.daemon.live_view import LiveView
 from isotherm.daemon.socket import ExplainSocket, Question
 from isotherm.daemon.why_live import explain_live, pid_of
 from isotherm.loop.epoch import Step
+from isotherm.observability.jsonable import encode_json
 
 if TYPE_CHECKING:
     from isotherm.daemon.service import Service
+
+
+#: Different views of one epoch that are kept for who asks for the same.
+MOST_VIEWS: Final = 16
 
 
 class Answers:
@@ -35,6 +40,7 @@ class Answers:
         self.history = History(service.machine, service.engine, service.unit_pages)
         self._service, self._targets = service, targets
         self._view = LiveView(service, self.history, targets)
+        self._views: dict[Question, msgspec.Raw] = {}
         self.socket = ExplainSocket(path, self.answer)
         service.observers.append(self.observe)
 
@@ -46,9 +52,10 @@ class Answers:
         else:
             self.history.observe(step, service.gate.wished)
         self._view.observe(service, step)
+        self._views = {}  # one that is being made is kept with the old ones
 
-    def answer(self, question: Question) -> Mapping[str, Any]:
-        """Return what is asked for, as JSON values.
+    def answer(self, question: Question) -> Mapping[str, Any] | msgspec.Raw:
+        """Return what is asked for, as what JSON is made of.
 
         Raises:
             UsageError: A question without its process, or a range without pages.
@@ -58,8 +65,7 @@ class Answers:
         if question.ask == "status":
             return {**state, "processes": self._processes()}
         if question.ask == "view":
-            view = self._view.make(question.most_ranges, heat=question.heat)
-            return msgspec.to_builtins(view)  # type: ignore[no-any-return]
+            return self._view_of(question)
         if question.ask == "tenants":
             tenants = self._service.tenants
             return {**state, "tenants": [] if tenants is None else tenants.report()}
@@ -68,6 +74,22 @@ class Answers:
         return explain_live(
             self.history, question.pid, question.start, question.end, state
         )
+
+    def _view_of(self, question: Question) -> msgspec.Raw:
+        """Return a view as JSON; until the next epoch whoever asks gets the same."""
+        kept = self._views
+        found = kept.get(question)
+        if found is None:
+            view = self._view.make(
+                question.most_ranges,
+                heat=question.heat,
+                order=question.order,
+                first=question.first_range,
+            )
+            found = msgspec.Raw(encode_json(view))
+            if len(kept) < MOST_VIEWS:
+                kept[question] = found
+        return found
 
     def state(self) -> dict[str, Any]:
         """Return what the daemon says of itself, in raw units."""

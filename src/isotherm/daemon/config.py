@@ -30,6 +30,9 @@ class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(description="who decides; isotherm simulate --list")
     ] = "isotherm"
     seed: Annotated[int, Meta(ge=0, description="for every random choice")] = 1
+    headroom: Annotated[
+        bool, Meta(description="keep fast memory free for what is born, by its price")
+    ] = True
 
 
 class MigrationConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,10 +144,30 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tenants: Annotated[
         str, Meta(description='those of this file, as --tenants; "": none')
     ] = ""
+    pods: Annotated[
+        str, Meta(description='pods of this node, by this file, as --pods; "": none')
+    ] = ""
     canary_percent: Annotated[
         float,
         Meta(gt=0, le=100, description="of a cgroup's processes; others are left"),
     ] = 100.0
+
+
+class PodsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What pods may ask for by annotation, where ``target.pods`` names them."""
+
+    guarantees_percent: Annotated[
+        float,
+        Meta(
+            ge=0, le=100, description="of the fastest tier, for all fast-min together"
+        ),
+    ] = 50.0
+    most_weight: Annotated[
+        float, Meta(gt=0, le=1000, description="that a pod may ask for")
+    ] = 10.0
+    only_annotated: Annotated[
+        bool, Meta(description="leave pods alone that say nothing")
+    ] = False
 
 
 class MemoryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,6 +188,14 @@ class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     listen: Annotated[
         str,
         Meta(description='HOST:PORT to serve them on; "": nowhere'),
+    ] = ""
+
+
+class PrivilegesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a run is, once what needs rights has a process of its own."""
+
+    user: Annotated[
+        str, Meta(description='as run --user; "": one process that keeps its rights')
     ] = ""
 
 
@@ -197,6 +228,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     huge_pages: HugePagesConfig = HugePagesConfig()
     metrics: MetricsConfig = MetricsConfig()
     target: TargetConfig = TargetConfig()
+    pods: PodsConfig = PodsConfig()
+    privileges: PrivilegesConfig = PrivilegesConfig()
 
 
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)

@@ -1,11 +1,12 @@
 """Huge pages of a live run: who decides, who carries it out, what is reported."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
 
 from isotherm.core.errors import UnsupportedError, UsageError
-from isotherm.daemon.config import Config, HugePagesConfig
+from isotherm.daemon.config import Config
 from isotherm.machine.linux.huge import HugeHost, TlbFacts
 from isotherm.machine.linux.machine import LinuxMachine
 from isotherm.machine.protocol import HugePages, Machine
@@ -14,6 +15,7 @@ from isotherm.migration.holdback import HoldBack
 from isotherm.migration.sizes import Sizer
 from isotherm.policy.plan import Policy, Setup
 from isotherm.policy.registry import make_policy
+from isotherm.policy.tenants import NONE
 
 log = structlog.get_logger()
 
@@ -81,15 +83,20 @@ def brake_sizer(sizer: object, share: float) -> None:
         sizer.share = share
 
 
-def make_live_policy(config: HugePagesConfig, name: str, setup: Setup) -> Policy:
+def make_live_policy(config: Config, setup: Setup) -> Policy:
     """Return who decides: isotherm with huge pages where they are asked for.
 
+    Isotherm alone keeps room for what is born; ``loop.headroom`` false: not even it.
+
     Raises:
-        UnsupportedError: There are tenants.
+        UnsupportedError: There are tenants on terms of their own.
     """
-    if not config.use or name != "isotherm":
+    name = config.loop.policy
+    if name == "isotherm" and not config.loop.headroom:
+        setup = replace(setup, options={**setup.options, "birth": 0.0})
+    if not config.huge_pages.use or name != "isotherm":
         return make_policy(name, setup)
-    if setup.tenancy is not None:
+    if setup.tenancy is not None and setup.tenancy.sharing != NONE:
         raise UnsupportedError(
             "huge pages: the markets of tenants trade small pages",
             hint="run without tenants, or without --huge-pages",

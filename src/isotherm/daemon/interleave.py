@@ -7,6 +7,7 @@ import structlog
 
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import NotPermittedError, UnsupportedError
+from isotherm.daemon.rundir import WEIGHTS, RunDirectory
 from isotherm.topology.interleave import (
     FOLDER,
     derive_weights,
@@ -19,6 +20,22 @@ from isotherm.topology.model import Topology
 OFF: Final = "false"
 
 log = structlog.get_logger()
+
+
+def claim_weights(runs: RunDirectory) -> None:
+    """Have the weights for ourselves, until the run ends.
+
+    Two runs that set them would each put back what the other had set.
+
+    Raises:
+        UnsupportedError: Another run has them, ``--with-other-movers`` or not.
+    """
+    for taken in runs.lock((WEIGHTS,)):
+        raise UnsupportedError(
+            f"interleave-weights: {taken.why}",
+            hint=f"{taken.command or 'end the other run'},"
+            " or leave --interleave-weights out",
+        )
 
 
 def set_weights(

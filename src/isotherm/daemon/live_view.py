@@ -21,12 +21,15 @@ from isotherm.observability.view import (
     Moments,
     MoveView,
     OwnerView,
+    RangeOrder,
     RangeView,
     TierView,
     View,
     alike_runs,
+    choose_ranges,
     rows_of,
     runs_of_pages,
+    tenant_views,
 )
 from isotherm.observability.why import reason_name
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from isotherm.daemon.service import Service
 
 #: Pages that are looked at to say where a process's memory is.
-ASKED_PAGES: Final = 1 << 18
+ASKED_PAGES: Final = 1 << 16
 #: Moves of so late are recent.
 RECENT_S: Final = 60.0
 
@@ -94,17 +97,29 @@ class LiveView:
             pages = int(nr) * self._service.unit_pages
             self._flows[key] = self._flows.get(key, 0) + pages
 
-    def make(self, most_ranges: int = RANGES, *, heat: bool = False) -> View:
+    def make(
+        self,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
+    ) -> View:
         """Return the run as it is now.
 
         Args:
             most_ranges: Ranges in it.
             heat: With the heat map.
+            order: Of the ranges.
+            first: Of the ranges, in that order.
         """
         service = self._service
+        shared = service.tenants
+        tenants = () if shared is None else tenant_views(shared.report(nodes=False))
         with self.history.lock:
             owners, index = self._owners()
             regions = _Regions(self.history, index)
+            nr_ranges, ranges = regions.ranges(most_ranges, order, first)
             up, down = self._moved()
             tally, costs = service.tally, service.costs
             seconds = max((service.last_ns - service.began_ns) / NS_PER_S, 1e-9)
@@ -136,7 +151,9 @@ class LiveView:
                 hints=dict(self._hints),
                 tiers=self._tiers(owners),
                 owners=owners,
-                ranges=regions.ranges(most_ranges),
+                ranges=ranges,
+                nr_ranges=nr_ranges,
+                tenants=tenants,
                 moves=self._moves(index),
                 flows=self._all_flows(),
                 moments=self._moments.all(),
@@ -245,13 +262,13 @@ class LiveView:
         since = self._service.last_ns - round(RECENT_S * NS_PER_S)
         late = (kept.time_ns >= since) & (kept.errno == 0)
         pair = 256 * rank[kept.src[late]] + rank[kept.dst[late]]
-        found = dict(zip(*np.unique(pair, return_counts=True), strict=True))
+        found = np.bincount(pair, minlength=1 << 16)
         return tuple(
             FlowView(
                 src=src,
                 dst=dst,
                 pages=pages,
-                recent_pages=int(found.get(256 * src + dst, 0)) * history.unit_pages,
+                recent_pages=int(found[256 * src + dst]) * history.unit_pages,
             )
             for (src, dst), pages in sorted(self._flows.items())
         )
@@ -296,15 +313,17 @@ class _Regions:
         found[inside] = column[self._region[inside]]
         return found
 
-    def ranges(self, most: int) -> tuple[RangeView, ...]:
-        """Return runs of regions that are about as hot, hottest first."""
+    def ranges(
+        self, most: int, order: RangeOrder, first: int
+    ) -> tuple[int, tuple[RangeView, ...]]:
+        """Return how many runs of regions that are about as hot, and some of them."""
         if not self._history.stretches:
-            return ()
+            return 0, ()
         last = self._history.stretches[-1]
         rate, share = self._column(last.rate), self._column(last.fast_share)
         there = np.flatnonzero(~np.isnan(rate) & ~np.isnan(share))
         if not len(there):
-            return ()
+            return 0, ()
         rate, share = rate[there], share[there]
         start, end = self._start[there], self._end[there]
         new = self._new[there]
@@ -315,8 +334,8 @@ class _Regions:
         mean_rate = np.add.reduceat(size * rate, begins) / whole
         mean_share = np.add.reduceat(size * share, begins) / whole
         stop = np.append(begins[1:], len(there)) - 1
-        order = np.argsort(-mean_rate, kind="stable")[:most]
-        return tuple(
+        chosen = choose_ranges(order, mean_rate, whole)[first : first + most]
+        return len(begins), tuple(
             RangeView(
                 owner=int(self._owner[there[begins[at]]]),
                 start=int(start[begins[at]]),
@@ -325,7 +344,7 @@ class _Regions:
                 fast_share=float(mean_share[at]),
                 nr_pages=int(whole[at]) // PAGE_BYTES,
             )
-            for at in order
+            for at in chosen
         )
 
     def heat(self) -> HeatView | None:
@@ -338,7 +357,9 @@ class _Regions:
         share = np.stack([self._column(s.fast_share) for s in stretches], axis=1)
         parts = min(rows, HEAT_ROWS)
         changes = np.flatnonzero(np.diff(self._owner)) + 1
-        begins = np.union1d(np.arange(parts, dtype=np.int64) * rows // parts, changes)
+        begins = np.arange(parts, dtype=np.int64) * rows // parts
+        if len(changes) < HEAT_ROWS:  # of more owners a row holds several
+            begins = np.union1d(begins, changes)
         stop = np.append(begins[1:], rows) - 1
         began = self._history.began_ns
         return HeatView(

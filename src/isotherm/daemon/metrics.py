@@ -1,7 +1,7 @@
 """What a running daemon says of itself in figures: one snapshot every epoch."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from isotherm import __version__
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
+from isotherm.daemon.page_cache import read_unmapped_bytes
+from isotherm.daemon.tenant_metrics import tenant_families
 from isotherm.hints.batch import (
     AccessedBits,
     FaultDelays,
@@ -19,6 +21,7 @@ from isotherm.hints.batch import (
 )
 from isotherm.loop.epoch import Step
 from isotherm.observability.metrics import Family, one
+from isotherm.policy.plan import Outcome
 
 if TYPE_CHECKING:
     from isotherm.daemon.service import Service
@@ -48,13 +51,22 @@ class Meter:
 
     Args:
         root: Where ``proc`` is.
+        pods: Returns how many pods there are, by what is made of them; None: pods
+            are not followed.
 
     A snapshot is made in the thread of the loop and read in another: it is never
     changed once made.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._vmstat = root / "proc/vmstat"
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        pods: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
+        self._root, self._vmstat = root, root / "proc/vmstat"
+        self._pods = pods
+        self._crossed: dict[tuple[str, ...], float] = {}
+        self._ours: dict[str, int] = {}
         self._seen: dict[str, list[float]] = {}
         self._snapshot: tuple[Family, ...] = ()
 
@@ -66,19 +78,65 @@ class Meter:
             counts[1] += batch.lost
             counts[2] += batch.application_ns / NS_PER_S
             counts[3] += batch.background_ns / NS_PER_S
+        self._cross(service, step.outcome)
+        tally = service.tally
+        self._ours = {
+            "promotion": tally.promoted_pages,
+            "demotion": tally.demoted_pages,
+        }
         self._snapshot = (
             *_about(service),
             *_tiers(service),
             *_moves(service),
+            self._crossings(),
             *_decision(service, step),
             *_brake(service),
             *self._hints(),
             *_own_cost(service),
+            *self._shared(service),
         )
 
+    def _cross(self, service: "Service", outcome: Outcome) -> None:
+        """Count pages that went from a tier to another."""
+        if outcome.src is None or not len(outcome.page):
+            return
+        went = outcome.errno == 0
+        pair = 256 * service.rank[outcome.src[went]] + service.rank[outcome.node[went]]
+        for both, pages in zip(*np.unique(pair, return_counts=True), strict=True):
+            key = (str(int(both) >> 8), str(int(both) & 255))
+            before = self._crossed.get(key, 0.0)
+            self._crossed[key] = before + float(pages) * service.unit_pages
+
+    def _crossings(self) -> Family:
+        return Family(
+            "tier_moved_pages",
+            "counter",
+            "Pages that isotherm moved, by the tiers that they came from and went to.",
+            ("src", "dst"),
+            dict(self._crossed),
+        )
+
+    def _shared(self, service: "Service") -> Iterator[Family]:
+        if service.tenants is not None:
+            yield from tenant_families(service.tenants.report(nodes=False))
+        if self._pods is not None:
+            yield Family(
+                "pods",
+                "gauge",
+                "Pods of this node by what is made of them: terms, rest, left-alone,"
+                " unknown.",
+                ("state",),
+                {(state,): float(count) for state, count in self._pods().items()},
+            )
+
     def figures(self) -> tuple[Family, ...]:
-        """Return the last snapshot, and the kernel's counters as they are now."""
-        return (*self._snapshot, *kernel_counters(self._vmstat))
+        """Return the last snapshot, and the kernel's figures as they are now."""
+        kernel = (
+            *kernel_counters(self._vmstat),
+            *movers(self._vmstat, self._ours),
+            *unmapped_cache(self._root),
+        )
+        return (*self._snapshot, *kernel)
 
     def _hints(self) -> Iterator[Family]:
         names = (
@@ -129,6 +187,52 @@ def kernel_counters(vmstat: Path) -> Iterator[Family]:
     )
 
 
+def unmapped_cache(root: Path) -> Iterator[Family]:
+    """Give the page cache that nobody maps; nothing where nobody says."""
+    size = read_unmapped_bytes(root)
+    if size is not None:
+        yield one(
+            "unmapped_cache_bytes",
+            "gauge",
+            "Page cache of the host that no process maps: isotherm leaves it alone.",
+            size,
+        )
+
+
+def movers(vmstat: Path, ours: Mapping[str, int]) -> Iterator[Family]:
+    """Give pages moved by mover; no page stands in two rows.
+
+    The kernel's are those that it promoted and demoted itself: counters in which
+    isotherm's moves are as well are left out.
+
+    Args:
+        vmstat: ``/proc/vmstat``.
+        ours: Pages that isotherm moved, by direction; empty: it moves none.
+    """
+    rows: dict[tuple[str, ...], float] = {
+        ("isotherm", direction): float(pages) for direction, pages in ours.items()
+    }
+    try:
+        lines = vmstat.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(" ")
+        if name == "pgpromote_success" or name.startswith("pgdemote_"):
+            way = "promotion" if name == "pgpromote_success" else "demotion"
+            key = ("kernel", way)
+            rows[key] = rows.get(key, 0.0) + float(value)
+    if rows:
+        yield Family(
+            "mover_pages",
+            "counter",
+            "Pages moved between tiers by mover: isotherm's since its start, the"
+            " kernel's own since boot; no page is in both.",
+            ("mover", "direction"),
+            rows,
+        )
+
+
 def _about(service: "Service") -> Iterator[Family]:
     labels = ("version", "policy", "dry_run")
     values = (
@@ -172,6 +276,16 @@ def _tiers(service: "Service") -> Iterator[Family]:
     )
     for name, text, column in zip(names, texts, columns, strict=True):
         yield Family(name, "gauge", text, ("tier", "node"), column)
+    shares: dict[tuple[str, ...], float] = {
+        (str(tier),): float(share) for tier, share in enumerate(service.tier_shares)
+    }
+    yield Family(
+        "tier_access_share_ratio",
+        "gauge",
+        "Share of accesses served by a tier, estimated.",
+        ("tier",),
+        shares,
+    )
     if service.fast_share is not None:
         yield one(
             "fast_share_ratio",

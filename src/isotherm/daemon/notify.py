@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from isotherm.core import privileged
+
 
 class Notifier:
     """Sends states to whoever manages this service.
@@ -56,6 +58,16 @@ class Notifier:
         if not self._address:
             return
         text = f"{state}\nSTATUS={status}" if status else state
+        asked = privileged.broker()
+        if asked is not None:  # the manager listens to its own child alone
+            asked.notify(text)
+            return
+        self.send(text)
+
+    def send(self, text: str) -> None:
+        """Send lines of ``NAME=value``."""
+        if not self._address:
+            return
         with (
             contextlib.suppress(OSError),
             socket.socket(

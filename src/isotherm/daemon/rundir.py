@@ -4,9 +4,11 @@
 ``run-PID.json``       what it manages and since when; for stop, top, doctor
 ``run-PID.journal``    what it changed in the kernel (``core.changes``)
 ``run-PID.sock``       answers ``isotherm explain`` (``daemon.socket``)
+``UID/``               the same of that user's sessions (``daemon.split``)
 ``targets.lock``       byte PID is locked by whoever manages process PID; byte
                        0 by whoever steers the kernel's own movers; byte
-                       2**32 + PID by daemon PID itself
+                       2**32 + PID by daemon PID itself; byte 2**33 + 1 by
+                       whoever has set the interleave weights
 =====================  =====================================================
 
 Locks are record locks: the kernel drops them with their holder, however it ends,
@@ -32,6 +34,10 @@ from isotherm.core.changes import HostChanges, JournalBusyError
 from isotherm.core.errors import IsothermError
 from isotherm.core.private import check_private, check_private_file, make_private
 from isotherm.daemon.movers import Mover
+from isotherm.daemon.session_home import clear_homes, find_home
+
+#: Of root's daemons.
+SYSTEM: Final = Path("/run/isotherm")
 
 #: Of ``targets.lock``: the host's own settings, not a process.
 HOST: Final = 0
@@ -39,6 +45,11 @@ HOST: Final = 0
 _DAEMON: Final = 1 << 32
 #: Shared by all who hold the file open for locks, exclusive to who removes it.
 _GUARD: Final = 1 << 33
+#: Of ``targets.lock``: the host's weights of weighted interleaving.
+WEIGHTS: Final = (1 << 33) + 1
+
+#: What is locked, where it is no process.
+_NAMES: Final = {HOST: "the kernel's movers", WEIGHTS: "the interleave weights"}
 
 #: To open the lock file while others remove it.
 _TRIES: Final = 100
@@ -86,7 +97,10 @@ def run_directory(
         return Path(named)
     user = os.geteuid() if uid is None else uid
     if user == 0:
-        return Path("/run/isotherm")
+        return SYSTEM
+    home = find_home(user, SYSTEM)
+    if home is not None:  # root has started a run as this user
+        return home
     if environment.get("XDG_RUNTIME_DIR"):
         return Path(environment["XDG_RUNTIME_DIR"]) / "isotherm"
     return Path(tempfile.gettempdir()) / f"isotherm-{user}"
@@ -140,14 +154,14 @@ class RunDirectory:
         partial.rename(path)
 
     def lock(self, numbers: Iterable[int]) -> list[Mover]:
-        """Lock processes (or ``HOST``); return who holds those that are taken."""
+        """Lock processes, ``HOST`` or ``WEIGHTS``; return who holds what is taken."""
         taken = []
         for number in numbers:
             try:
                 fcntl.lockf(self._lock_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
             except OSError:
                 holder = self._holder(number)
-                what = f"pid {number}" if number != HOST else "the kernel's movers"
+                what = _NAMES.get(number, f"pid {number}")
                 who = f"isotherm, pid {holder}," if holder else "another isotherm"
                 command = f"isotherm stop {holder}" if holder else None
                 taken.append(Mover("isotherm", f"{who} manages {what}", command))
@@ -216,6 +230,13 @@ class RunDirectory:
         self._clear()
         return said
 
+    def _clear_homes(self) -> None:
+        """Remove directories of sessions whose movers have ended."""
+        if os.geteuid() == 0 and self.directory.is_dir():
+            runs = self.runs()
+            others = [Path(r.socket).parent for r in runs if r.socket]
+            clear_homes(self.directory, {p.name for p in others})
+
     def _clear(self) -> None:
         """Remove words of daemons that have ended.
 
@@ -224,7 +245,11 @@ class RunDirectory:
         """
         had_locks = self._locks is not None
         left: dict[int, list[Path]] = {}
-        for path in self.directory.iterdir():
+        try:
+            there = list(self.directory.iterdir())
+        except FileNotFoundError:
+            return  # who ended last has removed it meanwhile
+        for path in there:
             name = _LEFT.fullmatch(path.name)
             if name is not None and int(name[1]) != self._pid:
                 left.setdefault(int(name[1]), []).append(path)
@@ -253,6 +278,7 @@ class RunDirectory:
         """
         if self._locks is not None:
             return
+        self._clear_homes()
         with contextlib.suppress(OSError):
             names = {entry.name for entry in self.directory.iterdir()}
             if names == {"targets.lock"}:

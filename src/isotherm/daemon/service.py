@@ -184,6 +184,7 @@ class Service:
         self.shifts: list[Shift] = []
         self.step: Step | None = None
         self.fast_share: float | None = None
+        self.tier_shares = np.zeros(0)  # of accesses; empty: not known yet
         self.fast_share_at_start: float | None = None
         self.wished_pages = [0, 0]  # up, down
         self.managed_pages = 0  # pages, not units
@@ -334,7 +335,12 @@ class Service:
         total = float(rate.sum())
         if total <= 0:
             return
-        share = float(rate[self.rank[node[page]] == 0].sum()) / total
+        tiers = len(self.machine.topology.tiers)
+        now = np.bincount(self.rank[node[page]], rate, tiers)[:tiers] / total
+        if len(self.tier_shares) != tiers:
+            self.tier_shares = now
+        self.tier_shares = self.tier_shares + SMOOTH * (now - self.tier_shares)
+        share = float(now[0])
         if self.fast_share is None:
             self.fast_share = self.fast_share_at_start = share
         self.fast_share += SMOOTH * (share - self.fast_share)
@@ -447,8 +453,7 @@ class Service:
     def _make_policy(self) -> Policy:
         machine, loop = self.machine, self.config.loop
         return make_live_policy(
-            self.config.huge_pages,
-            loop.policy,
+            self.config,
             Setup(
                 pages=max(machine.pages, 8),
                 topology=machine.topology,

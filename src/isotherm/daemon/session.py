@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from isotherm.core import privileged
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import (
     IsothermError,
@@ -25,13 +26,15 @@ from isotherm.daemon.answers import Answers
 from isotherm.daemon.config import Config
 from isotherm.daemon.cpu_live import LiveThreads
 from isotherm.daemon.host import Host, check_tiers, open_host
-from isotherm.daemon.interleave import set_weights
+from isotherm.daemon.interleave import claim_weights, set_weights
 from isotherm.daemon.kernel_mover import KernelMover, Steered
 from isotherm.daemon.metrics import Meter
 from isotherm.daemon.movers import Mover, refuse
 from isotherm.daemon.notify import Notifier
 from isotherm.daemon.page_cache import read_unmapped_bytes
 from isotherm.daemon.planned import Planned
+from isotherm.daemon.pods.live import LivePods
+from isotherm.daemon.pods.roster import Roster
 from isotherm.daemon.preflight import Checked, Request, preflight
 from isotherm.daemon.pressure import PressureReader
 from isotherm.daemon.record import LiveRecorder
@@ -45,6 +48,8 @@ from isotherm.daemon.tenants import live_tenants
 from isotherm.daemon.waiting import Waiter
 from isotherm.machine.linux.nodes import HostNodes
 from isotherm.machine.linux.targets.discover import read_members
+from isotherm.migration.background import BackgroundEngine
+from isotherm.mover.client import BrokeredChanges, Client
 from isotherm.observability.metrics import Figures, MetricsServer
 from isotherm.observability.recording import check_directory
 
@@ -113,6 +118,9 @@ def _check_host(request: Request) -> None:
 
 def _open_journal(runs: RunDirectory) -> HostChanges:
     """Return the journal of this run: nothing is changed without one."""
+    asked = privileged.broker()
+    if isinstance(asked, Client):  # who has the rights has the journal
+        return BrokeredChanges(asked)
     try:
         return HostChanges(runs.journal)
     except OSError as error:
@@ -140,6 +148,10 @@ class _Session:
         self.tenants = None
         if request.tenants is not None:
             self.tenants = find_tenants(request.tenants)
+        self.roster = None
+        if request.pods is not None:
+            file = None if request.pods == "-" else Path(request.pods)
+            self.roster = Roster(file, request.config.pods, request.root)
         self.child: subprocess.Popen[bytes] | None = None
         self.restored: list[str] = []
 
@@ -155,6 +167,8 @@ class _Session:
                 self._lock(tuple(sorted(read_members(path))))
             if request.mover == "kernel":
                 self._lock((HOST,))
+            if request.interleave_weights and not request.dry_run:
+                claim_weights(self.runs)
             try:
                 reason, result = self._look_after(pids)
             except TargetGoneError:
@@ -187,8 +201,9 @@ class _Session:
             claims=None
             if request.dry_run
             else Claims(self.runs, insist=not request.with_other_movers),
-            cgroups=() if self.tenants is None else self.tenants.directories,
+            cgroups=self._tenants_groups(),
         ) as host:
+            host.waits = self.roster is not None
             weights = None
             if request.interleave_weights:
                 weights = set_weights(
@@ -202,6 +217,13 @@ class _Session:
             if weights is not None:
                 result["interleave_weights"] = weights
             return reason, result
+
+    def _tenants_groups(self) -> tuple[Path, ...]:
+        """Return the cgroups of tenants; those of pods may go at any time."""
+        if self.roster is not None:
+            groups = self.roster.found().directories
+            return tuple(path for path in groups if (path / "cgroup.procs").exists())
+        return () if self.tenants is None else self.tenants.directories
 
     def put_back(self) -> None:
         """Undo every change; safe to call again."""
@@ -247,6 +269,8 @@ class _Session:
             return f"cgroup {self.cgroup}"
         if self.request.tenants is not None:
             return f"tenants of {self.request.tenants.name}"
+        if self.roster is not None:
+            return "pods of this node"
         pids = self.request.pids if self.child is None else (self.child.pid,)
         names = f"pid {', '.join(map(str, pids))}"
         if self.request.command:
@@ -309,7 +333,11 @@ class _Session:
     def _manage(self, host: Host) -> tuple[str, dict[str, Any]]:
         """Move pages ourselves until it is over."""
         request = self.request
-        tenants = live_tenants(self.tenants, host.machine)
+        tenants, pods = live_tenants(self.tenants, host.machine), None
+        if self.roster is not None:
+            follow = host.machine.follower.take_cgroups
+            pods = LivePods(self.roster, host.machine, follow)
+            tenants = pods.tenants
         service = Service(
             host.units,
             host.sources,
@@ -322,6 +350,8 @@ class _Session:
             dry_run=request.dry_run,
             tenants=tenants,
         )
+        if pods is not None:
+            service.observers.append(pods.observe)
         recorder = None
         if request.record is not None:
             recorder = service.recorder = LiveRecorder(
@@ -331,7 +361,8 @@ class _Session:
                 round(request.config.loop.epoch_s * 1e9),
                 service.engine.move_cost_ns(),
             )
-        planned, meter = Planned(), Meter(request.root)
+        counts = None if self.roster is None else self.roster.counts
+        planned, meter = Planned(), Meter(request.root, counts)
         cpus = self._advised(host)
         if cpus is not None:
             service.observers.append(cpus)
@@ -354,6 +385,7 @@ class _Session:
                     dry_run=request.dry_run,
                 )
                 self.notifier.ready(f"managing {self._describe_target()}")
+                self.waiter.halt = lambda: _halt(service)
                 reason = service.run(self.waiter.wait, request.duration_s)
             result = service.result() | host.result() | {"planned": planned.ranges}
             if tenants is not None:
@@ -441,6 +473,12 @@ class _Session:
         if self.waiter.signal == signal.SIGINT:
             return EXIT_INTERRUPTED
         return 0
+
+
+def _halt(service: Service) -> None:
+    """Begin no more moves, whatever else is under way."""
+    if isinstance(service.engine, BackgroundEngine):
+        service.engine.halt()
 
 
 def _wait_out(

@@ -11,7 +11,8 @@ one JSON document in one line, gets one JSON document, and the connection ends:
 ``{"ask": "explain", "pid": 4242, "start": 139..., "end": 139...}``
     Why memory of a process is where it is; without start and end all of it.
 ``{"ask": "view", "most_ranges": 64, "heat": true}``
-    What a screen shows of the run (``observability.view``).
+    What a screen shows of the run (``observability.view``); ``first_range`` and
+    ``order`` (``heat``, ``size``, ``address``) choose other ranges.
 
 A question may say ``"version": 1``; one of a later version is refused. An answer is
 ``{"version": 1, "answer": {...}}`` or ``{"version": 1, "error": {"message", "hint",
@@ -21,8 +22,11 @@ wait: answering is part of the daemon's budget.
 """
 
 import contextlib
+import errno
 import os
+import re
 import socket
+import stat
 import struct
 import threading
 import time
@@ -67,7 +71,9 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pid: Of the process to explain.
         start: First address.
         end: One past the last.
-        most_ranges: Of a view, the hottest.
+        most_ranges: Of a view.
+        first_range: Of a view, in its order.
+        order: Of a view's ranges.
         heat: Of a view: with its heat map.
         version: Of the question.
     """
@@ -77,11 +83,13 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: int | None = None
     end: int | None = None
     most_ranges: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 64
+    first_range: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+    order: Literal["heat", "size", "address"] = "heat"
     heat: bool = False
     version: int = VERSION
 
 
-Answer = Callable[[Question], Mapping[str, Any]]
+Answer = Callable[[Question], Mapping[str, Any] | msgspec.Raw]
 
 
 class ExplainSocket:
@@ -190,8 +198,58 @@ class ExplainSocket:
         self._tokens -= 1
 
 
+class _Told(msgspec.Struct):
+    """An error as a daemon tells it."""
+
+    message: str
+    hint: str | None = None
+    exit_code: int = 1
+
+
+class _Reply(msgspec.Struct):
+    """A document of the daemon, its answer left as it came."""
+
+    answer: msgspec.Raw = msgspec.Raw()
+    error: _Told | None = None
+
+
+#: An escape of JSON, of what a terminal obeys in its group; or such a character.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:(u00(?:0[0-8b-cBCe-fEF]|1[0-9a-fA-F]|7[fF]|[89][0-9a-fA-F]))|.)"
+    rb"|\x7f|\xc2[\x80-\x9f]",
+    re.DOTALL,
+)
+
+
+def _harmless(line: bytes) -> bytes:
+    """Return a document without characters that a terminal obeys.
+
+    A daemon may be another user's than who asks it: root asks sessions.
+    """
+    return _ESCAPE.sub(
+        lambda found: found[0] if found[0][:1] == b"\\" and not found[1] else b"?",
+        line,
+    )
+
+
 def ask(path: Path, question: Question, timeout_s: float = 30.0) -> dict[str, Any]:
     """Ask a daemon and return its answer.
+
+    Raises:
+        TargetGoneError: Nobody listens there.
+        NotPermittedError: It is another user's.
+        IsothermError: What the daemon raised.
+    """
+    data = ask_raw(path, question, timeout_s)
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise IsothermError(f"{path}: not an answer: {error}") from None
+    return answer
+
+
+def ask_raw(path: Path, question: Question, timeout_s: float = 30.0) -> bytes:
+    """Ask a daemon and return its answer as JSON, to be handed on.
 
     Args:
         path: Of its socket.
@@ -206,7 +264,7 @@ def ask(path: Path, question: Question, timeout_s: float = 30.0) -> dict[str, An
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.settimeout(timeout_s)
         try:
-            server.connect(str(path))
+            _connect(server, path)
             server.sendall(msgspec.json.encode(question) + b"\n")
             line = _read_line(server, MOST_ANSWER_BYTES)
         except PermissionError:
@@ -218,24 +276,40 @@ def ask(path: Path, question: Question, timeout_s: float = 30.0) -> dict[str, An
         except OSError as error:
             raise IsothermError(f"{path}: {error}") from None
     try:
-        document = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+        reply = msgspec.json.decode(_harmless(line), type=_Reply)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IsothermError(f"{path}: not an answer: {error}") from None
-    if "error" in document:
-        raise _as_raised(document["error"])
-    answer: dict[str, Any] = document["answer"]
-    return answer
+    if reply.error is not None:
+        raise _as_raised(reply.error)
+    return bytes(reply.answer)
 
 
-def _as_raised(told: Mapping[str, Any]) -> IsothermError:
+def _as_raised(told: _Told) -> IsothermError:
     kinds: dict[int, type[IsothermError]] = {
         2: UsageError,
         3: UnsupportedError,
         4: NotPermittedError,
         5: TargetGoneError,
     }
-    kind = kinds.get(told["exit_code"], IsothermError)
-    return kind(told["message"], hint=told["hint"])
+    kind = kinds.get(told.exit_code, IsothermError)
+    return kind(told.message, hint=told.hint)
+
+
+def _connect(server: socket.socket, path: Path) -> None:
+    """Connect to this very socket, not to one that a link there names.
+
+    The folder is the daemon's user's, who may put anything there.
+
+    Raises:
+        OSError: As connect(2).
+    """
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISLNK(os.fstat(file).st_mode):
+            raise PermissionError(errno.ELOOP, os.strerror(errno.ELOOP))
+        server.connect(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
 
 
 def _bind_private(server: socket.socket, path: Path) -> None:

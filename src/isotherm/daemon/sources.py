@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from isotherm.core import privileged
 from isotherm.core.availability import Availability
 from isotherm.core.changes import HostChanges
 from isotherm.core.errors import UnsupportedError, UsageError
@@ -25,6 +26,7 @@ __all__ = [
     "Kind",
     "LiveSource",
     "Tiered",
+    "check_intrusive",
     "check_names",
     "choose_sources",
 ]
@@ -36,6 +38,10 @@ RECLAIM_BLOCKS_S: Final = 64.0
 
 #: Of the budget, that looking at accessed bits uses whatever the policy asks for.
 HASTE: Final = 0.25
+
+#: Those that do with what a mover may do for a session without rights. The others look
+#: at the memory of the whole host, at every process on a CPU, or into a target.
+UNPRIVILEGED: Final = ("damon", "hint-fault", "accessed-range", "page-out")
 
 log = structlog.get_logger()
 
@@ -217,6 +223,7 @@ def choose_sources(
     allowed = frozenset(machine.follower.targets) if intrusive else frozenset[int]()
     wants = Wants(machine, config, changes, allowed)
     names = tuple(config.sources.use)
+    kinds = _for_rights(kinds)
     if names != ("auto",):
         return tuple(_named(name, wants, kinds, intrusive=intrusive) for name in names)
     chosen: list[Chosen] = []
@@ -256,22 +263,48 @@ def check_names(
             _find(name, kinds, intrusive=intrusive)
 
 
+def check_intrusive(
+    names: tuple[str, ...], *, intrusive: bool, kinds: tuple[Kind, ...] = KINDS
+) -> None:
+    """Check that named sources may do what they do; the host is not asked.
+
+    Raises:
+        UsageError: One changes something in the target, which nobody has allowed.
+    """
+    for kind in kinds:
+        if kind.name in names and kind.intrusive and not intrusive:
+            raise UsageError(
+                f"hints: {kind.name} changes something in the target",
+                hint="--intrusive allows it",
+            )
+
+
+def _for_rights(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """Return the kinds that a session may use; those it may not are said once."""
+    if privileged.broker() is None:
+        return kinds
+    out = [kind.name for kind in kinds if kind.name not in UNPRIVILEGED]
+    log.info("left-out", sources=out, why="they need more than --user leaves")
+    return tuple(kind for kind in kinds if kind.name in UNPRIVILEGED)
+
+
 def _find(
     name: str, kinds: tuple[Kind, ...], *, intrusive: bool
 ) -> tuple[Kind, Availability]:
     by_name = {kind.name: kind for kind in kinds}
     kind = by_name.get(name)
+    if kind is None and name in {one.name for one in KINDS}:
+        raise UnsupportedError(
+            f"hints: {name} needs more rights than --user leaves",
+            hint=f"one of {', '.join(by_name)}, or leave --user out",
+        )
     if kind is None:
         raise UsageError(
             f"hints: expected {', '.join(by_name)} or auto, got {name!r}"
             f"{did_you_mean(name, by_name)}",
             hint="isotherm doctor lists what is there",
         )
-    if kind.intrusive and not intrusive:
-        raise UsageError(
-            f"hints: {name} changes something in the target",
-            hint="--intrusive allows it",
-        )
+    check_intrusive((name,), intrusive=intrusive, kinds=(kind,))
     found = kind.probe()
     if not found.present:
         raise UnsupportedError(f"{name}: {found.why}", hint=found.command)

@@ -3,11 +3,14 @@
 import os
 import select
 import signal
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from isotherm.core.changes import HostChanges
 from isotherm.core.errors import IsothermError, NotPermittedError, UsageError
-from isotherm.daemon.rundir import RunDirectory, RunRecord
+from isotherm.daemon.rundir import RunDirectory, RunRecord, start_ticks
 from isotherm.daemon.waiting import STOP_SIGNAL
 
 
@@ -71,46 +74,145 @@ def stop(
     Raises:
         UsageError: It is not clear who is meant.
         NotPermittedError: A daemon is another user's, or the directory may be.
-        IsothermError: A daemon did not answer in time.
+        IsothermError: A daemon did not answer in time; the others have stopped.
     """
-    done = Stopped(recovered=directory.recover())
-    for run in choose(directory.runs(), pids, every=every):
-        _stop_one(directory, run, wait_s)
-        done.stopped.append(run)
+    try:
+        chosen = choose(directory.runs(), pids, every=every)
+    except UsageError:
+        directory.recover()
+        raise
+    with ExitStack() as stack:
+        asked = []
+        refused: list[IsothermError] = []
+        # All of them first: none goes on moving while another takes its time.
+        for run in chosen:
+            try:
+                pidfd = _ask(directory, run)
+            except IsothermError as error:
+                refused.append(error)
+                continue
+            if pidfd is not None:
+                stack.callback(os.close, pidfd)
+                asked.append((run, pidfd))
+        done = Stopped(recovered=directory.recover())
+        until_s = time.monotonic() + wait_s
+        for run, pidfd in asked:
+            if _has_stopped(directory, run, pidfd, until_s):
+                done.stopped.append(run)
+            else:
+                refused.append(_deaf(run, wait_s))
+        if asked:  # one may have been killed meanwhile
+            done.recovered += directory.recover()
     directory.tidy()
+    if refused:
+        raise refused[0]
     return done
 
 
-def _stop_one(directory: RunDirectory, run: RunRecord, wait_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a call to stop would do.
+
+    Attributes:
+        stops: Daemons that would be told.
+        restores: What they would put back.
+        recovers: What would be put back after daemons that have been killed.
+    """
+
+    stops: list[RunRecord]
+    restores: list[str]
+    recovers: list[str]
+
+
+def plan(
+    directory: RunDirectory,
+    pids: Sequence[int] = (),
+    *,
+    every: bool = False,
+    only_recover: bool = False,
+) -> Plan:
+    """Return what ``stop`` would do; nothing is changed, and nobody told.
+
+    Args:
+        directory: Where daemons leave word.
+        pids: As in ``stop``.
+        every: Likewise.
+        only_recover: Nobody is to stop.
+
+    Raises:
+        UsageError: It is not clear who is meant.
+        NotPermittedError: The directory is not ours alone.
+    """
+    chosen = [] if only_recover else choose(directory.runs(), pids, every=every)
+    stops = {run.pid for run in chosen}
+    restores: list[str] = []
+    recovers: list[str] = []
+    for journal in sorted(directory.directory.glob("run-*.journal")):
+        number = journal.stem.removeprefix("run-")
+        pid = int(number) if number.isdecimal() else 0
+        if pid not in stops and start_ticks(pid) is not None:
+            continue  # another that runs, or one that has not left word yet
+        said = restores if pid in stops else recovers
+        try:
+            said += HostChanges.peek(journal)
+        except FileNotFoundError:
+            continue  # it has ended meanwhile
+        except OSError as error:
+            said.append(f"cannot be read: {journal}: {error.strerror}")
+        except IsothermError as error:
+            said.append(f"cannot be read: {error.message}")
+    return Plan(chosen, restores, recovers)
+
+
+def _ask(directory: RunDirectory, run: RunRecord) -> int | None:
+    """Tell a daemon to stop; return its pidfd, None where it has ended.
+
+    Raises:
+        NotPermittedError: It is another user's.
+    """
     try:
         pidfd = os.pidfd_open(run.pid)
     except ProcessLookupError:
-        return
+        return None
     try:
-        if not directory.is_alive(run):
-            return  # it has ended, and its number is somebody else's
-        signal.pidfd_send_signal(pidfd, STOP_SIGNAL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        record = directory.directory / f"run-{run.pid}.json"
-        # A daemon with a command lives on; its record goes when all is restored.
-        left_ms = wait_s * 1000
-        while left_ms > 0 and record.exists():
-            if poll.poll(50):
-                return
-            left_ms -= 50
-        if record.exists():
-            raise IsothermError(
-                f"pid {run.pid}: has not stopped within {wait_s:g} s",
-                hint=f"kill -9 {run.pid} && isotherm stop",
-            )
+        if directory.is_alive(run):  # else its number is somebody else's
+            signal.pidfd_send_signal(pidfd, STOP_SIGNAL)
+            return pidfd
+    except ProcessLookupError:
+        pass
     except PermissionError:
+        os.close(pidfd)
         raise NotPermittedError(
             f"pid {run.pid}: EPERM: another user's isotherm",
             hint="run as that user or as root",
         ) from None
-    finally:
-        os.close(pidfd)
+    os.close(pidfd)
+    return None
+
+
+def _has_stopped(
+    directory: RunDirectory, run: RunRecord, pidfd: int, until_s: float
+) -> bool:
+    """Wait until a daemon has ended or put everything back; return whether it has.
+
+    A daemon with a command lives on; its record goes when all is restored.
+    """
+    record = directory.directory / f"run-{run.pid}.json"
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    while record.exists():
+        if poll.poll(50):
+            return True
+        if time.monotonic() >= until_s:
+            return not record.exists()
+    return True
+
+
+def _deaf(run: RunRecord, wait_s: float) -> IsothermError:
+    return IsothermError(
+        f"pid {run.pid}: has not stopped within {wait_s:g} s",
+        hint=f"kill -9 {run.pid} && isotherm stop",
+    )
 
 
 def _list(runs: Sequence[RunRecord]) -> str:

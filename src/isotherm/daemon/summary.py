@@ -88,6 +88,7 @@ def _own(result: Mapping[str, Any]) -> list[str]:
         first = result["fast_share_at_start"]
         began = "" if first is None else f", {first:.0%} at the start"
         lines.append(f"about {share:.0%} of accesses in fast memory{began}")
+    lines += _sizes(result.get("huge_pages"))
     lines += _advised(result.get("cpu_advice"))
     lines += [_tenant(row) for row in result.get("tenants", ())]
     costs = result["costs"]
@@ -98,6 +99,18 @@ def _own(result: Mapping[str, Any]) -> list[str]:
     if result["brake"]:
         lines.append(f"the brake acted {len(result['brake'])} times")
     return lines
+
+
+def _sizes(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what came of page sizes, where they were asked for."""
+    if found is None:
+        return []
+    failed = sum(found["failed"].values())
+    return [
+        f"huge pages: {found['huge_ranges']} at the end, {found['collapses']}"
+        f" collapsed, {found['splits']} split"
+        + (f", {failed} failed" if failed else "")
+    ]
 
 
 def _advised(found: Mapping[str, Any] | None) -> list[str]:

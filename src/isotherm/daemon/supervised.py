@@ -9,7 +9,8 @@ import structlog
 
 from isotherm.core.errors import IsothermError
 from isotherm.core.units import PAGE_BYTES, render_bytes
-from isotherm.daemon.config import Config, read_config
+from isotherm.daemon.config import Config
+from isotherm.daemon.config_check import read_checked
 from isotherm.daemon.notify import Notifier
 from isotherm.loop.epoch import Step
 
@@ -74,7 +75,7 @@ class Supervised:
             if self._path is None:
                 log.warning("reload", why="there is no configuration file")
             else:
-                self._take(service, self._overrides(read_config(self._path)))
+                self._take(service, self._overrides(read_checked(self._path)))
         except IsothermError as error:
             log.error("reload", why=error.message, kept="the configuration of before")  # noqa: TRY400  # no traceback for people
         self._notifier.ready()

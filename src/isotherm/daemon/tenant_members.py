@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from isotherm.core.errors import UsageError
 from isotherm.daemon.targets import find_cgroup
 from isotherm.policy.tenant_file import TenantFile
-from isotherm.policy.tenants import NONE
+from isotherm.policy.tenants import NONE, Tenancy
+
+#: Nobody, to begin with: pods.
+EMPTY: Final = TenantFile(Tenancy(()), (), "pods")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +20,17 @@ class Found:
     Attributes:
         file: What it says.
         cgroups: Directory of each tenant's cgroup; None: it has none.
+        others: Cgroups that are managed, too, and are no tenant's: the rest's.
     """
 
     file: TenantFile
     cgroups: tuple[Path | None, ...]
+    others: tuple[Path, ...] = ()
 
     @property
     def directories(self) -> tuple[Path, ...]:
         """The cgroups that there are."""
-        return tuple(path for path in self.cgroups if path is not None)
+        return (*(path for path in self.cgroups if path is not None), *self.others)
 
 
 def find_tenants(file: TenantFile, root: Path = Path("/")) -> Found:
@@ -33,15 +39,10 @@ def find_tenants(file: TenantFile, root: Path = Path("/")) -> Found:
     Raises:
         UsageError: A cgroup is not there, or a tenant has neither one nor processes.
     """
+    check_members(file)
     cgroups = []
     for place, member in enumerate(file.members):
         where = f"{file.name}: tenant[{place}]"
-        if member.cgroup is None and not member.pids:
-            raise UsageError(
-                f"{where} ({file.tenancy.tenants[place].name}): expected a cgroup or"
-                " pids, got parts of a workload alone",
-                hint="those are for isotherm simulate",
-            )
         try:
             path = None if member.cgroup is None else find_cgroup(member.cgroup, root)
         except UsageError as error:
@@ -50,6 +51,21 @@ def find_tenants(file: TenantFile, root: Path = Path("/")) -> Found:
             ) from None
         cgroups.append(path)
     return Found(file, tuple(cgroups))
+
+
+def check_members(file: TenantFile) -> None:
+    """Check that every tenant could be on a host.
+
+    Raises:
+        UsageError: One has neither a cgroup nor processes.
+    """
+    for place, member in enumerate(file.members):
+        if member.cgroup is None and not member.pids:
+            raise UsageError(
+                f"{file.name}: tenant[{place}] ({file.tenancy.tenants[place].name}):"
+                " expected a cgroup or pids, got parts of a workload alone",
+                hint="those are for isotherm simulate",
+            )
 
 
 def check_policy(file: TenantFile, policy: str) -> None:

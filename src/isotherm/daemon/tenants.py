@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import structlog
@@ -25,7 +26,15 @@ from isotherm.migration.ranks import rank_column
 from isotherm.policy.tenant_file import Member
 from isotherm.policy.tenant_ledger import TenantLedger, count_held
 from isotherm.policy.tenant_market import TenantMarket
-from isotherm.policy.tenants import Labeller, Tenancy, first_tier
+from isotherm.policy.tenants import (
+    Amount,
+    Labeller,
+    Tenancy,
+    Tenant,
+    first_tier,
+    last_tier,
+    places,
+)
 from isotherm.topology.model import Topology
 
 if TYPE_CHECKING:
@@ -34,10 +43,21 @@ if TYPE_CHECKING:
 #: Pages that estimates are made from, and how fast they are followed.
 ASKED_PAGES: Final = 1 << 14
 SMOOTH: Final = 0.2
+#: Epochs from one look at the tenants' cpusets to the next: a small file each.
+MEMS_EPOCHS: Final = 16
 
 Floats = NDArray[np.float64]
 
 log = structlog.get_logger()
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A policy that goes on when its tenants are others."""
+
+    def take_tenancy(self, tenancy: Tenancy) -> None:
+        """Go on with these; what has been learnt stays."""
+        ...
 
 
 class LiveTenants:
@@ -47,33 +67,27 @@ class LiveTenants:
         found: Who they are.
         topology: The host's.
         fast_bytes: Capacity of the fastest tier.
+        lenient: Leave out of the terms what cannot be kept here, and say so.
 
     Raises:
         UsageError: The guarantees are more than the tier, or a tenant is guaranteed
             memory that its cpuset forbids.
     """
 
-    def __init__(self, found: Found, topology: Topology, fast_bytes: int) -> None:
+    def __init__(
+        self,
+        found: Found,
+        topology: Topology,
+        fast_bytes: int,
+        *,
+        lenient: bool = False,
+    ) -> None:
         self._found, self._fast_bytes = found, fast_bytes
-        tenancy = found.file.tenancy
-        tenancy.check_capacity(fast_bytes, found.file.name)
-        tenants = []
-        for tenant, cgroup in zip(tenancy.tenants, found.cgroups, strict=True):
-            mems = None if cgroup is None else read_mems(cgroup)
-            bound = replace(tenant, nodes=mems)
-            own = tenant.guarantee.pages(fast_bytes // PAGE_BYTES, 1, PAGE_BYTES)
-            if own and mems is not None and first_tier(bound, topology) > 0:
-                fast = ", ".join(map(str, topology.tiers[0].nodes))
-                raise UsageError(
-                    f"{found.file.name}: tenant {tenant.name!r}: guarantee: the fastest"
-                    f" tier is node {fast}, and cpuset.mems of {cgroup} allows"
-                    f" {', '.join(map(str, sorted(mems)))}",
-                    hint="leave guarantee out, or widen cpuset.mems",
-                )
-            tenants.append(bound)
-        self._tenancy = replace(tenancy, tenants=tuple(tenants))
+        if not lenient:
+            found.file.tenancy.check_capacity(fast_bytes, found.file.name)
+        self._tenancy = self._bind(found, topology, lenient=lenient)
         self._unit_bytes = PAGE_BYTES
-        self._rest = len(tenants)
+        self._rest = len(self._tenancy.tenants)
         self._label: dict[int, int] = {}
         self._mark, self._parents = "", dict[int, int]()
         self._version = 0
@@ -87,7 +101,69 @@ class LiveTenants:
         self._seen = np.full((count, 2), np.nan)  # accesses a second: fast, all
         self._slowdown = np.full(count, np.nan)
         self._market: TenantMarket | None = None
+        self._lock = RLock()  # the loop's thread renews what others are told
         self.read_members()
+
+    def _bind(
+        self, found: Found, topology: Topology, *, lenient: bool = False
+    ) -> Tenancy:
+        """Return the terms with the nodes that cpusets allow.
+
+        Args:
+            found: Who they are.
+            topology: The host's.
+            lenient: Leave out of the terms what cannot be kept here, and say so.
+
+        Raises:
+            UsageError: A tenant is guaranteed memory that its cpuset forbids.
+        """
+        tenancy = found.file.tenancy
+        tenants = []
+        self._mems = tuple(None if c is None else read_mems(c) for c in found.cgroups)
+        for tenant, cgroup, mems in zip(
+            tenancy.tenants, found.cgroups, self._mems, strict=True
+        ):
+            bound = replace(tenant, nodes=mems)
+            own = tenant.guarantee.pages(self._fast_bytes // PAGE_BYTES, 1, PAGE_BYTES)
+            if lenient:
+                bound = _possible(bound, topology)
+            elif own and mems is not None and first_tier(bound, topology) > 0:
+                fast = ", ".join(map(str, topology.tiers[0].nodes))
+                raise UsageError(
+                    f"{found.file.name}: tenant {tenant.name!r}: guarantee: the fastest"
+                    f" tier is node {fast}, and cpuset.mems of {cgroup} allows"
+                    f" {', '.join(map(str, sorted(mems)))}",
+                    hint="leave guarantee out, or widen cpuset.mems",
+                )
+            tenants.append(bound)
+        return replace(tenancy, tenants=tuple(tenants))
+
+    def renew(self, found: Found, service: "Service") -> None:
+        """Go on with other tenants, between two epochs; who stays, by name, stays.
+
+        Costs a pass over the labels, a byte a page, and the policy some epochs until
+        prices have settled for those who have come. What cannot be kept of their
+        terms is left out.
+        """
+        tenancy = self._bind(found, service.machine.topology, lenient=True)
+        place = places(tenancy.names, self._tenancy.names)
+        with self._lock:
+            self._take(found, tenancy, place)
+        policy = service.gate.inner
+        if isinstance(policy, Shared):
+            policy.take_tenancy(self.tenancy(service.unit_pages))
+
+    def _take(self, found: Found, tenancy: Tenancy, place: NDArray[np.int64]) -> None:
+        came = place < 0
+        self._found, self._tenancy = found, tenancy
+        self._rest = len(tenancy.tenants)
+        self._ledger.regroup(place)
+        self._held = np.where(came[:, None], 0, self._held[place])
+        self._seen = np.where(came[:, None], np.nan, self._seen[place])
+        self._slowdown = np.where(came, np.nan, self._slowdown[place])
+        self.read_members()
+        self._version += 1
+        self.labeller.regroup(self._rest)
 
     def tenancy(self, unit_pages: int) -> Tenancy:
         """Return the terms, in units of so many pages."""
@@ -143,6 +219,10 @@ class LiveTenants:
 
     def observe(self, service: "Service", step: Step) -> None:
         """Take in one epoch."""
+        with self._lock:
+            self._observe(service, step)
+
+    def _observe(self, service: "Service", step: Step) -> None:
         self._epoch = service.epochs + 1
         self.read_members()
         machine = service.machine
@@ -161,6 +241,17 @@ class LiveTenants:
         )
         self._ledger.spent(max(0.0, service.costs.cpu_ns - self._cpu_ns), label)
         self._cpu_ns = service.costs.cpu_ns
+        if self._epoch % MEMS_EPOCHS == 0:
+            self._follow_mems(service)
+
+    def _follow_mems(self, service: "Service") -> None:
+        """Go on with the nodes that cpusets allow now, where they are others."""
+        mems = tuple(None if c is None else read_mems(c) for c in self._found.cgroups)
+        if mems != self._mems:
+            log.info(
+                "cpusets", allowed=[None if m is None else sorted(m) for m in mems]
+            )
+            self.renew(self._found, service)
 
     def _hold(
         self,
@@ -206,8 +297,16 @@ class LiveTenants:
         self._seen = _followed(self._seen, now)
         self._slowdown = _followed(self._slowdown, slowdown)
 
-    def report(self) -> list[dict[str, Any]]:
-        """Return every tenant, and the rest where it holds anything, in raw units."""
+    def report(self, *, nodes: bool = True) -> list[dict[str, Any]]:
+        """Return every tenant, and the rest where it holds anything, in raw units.
+
+        Args:
+            nodes: Read what the kernel charges the cgroups for, too.
+        """
+        with self._lock:
+            return self._report(nodes=nodes)
+
+    def _report(self, *, nodes: bool) -> list[dict[str, Any]]:
         states = () if self._market is None else self._market.states
         by_name = {state.name: state for state in states}
         out = []
@@ -220,7 +319,7 @@ class LiveTenants:
             state = by_name.get(tenant.name)
             rate = float(self._seen[place, 1])
             cgroup = None if place == self._rest else self._found.cgroups[place]
-            on_nodes = None if cgroup is None else read_numa_stat(cgroup)
+            on_nodes = read_numa_stat(cgroup) if nodes and cgroup else None
             own = tenant.guarantee.pages(slots, held, PAGE_BYTES)
             unit = self._unit_bytes
             out.append(
@@ -252,6 +351,27 @@ class LiveTenants:
         return out
 
 
+def _possible(tenant: Tenant, topology: Topology) -> Tenant:
+    """Return the terms without what cannot be kept on this host; say what."""
+    less: tuple[dict[str, Any], ...] = (
+        {},
+        {"keep_out": frozenset()},
+        {"nodes": None},
+    )
+    for left_out in less:
+        tenant = replace(tenant, **left_out)
+        try:
+            last_tier(tenant, topology)
+        except UsageError as error:
+            log.warning("tenant", name=tenant.name, why=error.message)
+            continue
+        break
+    if first_tier(tenant, topology) > 0 and tenant.guarantee != Amount(share=0.0):
+        log.warning("tenant", name=tenant.name, why="may not be in the fastest tier")
+        tenant = replace(tenant, guarantee=Amount(share=0.0))
+    return tenant
+
+
 def _followed(before: Floats, now: Floats) -> Floats:
     """Return the smoothed figures; what is not known now stays as it was."""
     first = np.isnan(before)
@@ -272,7 +392,10 @@ def live_tenants(found: Found | None, machine: Machine) -> LiveTenants | None:
     """
     if found is None:
         return None
-    topology = machine.topology
-    fast = list(topology.tiers[0].nodes)
-    capacity = int(machine.usage().capacity_pages[fast].sum()) * PAGE_BYTES
-    return LiveTenants(found, topology, capacity)
+    return LiveTenants(found, machine.topology, fast_capacity(machine))
+
+
+def fast_capacity(machine: Machine) -> int:
+    """Return the bytes of the fastest tier."""
+    fast = list(machine.topology.tiers[0].nodes)
+    return int(machine.usage().capacity_pages[fast].sum()) * PAGE_BYTES

@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
@@ -25,6 +26,9 @@ class Waiter:
 
     def __init__(self, pidfd: int | None = None, *, reloads: bool = False) -> None:
         self.signal: signal.Signals | None = None
+        #: Called in the handler of a signal that asks for the end: it may take no
+        #: lock. None: nothing goes on that has to end before the next wait.
+        self.halt: Callable[[], None] | None = None
         self._reloads, self._hung_up = reloads, False
         self._pidfd = pidfd
         self._poll = select.poll()
@@ -45,8 +49,11 @@ class Waiter:
         self._old_wakeup = signal.set_wakeup_fd(
             self._pipe[1], warn_on_full_buffer=False
         )
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP_SIGNAL):
+        taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP_SIGNAL)
+        for number in taken:
             self._old[number] = signal.signal(number, self._take)
+        # Those that came before there was somebody to take them (daemon.split).
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, taken)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,6 +75,8 @@ class Waiter:
             self._hung_up = True
         elif self.signal is None:
             self.signal = signal.Signals(number)
+            if self.halt is not None:
+                self.halt()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long; return True when a signal came first.

@@ -10,9 +10,9 @@ import msgspec
 from isotherm.core.errors import IsothermError, TargetGoneError, UsageError
 from isotherm.daemon.asking import running
 from isotherm.daemon.rundir import RunRecord
-from isotherm.daemon.socket import Question, ask
+from isotherm.daemon.socket import Question, ask_raw
 from isotherm.lab.played_view import PlayedView
-from isotherm.observability.view import RANGES, View
+from isotherm.observability.view import RANGES, RangeOrder, View
 
 #: A recording is played so many times as fast as it ran.
 SPEED: Final = 10.0
@@ -26,8 +26,15 @@ class Feed(Protocol):
         """Whether it goes on by itself, and cannot be wound back."""
         ...
 
-    def view(self, most_ranges: int = RANGES, *, heat: bool = False) -> View:
-        """Return the run as it is now.
+    def view(
+        self,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
+    ) -> View:
+        """Return the run as it is now; ranges from the ``first`` in an order.
 
         Raises:
             TargetGoneError: The run has ended.
@@ -47,17 +54,41 @@ class LiveFeed:
     def __init__(self, run: RunRecord) -> None:
         self.run = run
 
-    def view(self, most_ranges: int = RANGES, *, heat: bool = False) -> View:
+    def view(
+        self,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
+    ) -> View:
         """Return what the daemon says now."""
-        question = Question("view", most_ranges=most_ranges, heat=heat)
-        found = ask(Path(self.run.socket or ""), question)
+        found = self.view_json(most_ranges, heat=heat, order=order, first=first)
         try:
-            return msgspec.convert(found, View)
+            return msgspec.json.decode(found, type=View)
         except msgspec.ValidationError as error:
             raise IsothermError(
                 f"daemon {self.run.pid}: not a view: {error}",
                 hint="the daemon may be of another version of isotherm",
             ) from None
+
+    def view_json(
+        self,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
+    ) -> bytes:
+        """Return the same as JSON, as it came: to be handed on.
+
+        Raises:
+            TargetGoneError: The run has ended.
+        """
+        question = Question(
+            "view", most_ranges=most_ranges, heat=heat, order=order, first_range=first
+        )
+        return ask_raw(Path(self.run.socket or ""), question)
 
 
 class PlayedFeed:
@@ -109,9 +140,18 @@ class PlayedFeed:
         self.wind(now_s)
         self.paused = not self.paused
 
-    def view(self, most_ranges: int = RANGES, *, heat: bool = False) -> View:
+    def view(
+        self,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
+    ) -> View:
         """Return the run as it was at this time."""
-        return self.played.at(self.time_s, most_ranges, heat=heat)
+        return self.played.at(
+            self.time_s, most_ranges, heat=heat, order=order, first=first
+        )
 
 
 def live_feed(pid: int | None = None, directory: Path | None = None) -> LiveFeed:

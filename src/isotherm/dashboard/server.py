@@ -9,6 +9,7 @@ import uvicorn
 from isotherm.core.errors import UnsupportedError
 from isotherm.dashboard.feed import Feed
 from isotherm.dashboard.web import make_app
+from isotherm.observability.hosts import names_of
 
 
 def serve_feed(
@@ -16,6 +17,7 @@ def serve_feed(
     listen: str,
     port: int,
     token: str | None,
+    key: str | None,
     recording: Path | None,
     say: Callable[[str], None],
 ) -> int:
@@ -26,6 +28,7 @@ def serve_feed(
         listen: Address.
         port: 0: a free one.
         token: What control needs; None: nothing can be controlled.
+        key: What reading needs; None: whoever reaches it reads.
         recording: The directory that is played.
         say: Called with the address of the page.
 
@@ -35,11 +38,14 @@ def serve_feed(
     server = _bind(listen, port)
     host, bound = server.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    hosts = ("127.0.0.1", "localhost", "[::1]", shown)
-    app = make_app(feed, token=token, hosts=hosts, recording=recording)
+    app = make_app(
+        feed, token=token, key=key, names=names_of(listen), recording=recording
+    )
     address = f"http://{shown}:{bound}/"
     # What follows # stays in the browser: it is in no request and no log.
-    say(f"serving {address}{f'#token={token}' if token else ''}  (^C ends)")
+    secrets = {"token": token, "key": key}
+    after = "&".join(f"{name}={word}" for name, word in secrets.items() if word)
+    say(f"serving {address}{f'#{after}' if after else ''}  (^C ends)")
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -9,10 +9,16 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
 
 from isotherm.core.errors import IsothermError
-from isotherm.core.units import render_bytes
+from isotherm.core.units import render_bytes, render_ns
 from isotherm.dashboard import words
 from isotherm.dashboard.feed import Feed, PlayedFeed
-from isotherm.observability.view import RANGES, OwnerView, RangeView, View
+from isotherm.observability.view import (
+    RANGES,
+    OwnerView,
+    RangeView,
+    TenantView,
+    View,
+)
 
 #: Seconds between two looks.
 INTERVAL_S: Final = 1.0
@@ -31,8 +37,9 @@ faster tier; a move is made only when it pays for itself.
 [b]Processes[/b]  where the memory of each is
 [b]Moves[/b]      the latest, with why and what they promised
 [b]Hints[/b]      what has been seen, by source
+[b]Tenants[/b]    who holds how much of the fast tier, what it meets, who pays
 
-1 2 3 4  choose a table          tab ↑ ↓  move about
+1 to 5   choose a table          tab ↑ ↓  move about
 o        order ranges            space    hold, go on
 ← →      wind a recording        + -      play it faster, slower
 ?        this                    q        end
@@ -46,7 +53,10 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "processes": ("whose", "fast", "memory", "accesses/s", "by tier"),
     "moves": ("at s", "", "size", "node", "why", "promised", "from", "whose"),
     "hints": ("source", "observations"),
+    "tenants": ("tenant", "fast", "of", "least", "hits", "slow", "pays", "price"),
 }
+#: Letters of a tenant's name, so that the table fits 80 columns.
+_NAME: Final = 16
 
 
 class Help(ModalScreen[None]):
@@ -161,6 +171,7 @@ class Top(App[int]):
         else:
             self._held = not self._held
         self.look()
+        self.draw()
 
     def action_wind(self, steps: int) -> None:
         """Wind a recording."""
@@ -178,10 +189,10 @@ class Top(App[int]):
     # -- drawing -------------------------------------------------------------
 
     def look(self) -> None:
-        """Take a view and draw it; a run that has ended stays as it was."""
+        """Take a view, draw it if it is new; a run that has ended stays as it was."""
         if not self._main.query("#said"):  # the last tick of a clock, at the end
             return
-        said = ""
+        said, before = "", self.shown
         if not self._held:
             try:
                 self.shown = self.feed.view(RANGES)
@@ -189,7 +200,8 @@ class Top(App[int]):
                 said = f"{error.message}; this is the last that was seen"
         self._main.query_one("#said", Static).update(said)
         self._main.query_one("#said", Static).display = bool(said)
-        self.draw()
+        if self.shown != before:  # between two decisions a daemon tells the same
+            self.draw()
 
     def draw(self) -> None:
         """Draw what was seen last."""
@@ -216,6 +228,7 @@ class Top(App[int]):
         self._fill("moves", moves)
         hints = sorted(view.hints.items(), key=lambda item: -item[1])
         self._fill("hints", [(source, f"{nr:,}") for source, nr in hints])
+        self._fill("tenants", [_tenant_cells(tenant) for tenant in view.tenants])
 
     def _ordered(self, view: View) -> list[RangeView]:
         if self._order == "size":
@@ -257,4 +270,20 @@ def _owner_cells(owner: OwnerView) -> tuple[str, ...]:
         render_bytes(whole),
         words.rate(owner.rate),
         "  ".join(render_bytes(nr) for nr in owner.tier_bytes),
+    )
+
+
+def _tenant_cells(tenant: TenantView) -> tuple[str, ...]:
+    name, slow = tenant.name, tenant.slowdown
+    if len(name) > _NAME:
+        name = f"…{name[1 - _NAME :]}"
+    return (
+        name,
+        render_bytes(tenant.fast_bytes),
+        render_bytes(tenant.bytes),
+        render_bytes(tenant.guarantee_bytes) if tenant.guarantee_bytes else "-",
+        words.percent(tenant.fast_share),
+        "-" if slow is None else f"{slow:.2f}",
+        render_bytes(tenant.charged_bytes),
+        "-" if tenant.price_ns is None else render_ns(tenant.price_ns),
     )

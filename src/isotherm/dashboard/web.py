@@ -4,35 +4,42 @@
 ``/``                         the page; with its script and style from here
 ``/api/view``                 one view; ``?ranges=N``
 ``/api/events``               views as server-sent events, one a second
+``/api/ranges``               other ranges: ``?order=heat&first=N&count=N``
 ``/api/explain``              why a range is where it is: ``?pid=&start=&end=``
 ``POST /api/whatif``          compare on what was seen lately; needs the token
 ``POST /api/wind``            a recording: ``time_s``, ``paused``, ``speed``
 ============================  =============================================
 
-It only reads, but for what needs the token: a comparison takes CPU time. Requests
-must name this host as the browser's address bar does, so that a page from elsewhere
-cannot reach it through a name of its own (DNS rebinding), and the page may load
-nothing from anywhere else.
+It only reads, but for what needs the token: a comparison takes CPU time. With a key
+``/api/`` answers nobody who has not got it. Requests must name this host as the
+browser's address bar does, so that a page from elsewhere cannot reach it through a
+name of its own (DNS rebinding); what is sent must come from this page, not from
+another that the browser has open; and the page may load nothing from anywhere else.
 """
 
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isotherm.core.errors import IsothermError, UsageError
 from isotherm.core.units import PAGE_BYTES
@@ -40,12 +47,16 @@ from isotherm.daemon.socket import Question, ask
 from isotherm.dashboard.feed import Feed, LiveFeed, PlayedFeed
 from isotherm.lab.explain import explain
 from isotherm.lab.whatif import compare_heat
+from isotherm.observability.hosts import names_of, names_this_host
 from isotherm.observability.jsonable import encode_json
+from isotherm.observability.view import RangeOrder
 
 #: Seconds between two events.
 INTERVAL_S: Final = 1.0
-#: Ranges of an event.
-RANGES: Final = 10_000
+#: Ranges of an event, the hottest, and most that can be asked for: a page shows so
+#: many at once, and asks for others by their place in an order.
+RANGES: Final = 50
+MOST_RANGES: Final = 10_000
 #: HTTP status by exit code of the command line.
 STATUS: Final = {2: 400, 3: 501, 4: 403, 5: 410}
 HEADERS: Final = {
@@ -100,13 +111,16 @@ class Events:
 
     def _event(self) -> bytes:
         try:
-            view = self._feed.view(RANGES, heat=True)
+            if isinstance(self._feed, LiveFeed):  # as the daemon has written it
+                view = self._feed.view_json(RANGES, heat=True)
+            else:
+                view = encode_json(self._feed.view(RANGES, heat=True))
         except IsothermError as error:
             return b"event: gone\ndata: " + encode_json(_told(error)) + b"\n\n"
         played = {}
         if isinstance(self._feed, PlayedFeed):
             played = {"paused": self._feed.paused, "speed": self._feed.speed}
-        data = encode_json({"view": view, "played": played})
+        data = b'{"view":' + view + b',"played":' + encode_json(played) + b"}"
         return b"event: view\ndata: " + data + b"\n\n"
 
     def close(self) -> None:
@@ -119,7 +133,8 @@ def make_app(
     feed: Feed,
     *,
     token: str | None = None,
-    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]"),
+    key: str | None = None,
+    names: Collection[str] | None = None,
     recording: Path | None = None,
     interval_s: float = INTERVAL_S,
 ) -> Starlette:
@@ -128,7 +143,9 @@ def make_app(
     Args:
         feed: Where views come from.
         token: What control needs; None: nothing can be controlled.
-        hosts: Names that a browser may reach it by.
+        key: What reading needs; None: whoever reaches it reads.
+        names: That a browser may reach it by, beside addresses; None: of this host
+            alone.
         recording: The directory that is played, for ``explain``.
         interval_s: Seconds between two events.
     """
@@ -141,9 +158,21 @@ def make_app(
         return Response(text, media_type=kind)
 
     async def view(request: Request) -> Response:
-        ranges = _number(request, "ranges", RANGES)
-        found = await to_thread.run_sync(lambda: feed.view(int(ranges), heat=True))
+        count = _count(request, "ranges")
+        found = await to_thread.run_sync(lambda: feed.view(count, heat=True))
         return Response(encode_json(found), media_type="application/json")
+
+    async def ranges(request: Request) -> Response:
+        first, count = int(_number(request, "first", 0)), _count(request, "count")
+        order = _order(request)
+        found = await to_thread.run_sync(
+            lambda: feed.view(count, order=order, first=first)
+        )
+        some = {name: getattr(found, name) for name in ("nr_ranges", "ranges")}
+        whose = [owner.name for owner in found.owners]
+        pids = [owner.pid for owner in found.owners]
+        told = {**some, "owners": whose, "pids": pids}
+        return Response(encode_json(told), media_type="application/json")
 
     async def listen(_: Request) -> Response:
         return StreamingResponse(events.listen(), media_type="text/event-stream")
@@ -167,6 +196,7 @@ def make_app(
         return Response(encode_json(found), media_type="application/json")
 
     async def whatif(request: Request) -> Response:
+        _check_origin(request)
         _check_token(request, token)
         if busy.locked():
             raise IsothermError("what-if: one is running; wait for it")
@@ -178,6 +208,7 @@ def make_app(
         return Response(encode_json(found), media_type="application/json")
 
     async def wind(request: Request) -> Response:
+        _check_origin(request)
         if not isinstance(feed, PlayedFeed):
             raise UsageError("wind: a live run cannot be wound")
         wanted = _parse_wind(await _body(request))
@@ -199,17 +230,49 @@ def make_app(
     routes += [
         Route("/api/view", _guarded(view)),
         Route("/api/events", _guarded(listen)),
+        Route("/api/ranges", _guarded(ranges)),
         Route("/api/explain", _guarded(why)),
         Route("/api/whatif", _guarded(whatif), methods=["POST"]),
         Route("/api/wind", _guarded(wind), methods=["POST"]),
     ]
-    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    known = names_of("127.0.0.1") if names is None else names
     return Starlette(
         routes=routes,
-        middleware=[trusted],
+        middleware=[Middleware(_Gate, names=known, key=key)],
         lifespan=living,
         exception_handlers={HTTPException: _no_such_page},
     )
+
+
+class _Gate:
+    """Lets in who names this host and, where there is a key, has it.
+
+    An event source cannot send headers: the key of its address does as well.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str], key: str | None) -> None:
+        self._app, self._names, self._key = app, names, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        answer = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (answer or self._app)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if not names_this_host(request.headers.get("host", ""), self._names):
+            return PlainTextResponse("not a name of this host", 400, HEADERS)
+        if self._key is None or request.url.path in _PAGES:
+            return None
+        given = request.headers.get("x-isotherm-key", request.query_params.get("key"))
+        if given is not None and hmac.compare_digest(
+            given.encode(), self._key.encode()
+        ):
+            return None
+        told = {
+            "message": "this page is private",
+            "hint": "open the address that serve --private prints",
+        }
+        return JSONResponse({"error": told}, 403, HEADERS)
 
 
 class Wind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,6 +313,21 @@ async def _body(request: Request, most: int = 1 << 12) -> bytes:
     return found
 
 
+def _check_origin(request: Request) -> None:
+    """Check that a request is not another page's: a browser says whose it is.
+
+    Raises:
+        NotAllowedError: It is.
+    """
+    origin = request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if origin is not None and origin != f"http://{host}":
+        raise NotAllowedError(
+            f"this page alone may ask for that, not {origin!r:.80}",
+            hint=f"open http://{host}/",
+        )
+
+
 def _check_token(request: Request, token: str | None) -> None:
     """Check that whoever asks may control.
 
@@ -264,7 +342,7 @@ def _check_token(request: Request, token: str | None) -> None:
 
 
 class NotAllowedError(IsothermError):
-    """The token is missing or wrong."""
+    """The token is missing or wrong, or another page asks."""
 
     exit_code = 4
 
@@ -287,6 +365,31 @@ def _number(request: Request, name: str, default: float | None = None) -> float:
     if not 0 <= value < 1 << 63:
         raise UsageError(f"{name}: expected 0 to 2^63, got {value}")
     return value
+
+
+def _count(request: Request, name: str) -> int:
+    """Return how many ranges are asked for.
+
+    Raises:
+        UsageError: No number, or too many.
+    """
+    count = int(_number(request, name, RANGES))
+    if count > MOST_RANGES:
+        raise UsageError(f"{name}: expected 0 to {MOST_RANGES}, got {count}")
+    return count
+
+
+def _order(request: Request) -> RangeOrder:
+    """Return what ranges are to be ordered by.
+
+    Raises:
+        UsageError: There is no such order.
+    """
+    text = request.query_params.get("order", "heat")
+    for order in get_args(RangeOrder):
+        if text == order:
+            return order  # type: ignore[no-any-return]  # of the literal
+    raise UsageError(f"order: expected heat, size or address, got {text!r}")
 
 
 def _told(error: IsothermError) -> dict[str, Any]:

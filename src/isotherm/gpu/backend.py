@@ -154,8 +154,8 @@ class Launch:
     """What a launch carries beside its data.
 
     Attributes:
-        epoch: Its number, uint32, >= 1, ascending; stored in ``touch`` of the slots
-            it hits and in ``dep`` of those it deposits in.
+        epoch: Its number, uint32, >= 1, ascending; stored in ``dep`` of the slots it
+            deposits in.
         salt: For the choice of hits that are counted, uint32.
         hit_shift: One hit in ``2**hit_shift`` adds one to ``hit_cnt``.
         deposit: Whether it deposits pages that are wanted.
@@ -176,8 +176,6 @@ class Drained:
         miss_count: Rows (or blocks) read of each, uint32[n], all of them.
         hit_slot: Slots with counted hits, uint32[m], ascending.
         hit_count: Hits that were counted of each, uint32[m]; see ``hit_shift``.
-        touch: Epoch of the last launch that hit each slot, uint32[slots], 0 none;
-            not zeroed.
         hits: Rows (or blocks) read in slots, all of them.
         misses: Those read in the host arena.
         deposits: Pages deposited; one deposited by two rows counts twice.
@@ -190,7 +188,6 @@ class Drained:
     miss_count: NDArray[np.uint32]
     hit_slot: NDArray[np.uint32]
     hit_count: NDArray[np.uint32]
-    touch: NDArray[np.uint32]
     hits: int
     misses: int
     deposits: int
@@ -396,7 +393,7 @@ class Backend(Protocol):
     ) -> Pending[NDArray[np.uint8]]:
         """Publish: where ``ver[page]`` is ``version``, ``loc[page] = slot``.
 
-        The slot starts clean, its ``touch`` and ``hit_cnt`` zero.
+        The slot starts clean, its ``hit_cnt`` zero.
 
         Returns:
             DONE or CHANGED (the page has been written; nothing was stored), uint8[n].

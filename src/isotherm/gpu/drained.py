@@ -22,15 +22,12 @@ def ascending(number: NDArray[np.uint32], count: NDArray[np.uint32]) -> Column:
     return (packed >> np.uint64(32)).astype(np.uint32), packed.astype(np.uint32)
 
 
-def drained_of(
-    totals: NDArray[np.int64], touch: NDArray[np.uint32], misses: Column, hits: Column
-) -> Drained:
+def drained_of(totals: NDArray[np.int64], misses: Column, hits: Column) -> Drained:
     """Return what a drain answers."""
     out_of_range = int(totals[OUT_OF_RANGE])
     return Drained(
         *misses,
         *hits,
-        touch,
         int(totals[HITS]),
         int(totals[MISSES]),
         int(totals[DEPOSITS]),
@@ -50,7 +47,6 @@ def joined(a: Drained, b: Drained) -> Drained:
     return Drained(
         *add(a.miss_page, a.miss_count, b.miss_page, b.miss_count),
         *add(a.hit_slot, a.hit_count, b.hit_slot, b.hit_count),
-        b.touch,
         a.hits + b.hits,
         a.misses + b.misses,
         a.deposits + b.deposits,

@@ -67,7 +67,6 @@ class NumpyMemory:
         self.dirty = np.zeros(geometry.slots, np.uint8)
         self.dep = np.zeros(geometry.slots, np.uint32)
         self.hits = np.zeros(geometry.slots, np.uint32)
-        self.touch = np.zeros(geometry.slots, np.uint32)
         self.totals = np.zeros(4, np.int64)  # hits, misses, deposits, out of range
         self.bad_index: int | None = None
         self._counting = threading.Lock()  # two threads may gather at a time
@@ -117,7 +116,6 @@ class NumpyMemory:
         else:
             counted = slot
         with self._counting:
-            self.touch[slot] = launch.epoch
             add_ones(self.hits, counted)
             add_ones(self.misses, page[~hit])
             self.totals[0] += len(slot)
@@ -273,7 +271,6 @@ class NumpyMemory:
         yield
         self.dirty[slot[same]] = 0
         self.hits[slot[same]] = 0
-        self.touch[slot[same]] = 0
         yield
         self.loc[page[same]] = slot[same].astype(np.int32)
         return np.where(same, DONE, CHANGED).astype(np.uint8)
@@ -313,7 +310,6 @@ class NumpyMemory:
             slot = np.flatnonzero(self.hits).astype(np.uint32)
             hits = self.hits[slot]
             totals, bad = self.totals.copy(), self.bad_index
-            touch = self.touch.copy()
             self.misses[page] = 0
             self.hits[slot] = 0
             self.totals[:] = 0
@@ -328,7 +324,6 @@ class NumpyMemory:
             count,
             slot,
             hits,
-            touch,
             int(totals[0]),
             int(totals[1]),
             int(totals[2]),
@@ -344,7 +339,6 @@ class NumpyMemory:
         self.dirty = self.dirty[:slots].copy()
         self.dep = self.dep[:slots].copy()
         self.hits = self.hits[:slots].copy()
-        self.touch = self.touch[:slots].copy()
 
 
 def add_ones(column: NDArray[np.uint32], at: NDArray[Any]) -> None:

@@ -205,7 +205,10 @@ class SlotProtocol:
         self._held[page] = on
 
     def flush(self, slot: Pages) -> None:
-        """Copy dirty slots out; their pages stay. Those on their way are left."""
+        """Copy dirty slots out; their pages stay. Those on their way are left.
+
+        A page that is written during each of ``MOST_TRIES`` copies stays dirty.
+        """
         slot = slot[self.state[slot] == Slot.LIVE]
         self.tries[slot] = 0
         self._save(slot, Slot.FLUSHING)
@@ -458,14 +461,14 @@ class SlotProtocol:
         self.tries[slot] += 1
         spent = self.tries[slot] >= MOST_TRIES
         leaves = self.state[slot] == Slot.SAVING
-        # A flush goes on until it is through; a page that leaves gives up: it is
-        # written so often that it is better off where it is.
+        # A page that leaves gives up: it is written so often that it is better off
+        # where it is. A flush gives up too, and leaves the page dirty.
         self._stay(slot[leaves & changed & spent])
         self._save(slot[leaves & changed & ~spent], Slot.SAVING)
-        self._save(slot[~leaves & changed], Slot.FLUSHING)
-        flushed = ~leaves & ~changed
+        self._save(slot[~leaves & changed & ~spent], Slot.FLUSHING)
+        flushed = ~leaves & (~changed | spent)
         self.state[slot[flushed]] = Slot.LIVE
-        goes = ~changed & (leaves | self.doomed[slot])
+        goes = (leaves & ~changed) | (flushed & self.doomed[slot])
         self._issue(Op.UNPUBLISH, slot[goes], Slot.LEAVING)
 
     def _stay(self, slot: Pages) -> None:

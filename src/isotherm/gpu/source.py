@@ -129,4 +129,4 @@ def _samples(
 def _bytes_of(seen: Drained) -> int:
     """Return the bytes that a drain brought over the link."""
     columns = (seen.miss_page, seen.miss_count, seen.hit_slot, seen.hit_count)
-    return sum(column.nbytes for column in columns) + seen.touch.nbytes
+    return sum(column.nbytes for column in columns)

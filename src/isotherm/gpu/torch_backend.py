@@ -407,10 +407,10 @@ class TorchBackend:
             hits = self._steps.take_counts(s.hits)
             lists.extend(((misses[0], misses[1]), (hits[0], hits[1])))
             totals = self._steps.take_totals(s)
-            return [totals, s.touch.clone(), misses[2], hits[2]]
+            return [totals, misses[2], hits[2]]
 
         def finish(results: list[NDArray[Any]]) -> Drained:
-            totals, touch, *lengths = results
+            totals, *lengths = results
             columns = []
             full = False
             for length, (number, count) in zip(lengths, lists, strict=True):
@@ -418,7 +418,7 @@ class TorchBackend:
                 full = full or n < length[0]
                 fetched = (self._device.fetch(t[:n]) for t in (number, count))
                 columns.append(ascending(*(f.view(np.uint32) for f in fetched)))
-            drained = drained_of(totals, touch.view(np.uint32), *columns)
+            drained = drained_of(totals, *columns)
             if full:  # the rest has kept its counts
                 drained = joined(drained, self.drain().result())
             return highest(drained, most)

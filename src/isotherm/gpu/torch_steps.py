@@ -54,7 +54,6 @@ class State:
         dirty: uint8[slots].
         dep: int32[slots].
         hits: int32[slots].
-        touch: int32[slots].
         stats: int64[STRIPES, STATS].
     """
 
@@ -69,7 +68,6 @@ class State:
     dirty: Any
     dep: Any
     hits: Any
-    touch: Any
     stats: Any
 
     @classmethod
@@ -97,7 +95,6 @@ class State:
             dirty=column(g.slots, dtype=torch.uint8),
             dep=column(g.slots),
             hits=column(g.slots),
-            touch=column(g.slots),
             stats=torch.zeros((STRIPES, STATS), dtype=torch.int64, device=where),
         )
 
@@ -105,7 +102,7 @@ class State:
     def meta_bytes(self) -> int:
         """Device memory beside the slots."""
         by_page = (self.loc, self.ver, self.misses)
-        by_slot = (self.dirty, self.dep, self.hits, self.touch)
+        by_slot = (self.dirty, self.dep, self.hits)
         columns = (*by_page, *by_slot, self.stats)
         return int(sum(c.untyped_storage().nbytes() for c in columns))
 
@@ -152,7 +149,7 @@ class State:
             self.slots = None
             torch.cuda.empty_cache()
             self.slots = kept.to(self.device.torch)
-        for name in ("dirty", "dep", "hits", "touch"):
+        for name in ("dirty", "dep", "hits"):
             setattr(self, name, getattr(self, name)[:slots].clone())
 
     def free(self) -> None:
@@ -330,7 +327,7 @@ class TorchSteps:
         """Ready the slots, then store ``loc``."""
         page, slot = page.long(), slot.long()
         same = state.ver[page] == version
-        for column in (state.dirty, state.hits, state.touch):
+        for column in (state.dirty, state.hits):
             column[slot] = column[slot] * ~same
         state.loc[page] = torch.where(same, slot.int(), state.loc[page])
         return torch.where(same, DONE, CHANGED)
@@ -408,7 +405,6 @@ def _count(state: State, page: Any, v: Any, launch: Launch) -> None:
         counted = v[hit & (drawn >> (32 - launch.hit_shift) == 0)]
     else:
         counted = v[hit]
-    state.touch[v[hit]] = signed(launch.epoch)
     state.hits.index_add_(0, counted, torch.ones_like(counted, dtype=torch.int32))
 
 

@@ -124,14 +124,13 @@ def _fetch(
 
 @triton.jit
 def _count(
-    k, page, v, live, miss_cnt, hit_cnt, touch, stats, epoch, salt,
+    k, page, v, live, miss_cnt, hit_cnt, stats, salt,
     HIT_SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Count misses one by one, hits by sample, and note when a slot was hit last."""
+    """Count misses one by one, hits by sample."""
     hit = live & (v >= 0)
     miss = live & (v < 0)
     tl.atomic_add(miss_cnt + page, 1, mask=miss, sem="relaxed")
-    tl.store(touch + v, epoch, mask=hit)  # every lane stores the same
     sampled = hit
     if HIT_SHIFT > 0:
         # Fibonacci hashing: Knuth, The Art of Computer Programming 3, section 6.4.
@@ -204,7 +203,7 @@ def _read(
 
 @triton.jit(do_not_specialize=_NOT_SPECIAL)
 def gather(
-    out, index, loc, slots, host, miss_cnt, hit_cnt, touch, dep, stats,
+    out, index, loc, slots, host, miss_cnt, hit_cnt, dep, stats,
     n, rows, epoch, salt,
     RPP: tl.constexpr, RW: tl.constexpr, PW: tl.constexpr, OW: tl.constexpr,
     HIT_SHIFT: tl.constexpr, COUNT: tl.constexpr, DEPOSIT: tl.constexpr,
@@ -223,15 +222,13 @@ def gather(
     if DEPOSIT:
         _stamp(v, live & (v <= -2), dep, stats, epoch)
     if COUNT:
-        _count(
-            k, page, v, live, miss_cnt, hit_cnt, touch, stats, epoch, salt, HIT_SHIFT
-        )
+        _count(k, page, v, live, miss_cnt, hit_cnt, stats, salt, HIT_SHIFT)
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIAL)
 def look(
     index, loc, place, key, hit_list, miss_list, cursor,
-    miss_cnt, hit_cnt, touch, dep, stats, n, rows, epoch, salt,
+    miss_cnt, hit_cnt, dep, stats, n, rows, epoch, salt,
     RPP: tl.constexpr, HIT_SHIFT: tl.constexpr, COUNT: tl.constexpr,
     DEPOSIT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
@@ -262,9 +259,7 @@ def look(
     if DEPOSIT:
         _stamp(v, live & (v <= -2), dep, stats, epoch)
     if COUNT:
-        _count(
-            k, page, v, live, miss_cnt, hit_cnt, touch, stats, epoch, salt, HIT_SHIFT
-        )
+        _count(k, page, v, live, miss_cnt, hit_cnt, stats, salt, HIT_SHIFT)
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIAL)

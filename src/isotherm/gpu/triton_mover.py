@@ -49,7 +49,7 @@ def copy_pages(
 
 @triton.jit(do_not_specialize=["n"])
 def prepare(
-    page, slot, version, ver, dirty, dep, touch, hit_cnt, answer, n,
+    page, slot, version, ver, dirty, dep, hit_cnt, answer, n,
     CHECK: tl.constexpr, VERSIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Ready slots for their pages; the kernel before the one that stores ``loc``.
@@ -69,7 +69,6 @@ def prepare(
         same = now == tl.load(version + k, mask=live, other=0)
         tl.store(answer + k, tl.where(same, _DONE, _CHANGED), mask=live)
         tl.store(dirty + s, 0, mask=live & same)
-        tl.store(touch + s, 0, mask=live & same)
         tl.store(hit_cnt + s, 0, mask=live & same)
     else:
         tl.store(version + k, now, mask=live)

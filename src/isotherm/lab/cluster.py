@@ -1,5 +1,7 @@
 """Batches of runs on a Dask cluster; its scheduler replaces lost workers."""
 
+import contextlib
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,14 +79,21 @@ def run_on_cluster(job: Job, cells: Sequence[Cell], address: str) -> Stream:
             future.release()
     finally:
         if not lost:
-            client.run(streams.leave, job.token, on_error="ignore")
+            # A worker that is being started anew may answer this or not: what is to
+            # be told of the runs is told.
+            with contextlib.suppress(Exception):
+                client.run(streams.leave, job.token, on_error="ignore")
         client.close()  # type: ignore[no-untyped-call]  # theirs
 
 
 def _connect(address: str) -> "Client":
     from distributed import Client  # noqa: PLC0415  # optional
+    from distributed.comm.addressing import get_address_host_port  # noqa: PLC0415
 
     try:
+        # Dask would try again and again; who is not there is known at once.
+        with socket.create_connection(get_address_host_port(address), CONNECT_S):
+            pass
         return Client(address, timeout=f"{CONNECT_S}s", set_as_default=False)  # type: ignore[no-untyped-call]  # theirs
     except (OSError, ValueError) as error:
         raise IsothermError(

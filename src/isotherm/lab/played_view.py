@@ -19,12 +19,15 @@ from isotherm.observability.view import (
     Moment,
     MoveView,
     OwnerView,
+    RangeOrder,
     RangeView,
     TierView,
     View,
     alike_runs,
+    choose_ranges,
     rows_of,
     runs_of_pages,
+    tenant_views,
 )
 from isotherm.observability.why import reason_name
 
@@ -91,7 +94,13 @@ class PlayedView:
         return float(self._recorded.run["epoch_ns"]) / NS_PER_S
 
     def at(
-        self, time_s: float, most_ranges: int = RANGES, *, heat: bool = False
+        self,
+        time_s: float,
+        most_ranges: int = RANGES,
+        *,
+        heat: bool = False,
+        order: RangeOrder = "heat",
+        first: int = 0,
     ) -> View:
         """Return the run as it was after so many seconds.
 
@@ -99,6 +108,8 @@ class PlayedView:
             time_s: Clipped to the run.
             most_ranges: Ranges in it.
             heat: With the heat map.
+            order: Of the ranges.
+            first: Of the ranges, in that order.
         """
         recorded, run = self._recorded, self._recorded.run
         ends = recorded.end_s - self._begins_s
@@ -112,6 +123,7 @@ class PlayedView:
             int(self._sums[name][last]) if nr else 0 for name in _COLUMNS[2:]
         )
         owner = self._owner(tried, last)
+        nr_ranges, ranges = self._ranges(last, most_ranges, order, first)
         return View(
             live=False,
             title=_title(run),
@@ -138,7 +150,9 @@ class PlayedView:
             hints={},
             tiers=self._tier_views(owner),
             owners=(owner,),
-            ranges=self._ranges(last, most_ranges),
+            ranges=ranges,
+            nr_ranges=nr_ranges,
+            tenants=tenant_views(result.get("tenants") or ()),
             moves=self._moves(tried),
             flows=self._flows(tried, now_s),
             moments=self._moments(nr),
@@ -192,10 +206,13 @@ class PlayedView:
         edge[-1] = len(recorded.start)
         return edge * PAGE_BYTES
 
-    def _ranges(self, last: int, most: int) -> tuple[RangeView, ...]:
+    def _ranges(
+        self, last: int, most: int, order: RangeOrder, first: int
+    ) -> tuple[int, tuple[RangeView, ...]]:
+        """Return how many there are, and some of them."""
         recorded = self._recorded
         if last < 0:
-            return ()
+            return 0, ()
         rate = recorded.accesses[last] / recorded.width / recorded.dt_s[last]
         share, edge = recorded.share[last].astype(np.float64), self._edges()
         begins = alike_runs(np.zeros(len(rate), np.bool_), rate, share)
@@ -203,7 +220,8 @@ class PlayedView:
         heat = np.add.reduceat(recorded.width * rate, begins) / whole
         fast = np.add.reduceat(recorded.width * share, begins) / whole
         stop = np.append(begins[1:], len(rate))
-        return tuple(
+        chosen = choose_ranges(order, heat, whole)[first : first + most]
+        return len(begins), tuple(
             RangeView(
                 owner=0,
                 start=int(edge[begins[at]]),
@@ -212,7 +230,7 @@ class PlayedView:
                 fast_share=float(fast[at]),
                 nr_pages=int(whole[at]),
             )
-            for at in np.argsort(-heat, kind="stable")[:most]
+            for at in chosen
         )
 
     def _moves(self, tried: int) -> tuple[MoveView, ...]:

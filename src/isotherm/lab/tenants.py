@@ -122,7 +122,16 @@ class TenantPart:
                 None if chunk.initiator is None else chunk.initiator[at],
                 None if chunk.time_ns is None else chunk.time_ns[at],
                 number[stream],
+                born=None if chunk.born is None else self._born(chunk.born),
             )
+
+    def _born(self, page: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return its own of the pages that are new, by its own numbers."""
+        parts = [
+            page[(page >= start) & (page < end)].astype(np.int64) + mine - start
+            for (start, end), mine in zip(self.ranges, self.stream_starts, strict=True)
+        ]
+        return np.concatenate(parts).astype(np.uint32)
 
 
 class TenantRun:

@@ -125,7 +125,7 @@ class BackgroundEngine(Accounts):
         self._ours: dict[int, NDArray[np.bool_]] = {}
         self._share = 1.0
         self._pause_until_ns = 0
-        self._closing = False
+        self._closing = self._halted = False
         self._runs = True
         self._error: BaseException | None = None
         # The loop's alone.
@@ -218,6 +218,14 @@ class BackgroundEngine(Accounts):
             self._pause_until_ns = 0
             self._changed.notify_all()
 
+    def halt(self) -> None:
+        """Begin no further batch, from now on; a batch that is on the way ends.
+
+        Takes no lock and does nothing else: for a signal handler, which may have
+        interrupted anything. ``close`` clears up.
+        """
+        self._halted = True
+
     def limit(self, pages_per_s: float) -> None:
         """Go on with another quota.
 
@@ -238,7 +246,7 @@ class BackgroundEngine(Accounts):
         """Wait until all that can be done of the plan is; return whether it is.
 
         Wishes may be left for which there is no room. Waiting ends early where
-        nothing goes on: throttled to 0, or closed.
+        nothing goes on: throttled to 0, halted, or closed.
 
         Args:
             timeout_s: Longest wait.
@@ -246,7 +254,12 @@ class BackgroundEngine(Accounts):
         with self._changed:
             return (
                 self._changed.wait_for(
-                    lambda: self._is_done or self._share == 0 or not self._runs,
+                    lambda: (
+                        self._is_done
+                        or self._share == 0
+                        or self._halted
+                        or not self._runs
+                    ),
                     timeout_s,
                 )
                 and self._is_done
@@ -313,13 +326,16 @@ class BackgroundEngine(Accounts):
             while not self._closing:
                 now_ns = clock.now_ns()
                 pause_s = (self._pause_until_ns - now_ns) / NS_PER_S
-                if self._todo and pause_s <= 0:
+                if self._halted:
+                    self._changed.wait()
+                elif self._todo and pause_s <= 0:
                     return self._todo.popleft()
-                if pause_s > 0:
+                elif pause_s > 0:
                     self._changed.wait(min(pause_s, self._slice_s))
                 elif self._share > 0 and not self._is_done:
                     self._changed.wait(self._slice_s)
-                    if self.state.queued and not self._todo and not self._closing:
+                    waits = not self._todo and not self._closing and not self._halted
+                    if self.state.queued and waits:
                         self._todo += self._handle(Tick(clock.now_ns()))
                 else:
                     self._changed.wait()

@@ -7,14 +7,12 @@ Prometheus wants them; nothing here knows who collects the text.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from isotherm.core.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from http.server import HTTPServer
-    from threading import Thread
-
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
@@ -55,6 +53,9 @@ def one(
 class MetricsServer:
     """Serves metrics over HTTP until it is closed.
 
+    On an address of this host alone requests must name this host, as those of
+    ``isotherm serve``: a page from elsewhere cannot have a name of its own point here.
+
     Args:
         listen: ``HOST:PORT``, ``:PORT`` (this host only) or ``HOST``; port 0: a
             free one, see ``address``.
@@ -68,23 +69,34 @@ class MetricsServer:
     def __init__(self, listen: str, figures: Figures) -> None:
         host, port = parse_listen(listen)
         try:
-            from prometheus_client import start_http_server  # noqa: PLC0415  # an extra
+            from prometheus_client import make_wsgi_app  # noqa: PLC0415  # an extra
         except ImportError:
             raise UnsupportedError(
                 "metrics need prometheus-client, which is not installed",
                 hint="pip install 'isotherm[service]'",
             ) from None
-        self._server: HTTPServer
-        self._thread: Thread
+        from isotherm.observability.hosts import (  # noqa: PLC0415  # only here
+            is_loopback,
+            names_of,
+        )
+        from isotherm.observability.scraped import (  # noqa: PLC0415  # likewise
+            ScrapeServer,
+        )
+
+        # Elsewhere any name may be this host's, and anybody reads without one.
+        names = names_of(host) if is_loopback(host) else None
+        answers = make_wsgi_app(registry_of(figures))
         try:
-            self._server, self._thread = start_http_server(
-                port, addr=host, registry=registry_of(figures)
-            )
+            self._server = ScrapeServer(host, port, answers, names)
         except OSError as error:
             raise UnsupportedError(
                 f"metrics: cannot listen on {host}:{port}: {error.strerror or error}",
                 hint="another isotherm may serve there; name another port",
             ) from None
+        self._thread = Thread(
+            target=self._server.serve_forever, name="metrics", daemon=True
+        )
+        self._thread.start()
 
     @property
     def address(self) -> tuple[str, int]:

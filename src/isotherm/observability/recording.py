@@ -23,12 +23,16 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from isotherm.core.errors import IsothermError, UsageError
+from isotherm.core.extras import require
 from isotherm.core.files import file_error
 from isotherm.observability.jsonable import encode_json
 from isotherm.topology.model import Topology
+
+log = structlog.get_logger()
 
 FORMAT: Final = "isotherm-recording"
 VERSION: Final = 1
@@ -124,9 +128,11 @@ def check_directory(directory: Path) -> set[str]:
     """Return the files of a directory that a recording may replace; make it.
 
     Raises:
+        UnsupportedError: pyarrow, which writes a recording, is not installed.
         UsageError: It cannot be written, or holds other things.
         NotPermittedError: It may not be written to.
     """
+    require("pyarrow")
     known = {"run.json", *(f"{name}.parquet" for name in FILES)}
     try:
         if directory.exists() and not directory.is_dir():
@@ -158,6 +164,8 @@ class RecordingWriter:
 
     def __init__(self, directory: Path) -> None:
         found = check_directory(directory)
+        if found:
+            log.info("replaces a recording", directory=str(directory))
         for name in found:
             (directory / name).unlink()
         self._directory = directory

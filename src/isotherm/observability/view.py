@@ -7,13 +7,18 @@ and a heat map of at most ``HEAT_ROWS`` by ``HEAT_COLUMNS``.
 """
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.units import PAGE_BYTES
+
+#: What ranges are ordered by; addresses ascend, the others descend.
+RangeOrder = Literal["heat", "size", "address"]
 #: Ranges in a view, the hottest; moves, the latest.
 RANGES: Final = 64
 MOVES: Final = 64
@@ -109,6 +114,38 @@ class MoveView(msgspec.Struct, frozen=True, kw_only=True):
     errno: int
 
 
+class TenantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant: who shares the fastest tier, and pays. Of a recording: over all of it.
+
+    Attributes:
+        name: Its name.
+        profile: What its terms stand on.
+        bytes: Its memory.
+        fast_bytes: Of it in the fastest tier.
+        guarantee_bytes: Guaranteed of that tier.
+        lent_bytes: Of the guarantee, and held by others.
+        borrowed_bytes: Held beyond the guarantee.
+        fast_share: Share of its accesses that the fastest tier serves; None: unknown.
+        slowdown: Against all of its memory fast; None: unknown.
+        price_ns: Of a fast slot for an epoch; None: nobody has settled one.
+        pool: ``common``, ``owed`` or ``capped``: whom that is settled with.
+        charged_bytes: Moves that it pays for.
+    """
+
+    name: str
+    profile: str
+    bytes: int
+    fast_bytes: int
+    guarantee_bytes: int
+    lent_bytes: int
+    borrowed_bytes: int
+    fast_share: float | None
+    slowdown: float | None
+    price_ns: float | None
+    pool: str | None
+    charged_bytes: int
+
+
 class FlowView(msgspec.Struct, frozen=True, kw_only=True):
     """What moved from a tier to another: pages, since the start and lately."""
 
@@ -172,6 +209,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         demoted_pages: Since the start.
         failed_pages: Tries that failed.
         hints: Observations by source since the start.
+        nr_ranges: All of them; ``ranges`` are some.
+        tenants: None where there are no tenants.
         moments: In order of time.
     """
 
@@ -201,6 +240,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     flows: tuple[FlowView, ...]
     moments: tuple[Moment, ...]
     heat: HeatView | None = None
+    nr_ranges: int = 0
+    tenants: tuple[TenantView, ...] = ()
 
 
 class Moments:
@@ -223,6 +264,47 @@ class Moments:
     def all(self) -> tuple[Moment, ...]:
         """Return what is kept, in order of time."""
         return tuple(self._kept)
+
+
+def tenant_views(report: Sequence[Mapping[str, Any]]) -> tuple[TenantView, ...]:
+    """Return tenants as screens show them, of a live run's report or a result's."""
+    found = []
+    for row in report:
+        live = "bytes" in row
+        whole, fast, own = (
+            (row["bytes"], row["fast_bytes"], row["guarantee_bytes"])
+            if live
+            else (
+                PAGE_BYTES * round(row[name])
+                for name in ("pages", "mean_fast_pages", "guarantee_pages")
+            )
+        )
+        found.append(
+            TenantView(
+                name=row["name"],
+                profile=row["profile"],
+                bytes=whole,
+                fast_bytes=fast,
+                guarantee_bytes=own,
+                lent_bytes=max(0, min(own, whole) - fast),
+                borrowed_bytes=max(0, fast - own),
+                fast_share=row["fast_share"],
+                slowdown=row["slowdown"],
+                price_ns=row["price_ns"],
+                pool=row["pool"],
+                charged_bytes=PAGE_BYTES * row["paid_moves"],
+            )
+        )
+    return tuple(found)
+
+
+def choose_ranges(
+    order: RangeOrder, rate: NDArray[np.floating], size: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """Return rows, in order of address now, in another order, int64[n]."""
+    if order == "address":
+        return np.arange(len(rate))
+    return np.argsort(-(rate if order == "heat" else size), kind="stable")
 
 
 def alike_runs(
@@ -260,11 +342,12 @@ def runs_of_pages(
     return list(pairwise(begins.tolist()))
 
 
-def known(value: float) -> float | None:
-    """Return a number with four digits, None for one that is not known."""
-    return None if np.isnan(value) else float(f"{value:.4g}")
-
-
 def rows_of(table: NDArray[np.floating]) -> tuple[tuple[float | None, ...], ...]:
     """Return a table as tuples, NaN as None, four digits each."""
-    return tuple(tuple(known(value) for value in row) for row in table.tolist())
+    size = np.abs(np.where(np.isfinite(table) & (table != 0), table, 1.0))
+    # What is smaller than any figure here has no four digits left: 10**309 is none.
+    size = np.maximum(size.astype(np.float64), 1e-290)
+    scale = 10.0 ** (3.0 - np.floor(np.log10(size)))
+    digits = (np.round(table * scale) / scale).astype(object)
+    digits[np.isnan(table)] = None
+    return tuple(map(tuple, digits.tolist()))

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 from isotherm.topology.model import Topology
 
 SLOW = 0.80
@@ -91,7 +92,12 @@ class BackPressure:
         return replace(epoch, usage=replace(epoch.usage, capacity_pages=capacity))
 
     def press(
-        self, moves: Moves, epoch: Epoch, worth: Floats, kind: NDArray[np.uint16]
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        worth: Floats,
+        kind: NDArray[np.uint16],
+        terms: Terms | None = None,
     ) -> tuple[Moves, dict[str, float]]:
         """Return the plan as the fill allows it, and notes.
 
@@ -100,6 +106,9 @@ class BackPressure:
             epoch: As `reserve` returned it.
             worth: Rate of every kind of page.
             kind: Kind of every page, uint16[pages].
+            terms: What tenants are owed; None: there are none. Of theirs only what
+                may go elsewhere leaves the device, and ``relief_short_pages`` says
+                what is missing.
         """
         notes: dict[str, float] = {}
         fill = epoch.usage.fill
@@ -118,13 +127,13 @@ class BackPressure:
                 used = int(epoch.usage.used_pages[node])
                 want = int(np.ceil((ahead - TARGET) * used / float(fill[node])))
                 want -= int(np.count_nonzero(epoch.node[moves.page] == node))
-                out = self._relief(moves, epoch, node, want, heat)
+                out = self._relief(moves, epoch, node, want, heat, terms)
                 notes["relief_pages"] = float(len(out))
                 notes["relief_short_pages"] = float(max(0, want - len(out)))
                 # First: what is urgent goes before what pays.
                 moves = Moves.concat(out, moves)
             elif open_share > 0:
-                moves = self._make_reserve(moves, epoch, node, heat)
+                moves = self._make_reserve(moves, epoch, node, heat, terms)
         return moves, notes
 
     # ---- the tiers above
@@ -137,42 +146,73 @@ class BackPressure:
         return []
 
     def _relief(
-        self, moves: Moves, epoch: Epoch, node: int, want: int, heat: "Heat"
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        node: int,
+        want: int,
+        heat: "Heat",
+        terms: Terms | None,
     ) -> Moves:
         """Return moves of the hottest pages of a node up, as far as there is room."""
         room = epoch.usage.free_pages + self._kept  # what is kept is kept for this
         room -= np.bincount(moves.node, minlength=len(room))[: len(room)]
         room = np.maximum(room, 0)
         page = _others(epoch, node, moves)
-        targets: list[NDArray[np.uint8]] = []
+        out = Moves.none()
         left = min(max(0, want), len(page))
         found = next((r for r, nodes in enumerate(self._tiers) if node in nodes), 0)
         for nodes in reversed(self._tiers[:found]):
             for above in sorted(nodes, key=lambda n: -int(room[n])):
-                taken = min(left, int(room[above]))
-                left -= taken
-                targets.append(np.full(taken, above, np.uint8))
-        node_of = np.concatenate([*targets, np.empty(0, np.uint8)])
-        page = heat.extreme(page, len(node_of), hottest=True)
-        return Moves(
-            page.astype(np.uint32),
-            node_of,
-            np.full(len(page), np.nan, np.float32),
-            np.full(len(page), int(Reason.WATERMARK), np.uint8),
-        )
+                count = min(left, int(room[above]))
+                best = _allowed(
+                    heat, page, count, Moves.concat(out, moves), above, terms
+                )
+                up = Moves.to(best, above, Reason.WATERMARK)
+                out, left = Moves.concat(out, up), left - len(up)
+                if left > 0 and len(up):
+                    page = page[~np.isin(page, best)]
+        return out
 
     def _make_reserve(
-        self, moves: Moves, epoch: Epoch, node: int, heat: "Heat"
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        node: int,
+        heat: "Heat",
+        terms: Terms | None,
     ) -> Moves:
         """Return the moves, and before them the coldest pages out of the reserve."""
-        parts = []
+        parts: list[Moves] = []
         for above in self._above(node):
             short = -int(epoch.usage.free_pages[above])
             if short > 0:
                 page = _others(epoch, above, moves)
+                if terms is not None:
+                    page = page[terms.fits(page, node)]
+                    page = heat.extreme(page, len(page), hottest=False)
+                    if terms.fast[above]:
+                        give = terms.may_give(Moves.concat(*parts, moves), node)
+                        page = page[terms.first(page, give)]
                 page = heat.extreme(page, short, hottest=False)
                 parts.append(Moves.to(page, node, Reason.MAKES_ROOM, 0.0))
         return Moves.concat(*parts, moves) if parts else moves
+
+
+def _allowed(
+    heat: Heat,
+    page: NDArray[np.int64],
+    count: int,
+    planned: Moves,
+    node: int,
+    terms: Terms | None,
+) -> NDArray[np.int64]:
+    """Return the hottest of some pages that may go to a node, so many, that first."""
+    if terms is None or count <= 0:
+        return heat.extreme(page, max(0, count), hottest=True)
+    page = page[terms.fits(page, node)]
+    page = heat.extreme(page, len(page), hottest=True)
+    return page[terms.first(page, terms.may_get(planned, node))][:count]
 
 
 def _slowed(moves: Moves, node: int, share: float) -> Moves:

@@ -8,8 +8,11 @@ the price (the newsvendor's rule):
     headroom = the largest h with  P(births in an epoch >= h) V >= price
     V = (saving of a young page per epoch - price) x AGES, and the move that it spares
 
-Where there are tenants no room is kept: who would give it up, and where to, is for
-their terms to say (`isotherm.policy.tenant_market`).
+Where there are tenants each has its own births, at its own price of a slot: what they
+are kept is taken off its maximum, the moves that make room are at its charge, and the
+pages that go are the coldest of those that nobody is owed. Together they keep no more
+than what of the tier is owed to nobody. A free slot has no name on it: whoever
+allocates first has it, and the next trades put right what does not keep to the terms.
 
 TPP keeps a share of the node, whatever is born and however hot it is; the kernel's own
 watermarks hardly anything.
@@ -24,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.policy.cells import NOT_COUNTED
+from isotherm.policy.coldest import coldest
 from isotherm.policy.plan import Birth, Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 from isotherm.topology.model import Topology
 
 #: Epochs for which a page is young, and is taken to stay as it is.
@@ -39,10 +44,9 @@ MOST: Final = 1 / 16
 ASKED: Final = 1 << 16
 #: Epochs that pass before births count: at first every page is new to us.
 SETTLED: Final = 4
-#: Of a large memory, so many pages are looked at in an epoch for the coldest.
-SEARCHED: Final = 1 << 20
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class Births:
@@ -55,17 +59,33 @@ class Births:
     def __init__(self, topology: Topology) -> None:
         self._fast = np.array(topology.tiers[0].nodes)
         self._below = list(topology.tiers[1].nodes) if len(topology.tiers) > 1 else []
-        self._mean = self._square = 0.0
+        self._mean, self._square = np.zeros(1), np.zeros(1)  # by tenant
         self._young: deque[NDArray[np.int64]] = deque(maxlen=AGES)
         self._epochs = 0
-        #: Pages of the fastest tier that stay free.
+        #: Pages of the fastest tier that stay free, and of them for each tenant.
         self.headroom = 0
+        self.by_tenant: Ints = np.zeros(1, np.int64)
+
+    def regroup(self, place: Ints) -> None:
+        """Go on with other tenants; who has come has had no births.
+
+        Args:
+            place: Place that each had before, int64[tenants]; -1: it has come.
+        """
+        if len(self._mean) == 1:
+            return
+        came = place < 0
+        self._mean = np.where(came, 0.0, self._mean[place])
+        self._square = np.where(came, 0.0, self._square[place])
+        self.by_tenant = np.where(came, 0, self.by_tenant[place])
 
     def see(
         self,
         counted: NDArray[np.uint8],
         node: NDArray[np.uint8],
         tier: NDArray[np.uint8],
+        label: NDArray[np.uint8] | None = None,
+        tenants: int = 1,
     ) -> None:
         """Find pages that have come to have memory; call before they are counted.
 
@@ -73,7 +93,11 @@ class Births:
             counted: Tier that each page is counted in, NOT_COUNTED: new.
             node: Placement.
             tier: Tier rank of every node; the number of tiers: in none.
+            label: Whose every page is; None: nobody asks.
+            tenants: How many there are, the rest included.
         """
+        if len(self._mean) != tenants:
+            self._mean, self._square = np.zeros(tenants), np.zeros(tenants)
         stride = 1 + len(node) // ASKED
         start = self._epochs % stride
         self._epochs += 1
@@ -83,7 +107,8 @@ class Births:
         page = np.flatnonzero(fresh) * stride + start
         if self._epochs <= SETTLED:
             return
-        born = float(len(page) * stride)
+        whose = np.zeros(len(page), np.uint8) if label is None else label[page]
+        born = np.bincount(whose, minlength=tenants)[:tenants] * float(stride)
         self._mean += FOLLOW * (born - self._mean)
         self._square += FOLLOW * (born * born - self._square)
         self._young.append(page)
@@ -103,8 +128,9 @@ class Births:
         rate: Floats,
         kind: NDArray[np.uint16],
         saved_ns: float,
-        price_ns: float,
+        price_ns: float | Floats,
         cost_ns: float,
+        terms: Terms | None = None,
     ) -> tuple[Moves, Birth | None, dict[str, float]]:
         """Decide on the headroom; return moves that make it, where birth is, notes.
 
@@ -114,45 +140,64 @@ class Births:
             rate: Of every kind of page, accesses per second.
             kind: Kind of every page, uint16[pages].
             saved_ns: What an access per second saves in an epoch in the fastest tier.
-            price_ns: Of a slot there for an epoch.
+            price_ns: Of a slot there for an epoch; with tenants each one's own.
             cost_ns: Of a move.
+            terms: What tenants are owed; None: there are none.
         """
-        young = self._heat(rate, kind)
-        if young is None or not self._below or epoch.tenant is not None:
-            self.headroom = 0
+        young = self._heat(rate, kind, terms)
+        self.headroom = 0
+        self.by_tenant = np.zeros(len(self._mean), np.int64)
+        if np.isnan(young).all() or not self._below:
             return moves, None, {}
-        stay = saved_ns * young - price_ns
-        value = max(0.0, stay) * AGES + (cost_ns if stay > 0 else 0.0)
-        most = int(epoch.usage.capacity_pages[self._fast].sum() * MOST)
-        self.headroom = min(most, self._wanted(price_ns, value))
+        price = np.broadcast_to(np.asarray(price_ns, np.float64), young.shape)
+        for t in np.flatnonzero(~np.isnan(young)).tolist():
+            stay = saved_ns * float(young[t]) - float(price[t])
+            value = max(0.0, stay) * AGES + (cost_ns if stay > 0 else 0.0)
+            self.by_tenant[t] = self._wanted(t, float(price[t]), value)
+        size = int(epoch.usage.capacity_pages[self._fast].sum())
+        most = int(size * MOST)
+        if terms is not None:
+            self.by_tenant = np.minimum(self.by_tenant, terms.cap)
+            most = min(most, max(0, size - int(terms.floor.sum())))
+        if int(self.by_tenant.sum()) > most:
+            self.by_tenant = in_parts(self.by_tenant, most, self._mean)
+        self.headroom = int(self.by_tenant.sum())
+        weight = np.where(np.isnan(young), 0.0, self._mean)
         notes = {
-            "births": self._mean,
-            "young_rate": young,
+            "births": float(self._mean.sum()),
+            "young_rate": float(np.nan_to_num(young) @ weight / weight.sum()),
             "headroom_pages": float(self.headroom),
         }
         node = int(self._fast[int(np.argmax(epoch.usage.free_pages[self._fast]))])
         birth = Birth(node, self.headroom)
         if self.headroom == 0:
             return moves, birth, notes
-        room = self._make_room(moves, epoch, rate, kind)
+        room = self._make_room(moves, epoch, rate, kind, terms)
         return Moves.concat(room, moves) if len(room) else moves, birth, notes
 
-    def _heat(self, rate: Floats, kind: NDArray[np.uint16]) -> float | None:
-        """Return the mean rate of young pages; None while none have come."""
+    def _heat(
+        self, rate: Floats, kind: NDArray[np.uint16], terms: Terms | None
+    ) -> Floats:
+        """Return the mean rate of each tenant's young pages; NaN while none come."""
+        tenants = len(self._mean)
         seen = list(self._young)[:-UNSEEN]
         page = np.concatenate(seen) if seen else np.empty(0, np.int64)
         page = page[page < len(kind)]
-        if self._mean < 0.5 or len(page) == 0:
-            return None
-        return float(rate[kind[page]].mean())
+        whose = np.zeros(len(page), np.uint8) if terms is None else terms.label[page]
+        count = np.bincount(whose, minlength=tenants)[:tenants]
+        total = np.bincount(whose, rate[kind[page]], tenants)[:tenants]
+        told = (self._mean >= 0.5) & (count > 0)
+        found: Floats = np.where(told, total / np.maximum(count, 1), np.nan)
+        return found
 
-    def _wanted(self, price_ns: float, value_ns: float) -> int:
-        """Return the largest headroom whose last slot is worth its price."""
+    def _wanted(self, t: int, price_ns: float, value_ns: float) -> int:
+        """Return a tenant's largest headroom whose last slot is worth its price."""
         if value_ns <= price_ns:
             return 0
+        mean, square = float(self._mean[t]), float(self._square[t])
         chance = min(max(price_ns / value_ns, 1e-3), 1 - 1e-9)
-        variance = max(self._square - self._mean**2, self._mean, 1e-9)
-        births = NormalDist(self._mean, variance**0.5)
+        variance = max(square - mean**2, mean, 1e-9)
+        births = NormalDist(mean, variance**0.5)
         return max(0, round(births.inv_cdf(1 - chance)))
 
     def _shares(self, capacity: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,29 +209,60 @@ class Births:
         return found
 
     def _make_room(
-        self, moves: Moves, epoch: Epoch, rate: Floats, kind: NDArray[np.uint16]
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        rate: Floats,
+        kind: NDArray[np.uint16],
+        terms: Terms | None,
     ) -> Moves:
         """Return demotions of the coldest pages, as far as free pages are missing."""
-        usage, parts = epoch.usage, [Moves.none()]
-        into = int(self._below[int(np.argmax(usage.free_pages[self._below]))])
+        usage, made = epoch.usage, Moves.none()
+        below = sorted(self._below, key=lambda n: -int(usage.free_pages[n]))
         limit = epoch.move_limit_pages - len(moves)
         shares = self._shares(usage.capacity_pages)
-        windows = -(-len(epoch.node) // SEARCHED)
-        first = self._epochs % windows * SEARCHED
         for node, share in zip(self._fast.tolist(), shares.tolist(), strict=True):
             leaving = int(np.count_nonzero(epoch.node[moves.page] == node))
             coming = int(np.count_nonzero(moves.node == node))
             short = share - int(usage.free_pages[node]) - leaving + coming
-            short = min(short, limit)
-            if short <= 0:
-                continue
-            here = first + np.flatnonzero(epoch.node[first : first + SEARCHED] == node)
-            here = here[~np.isin(here, moves.page)]
-            short = min(short, len(here))
-            if short == 0:
-                continue
-            heat = rate[kind[here]]
-            cold = here[np.argpartition(heat, short - 1)[:short]]
-            parts.append(Moves.to(np.sort(cold), into, Reason.WATERMARK, 0.0))
-            limit -= short
-        return Moves.concat(*parts)
+            # Beyond the roomiest only for who may not go there.
+            for into in below if terms is not None else below[:1]:
+                count = min(short, limit)
+                planned = Moves.concat(made, moves)
+                cold = coldest(
+                    epoch.node,
+                    kind,
+                    rate,
+                    node,
+                    count,
+                    (planned.page,),
+                    self._epochs,
+                    None if terms is None else terms.label,
+                    None if terms is None else terms.may_give(planned, into),
+                    None if terms is None else terms.weight,
+                )
+                made = Moves.concat(made, Moves.to(cold, into, Reason.WATERMARK, 0.0))
+                short, limit = short - len(cold), limit - len(cold)
+        if terms is not None and len(made):
+            upto = np.cumsum(self.by_tenant) * len(made) / self.headroom
+            at = np.searchsorted(upto, np.arange(len(made)), side="right")
+            terms.charge(made.page, at.astype(np.uint8))
+        return made
+
+
+def in_parts(wanted: Ints, most: int, births: Floats) -> Ints:
+    """Return what each gets where all want more than there is: nobody more than that.
+
+    What rounding leaves goes a page at a time to those it has cut, most births first;
+    there are more of those than pages left.
+
+    Args:
+        wanted: Of each, together more than ``most``, int64[T].
+        most: Pages there are.
+        births: Of each in an epoch.
+    """
+    parts = wanted * most // int(wanted.sum())
+    cut = np.flatnonzero(parts < wanted)
+    cut = cut[np.argsort(-births[cut], kind="stable")]
+    parts[cut[: most - int(parts.sum())]] += 1
+    return parts

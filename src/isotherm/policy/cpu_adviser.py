@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core.kernels import kernel
 from isotherm.hints.batch import HintBatch, Samples
 from isotherm.machine.protocol import NOT_PRESENT, SpacesChanged
 from isotherm.policy.cpus import Accesses, Placed, Prices, Threads, place_threads
@@ -31,6 +32,10 @@ MOST_THREADS: Final = 512
 #: Of a thread that moves: it fills the caches of another socket, some 4 MiB of them
 #: at 10 GB/s.
 THREAD_NS: Final = 400_000.0
+#: Of a region no more than 2 ** 10 pages are asked for their node.
+ASKED_SHIFT: Final = 10
+#: Column of a node whose pages do not count.
+NOWHERE: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +282,7 @@ class CpuAdviser:
             Accesses(
                 near,
                 _padded(far, width),
-                self._pages_on(node),
+                self.pages_on(node),
                 self._nodes,
                 self._square / self._weight / self._elapsed_s,
             ),
@@ -290,13 +295,23 @@ class CpuAdviser:
         )
         return _advice(placed, threads, now_ns)
 
-    def _pages_on(self, node: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def pages_on(self, node: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return about how many pages of each region are on each fast node.
+
+        Args:
+            node: Placement, uint8[pages].
+
+        Returns:
+            float64[regions, fast nodes].
+        """
         regions = self._near.shape[2]
-        pages = np.zeros((regions, len(self._nodes)))
-        for f, which in enumerate(self._nodes.tolist()):
-            at = np.flatnonzero(node == which) >> self._shift
-            pages[:, f] = np.bincount(at, minlength=regions)[:regions]
-        return pages
+        column = np.full(256, NOWHERE, np.uint8)
+        column[self._nodes] = np.arange(len(self._nodes))
+        pages = np.zeros((regions, len(self._nodes)), np.int64)
+        skip = max(0, self._shift - ASKED_SHIFT)  # of large regions some pages stand
+        some = np.ascontiguousarray(node[: regions << self._shift : 1 << skip])
+        count_regions(some, column, self._shift - skip, pages)
+        return (pages << skip).astype(np.float64)
 
     def _fade(self) -> None:
         self._near *= KEPT
@@ -342,3 +357,36 @@ def _padded(far: NDArray[np.float64], width: int) -> NDArray[np.float64]:
         return far[:, :width]
     more = np.zeros((len(far), width - far.shape[1]))
     return np.concatenate([far, more], axis=1)
+
+
+def count_regions_twin(
+    node: NDArray[np.uint8],
+    column: NDArray[np.uint8],
+    shift: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Numpy twin of `count_regions`."""
+    for one in range(out.shape[1]):
+        at = np.flatnonzero(column[node] == one) >> shift
+        out[:, one] += np.bincount(at, minlength=len(out))
+
+
+@kernel(twin=count_regions_twin)
+def count_regions(
+    node: NDArray[np.uint8],
+    column: NDArray[np.uint8],
+    shift: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Count the pages of each region on some nodes.
+
+    Args:
+        node: Placement, uint8[pages].
+        column: Column of each node, uint8[256]; ``NOWHERE``: it does not count.
+        shift: A region has 2 ** shift pages.
+        out: int64[regions, nodes], added to.
+    """
+    for p in range(node.size):
+        at = column[node[p]]
+        if at != NOWHERE:
+            out[p >> shift, at] += 1

@@ -8,6 +8,9 @@ what, by region of 64 pages; where threads run is no part of it.
 * A page that is on another node of its tier crosses over where what that saves while
   it stays exceeds the move; both ways, so that full nodes exchange pages.
 
+Tenants' pages stay on the nodes that they may be on; who makes room below for pages
+that cross gives what nobody is owed, and who crosses pays for it.
+
 Where nobody names initiators, or all accesses are of one that is as near to all
 nodes, nothing changes.
 """
@@ -21,7 +24,9 @@ from numpy.typing import NDArray
 from isotherm.core.units import NS_PER_S
 from isotherm.hotness.initiators import REGION_PAGES
 from isotherm.hotness.protocol import EvidenceView
+from isotherm.policy.coldest import SEARCHED, coldest
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 from isotherm.topology.model import Topology
 
 #: Seconds in which it is gathered who accesses what, before pages cross: in each
@@ -34,6 +39,8 @@ SURE: Final = 2.0
 STAY_NS: Final = 30 * NS_PER_S
 #: Of a tier's pages, kept free where full nodes exchange pages.
 EXCHANGE: Final = 1 / 256
+#: Regions whose pages are looked at for crossing in an epoch, where most is to be had.
+MOST_REGIONS: Final = SEARCHED // REGION_PAGES
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +70,7 @@ class Homes:
         epoch: Epoch,
         rate: Floats,
         kind: NDArray[np.uint16],
+        terms: Terms | None = None,
     ) -> tuple[Moves, dict[str, float]]:
         """Return the moves with their nodes, and those that cross, with notes.
 
@@ -71,6 +79,7 @@ class Homes:
             epoch: As the machine tells it, before `reserve`.
             rate: Of every kind of page, accesses per second.
             kind: Kind of every page, uint16[pages].
+            terms: What tenants are owed; None: there are none.
         """
         if not self._tells(epoch):
             return moves, {}
@@ -81,13 +90,15 @@ class Homes:
         total = known.sum(1)
         share = known / np.maximum(total, 1e-9)[:, None]
         nodes = [node.tolist() for node in self._tiers]
-        moves = _nearest(moves, epoch, share, total, nodes)
+        moves = _nearest(moves, epoch, share, total, nodes, terms)
         if view.initiators_age_s <= WINDOW_S or limit <= len(moves):
             return moves, {}
         parts, crossing = [moves], 0
         for of_tier in self._tiers:
             room = limit - sum(map(len, parts))
-            crossed = self._cross(epoch, moves, of_tier, share, total, rate, kind, room)
+            crossed = self._cross(
+                epoch, moves, of_tier, share, total, rate, kind, room, terms
+            )
             parts += crossed
             crossing += len(crossed[-1]) if crossed else 0
         return Moves.concat(*parts), {"crossing_pages": float(crossing)}
@@ -104,6 +115,7 @@ class Homes:
         rate: Floats,
         kind: NDArray[np.uint16],
         limit: int,
+        terms: Terms | None,
     ) -> list[Moves]:
         latency_ns = share @ epoch.latency_ns[:, nodes]
         best = latency_ns.argmin(1)
@@ -118,18 +130,30 @@ class Homes:
             region = np.flatnonzero((total > 0) & (saved_ns > 0))
             if len(region) == 0:
                 continue
+            if len(region) > MOST_REGIONS:
+                worth = saved_ns[region] * total[region]
+                best_first = np.argpartition(-worth, MOST_REGIONS)[:MOST_REGIONS]
+                region = np.sort(region[best_first])
             page = (region[:, None] * REGION_PAGES + np.arange(REGION_PAGES)).ravel()
             page = page[page < len(epoch.node)]
             page = page[epoch.node[page] == here]
             of = page // REGION_PAGES
-            gain = saved_ns[of] * rate[kind[page]] * (STAY_NS / NS_PER_S)
+            to, saved = best[of], saved_ns[of]
+            if terms is not None and len(page):
+                own_ns = latency_ns[of].copy()
+                barred = ~terms.allowed[terms.label[page]][:, nodes]
+                barred[:, at] = False  # where it is it may stay
+                own_ns[barred] = np.inf
+                to = own_ns.argmin(1)
+                saved = saved + latency_ns[of, best[of]] - own_ns.min(1)
+            gain = saved * rate[kind[page]] * (STAY_NS / NS_PER_S)
             gain = gain / epoch.parallelism - cost_ns
             pays = gain > 0
-            page, of, gain = page[pays], of[pays], gain[pays]
+            page, to, gain = page[pays], to[pays], gain[pays]
             parts.append(
                 Moves(
                     page.astype(np.uint32),
-                    nodes[best[of]].astype(np.uint8),
+                    nodes[to].astype(np.uint8),
                     gain.astype(np.float32),
                     np.full(len(page), int(Reason.PAYS), np.uint8),
                 )
@@ -138,10 +162,14 @@ class Homes:
             return []
         every = Moves.concat(*parts)
         every = every.take(np.flatnonzero(~np.isin(every.page, moves.page)))
-        every = every.take(np.argsort(-every.gain_ns, kind="stable")[: max(0, limit)])
+        every = every.take(np.argsort(-every.gain_ns, kind="stable"))
+        if terms is not None and len(every):
+            fits = terms.first(every.page, terms.moves_left)
+            every = every.take(np.flatnonzero(fits))
+        every = every.take(np.arange(min(max(0, limit), len(every))))
         if len(every) == 0:
             return []
-        return [*self._make_room(epoch, moves, every, nodes, rate, kind), every]
+        return [*self._make_room(epoch, moves, every, nodes, rate, kind, terms), every]
 
     def _make_room(
         self,
@@ -151,6 +179,7 @@ class Homes:
         nodes: NDArray[np.int64],
         rate: Floats,
         kind: NDArray[np.uint16],
+        terms: Terms | None,
     ) -> list[Moves]:
         """Return moves of the coldest pages out of full nodes that stand in the way.
 
@@ -166,7 +195,7 @@ class Homes:
             free[at] += int(np.count_nonzero(epoch.node[moves.page] == node))
             free[at] -= int(np.count_nonzero(moves.node == node))
         lacking = max(0, int(keep.sum() - np.maximum(free, 0).sum()))
-        parts = []
+        parts: list[Moves] = []
         for at, node in enumerate(nodes.tolist()):
             short = min(int(keep[at]), int(np.count_nonzero(crossing.node == node)))
             short -= int(free[at])
@@ -175,28 +204,52 @@ class Homes:
             beneath = 0
             if rank + 1 < len(tiers):
                 beneath = min(short - max(beside, 0), lacking)
-            nr = max(beside, 0) + max(beneath, 0)
-            if nr <= 0:
+            if max(beside, beneath) <= 0:
                 continue
-            here = np.flatnonzero(epoch.node == node)
-            here = here[~np.isin(here, moves.page) & ~np.isin(here, crossing.page)]
-            nr = min(nr, len(here))
-            if nr == 0:
-                continue
-            cold = here[np.argpartition(rate[kind[here]], nr - 1)[:nr]]
-            beside = min(max(beside, 0), nr)
-            if nr > beside:
-                below = list(tiers[rank + 1].nodes)
-                into = int(below[int(np.argmax(epoch.usage.free_pages[below]))])
-                gone = np.sort(cold[beside:])
-                parts.append(Moves.to(gone, into, Reason.MAKES_ROOM, 0.0))
-                lacking -= nr - beside
-            if beside:
-                near = np.sort(cold[:beside])
-                parts.append(Moves.to(near, int(nodes[other]), Reason.MAKES_ROOM, 0.0))
-                free[other] -= beside
-                free[at] += beside
-        return parts
+
+            def cold(count: int, into: int, node: int = node) -> Moves:
+                planned = Moves.concat(moves, crossing, *parts)
+                give = None
+                if terms is not None:
+                    give = np.where(terms.allowed[:, into], len(epoch.node), 0)
+                    if into not in nodes:
+                        give = terms.may_give(planned, into)
+                page = coldest(
+                    epoch.node,
+                    kind,
+                    rate,
+                    node,
+                    count,
+                    (planned.page,),
+                    epoch.index,
+                    None if terms is None else terms.label,
+                    give,
+                    None if terms is None else terms.weight,
+                )
+                if terms is not None and len(page):  # who comes pays
+                    comes = crossing.page[crossing.node == node]
+                    payer = terms.label[np.resize(comes, len(page))]
+                    terms.charge(page, payer)
+                return Moves.to(page, into, Reason.MAKES_ROOM, 0.0)
+
+            for into in self._below(epoch, rank, terms) if beneath > 0 else []:
+                parts.append(cold(beneath, into))
+                beneath -= len(parts[-1])
+                lacking -= len(parts[-1])
+            if beside > 0:
+                parts.append(cold(beside, int(nodes[other])))
+                free[other] -= len(parts[-1])
+                free[at] += len(parts[-1])
+        return [part for part in parts if len(part)]
+
+    def _below(self, epoch: Epoch, rank: int, terms: Terms | None) -> list[int]:
+        """Return the nodes below a tier to try, the roomiest first.
+
+        All of them only where some pages may not go to some.
+        """
+        nodes = epoch.topology.tiers[rank + 1].nodes
+        order = sorted(nodes, key=lambda n: -int(epoch.usage.free_pages[n]))
+        return order if terms is not None else order[:1]
 
     def _kept(
         self, capacity: NDArray[np.int64], nodes: NDArray[np.int64]
@@ -217,6 +270,7 @@ def _nearest(
     share: Floats,
     total: Floats,
     tiers: list[list[int]],
+    terms: Terms | None,
 ) -> Moves:
     """Return moves with each tier's nearest node, as far as there is room there."""
     if len(moves) == 0:
@@ -238,6 +292,10 @@ def _nearest(
             still = []
             for n in nodes:
                 mine = left[wanted == n]
+                if terms is not None:
+                    fits = terms.fits(moves.page[mine], n)
+                    still.append(mine[~fits])
+                    mine = mine[fits]
                 node[mine[: room[n]]] = n
                 still.append(mine[room[n] :])
                 room[n] -= min(room[n], len(mine))

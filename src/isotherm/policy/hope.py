@@ -12,6 +12,7 @@ from isotherm.policy.cells import CELLS
 
 FIRST_HOPE: Final = 0.3  # share of the memory time thought recoverable before any look
 HOPE_GAIN: Final = 0.2  # how fast that thought follows the estimates, per epoch
+LEAST_GAIN: Final = 0.02  # of the memory time: where less is promised no move is made
 PATIENCE_GAIN: Final = 0.2  # per epoch with moves, of what it lacks
 PATIENCE_KEPT: Final = 0.95  # of the hope beyond what is held, per epoch without moves
 
@@ -63,7 +64,7 @@ class Spread:
 
         self.threshold, self.best = above(int(reach[0]))
         self.held = float(rate @ population[:, 0]) / max(float(rate @ total), 1e-9)
-        self.blind = float(reach[0]) / present
+        self.blind = min(1.0, float(reach[0]) / present)
         higher, slots = self.best, min(int(reach[0]), present)
         for rank in range(1, len(tier_ns) - 1):
             share = float(way[rank])
@@ -81,23 +82,41 @@ class Hope:
     Attributes:
         recoverable: What the placement holds already counts in full; what knowledge
             promises beyond it counts as long as moves are made: heat that no move
-            can catch is not worth looking at.
+            can catch is not worth looking at. 0 where nothing would be.
         promised: The same with all that knowledge promises: whether moves are made
-            is to be judged by it.
+            is to be judged by it. Where pages are worse placed than by chance, as
+            beside free slots of a faster tier, to place them by chance counts, too.
+        most: What would be saved if no access went to a slower tier.
     """
 
     def __init__(self) -> None:
         self.recoverable = self.promised = FIRST_HOPE
+        self.most = 0.0
+        self._begun = False
         self._patience = 1.0
 
+    @property
+    def pays(self) -> bool:
+        """Whether perfect knowledge would be worth moves."""
+        return not self._begun or self.most > LEAST_GAIN
+
     def follow(
-        self, spread: Spread, tier_ns: Floats, *, moves: bool, trust: float, told: float
+        self,
+        spread: Spread,
+        tier_ns: Floats,
+        *,
+        moves: bool,
+        trust: float,
+        told: float,
+        apart_ns: Floats | None = None,
     ) -> None:
         """Follow an epoch.
 
         Args:
             spread: Accesses over tiers.
             tier_ns: Latency of each tier.
+            apart_ns: The same if no page were accessed by two initiators; None: they
+                are not told apart.
             moves: Whether more pages moved than next to none.
             trust: Share of what is found that counts: without accesses of sweeps
                 that are left alone, and for more where little has been seen yet.
@@ -105,11 +124,33 @@ class Hope:
         """
         self._patience += (1.0 - self._patience) * PATIENCE_GAIN if moves else 0.0
         self._patience *= 1.0 if moves else PATIENCE_KEPT
-        gap_ns = float(tier_ns[-1] - tier_ns[0])
-        blind_ns = float(tier_ns[0]) + gap_ns * (1 - spread.blind)
+        worth = _worth(tier_ns, spread.blind)
+        base = min(spread.blind, spread.held)
+        most = worth if apart_ns is None else max(worth, _worth(apart_ns, spread.blind))
+        self._bound(most * (1.0 - base))
         hope = spread.held + max(0.0, spread.best - spread.held) * self._patience
-        worth = trust * abs(gap_ns) / max(blind_ns, 1e-9)
-        gain = worth * max(0.0, hope - spread.blind)
+        gain = trust * worth * max(0.0, hope - spread.blind)
         self.recoverable += told * HOPE_GAIN * (gain - self.recoverable)
-        promised = worth * max(0.0, max(spread.best, spread.held) - spread.blind)
+        if not self.pays:
+            self.recoverable = 0.0
+        promised = trust * worth * (max(spread.best, spread.held) - base)
         self.promised += told * HOPE_GAIN * (promised - self.promised)
+
+    def _bound(self, most: float) -> None:
+        """Follow what can be saved at all; nothing more is hoped for at first."""
+        if not self._begun:
+            self.recoverable = self.promised = min(FIRST_HOPE, most)
+            self.most = most
+        self._begun = True
+        self.most += HOPE_GAIN * (most - self.most)
+
+
+def _worth(tier_ns: Floats, blind: float) -> float:
+    """Return what the way from the slowest tier to the fastest is, of the memory time.
+
+    Args:
+        tier_ns: Latency of each tier.
+        blind: Share of accesses in the fastest where pages are placed by chance.
+    """
+    gap_ns = float(tier_ns[-1] - tier_ns[0])
+    return abs(gap_ns) / max(float(tier_ns[0]) + gap_ns * (1 - blind), 1e-9)

@@ -76,14 +76,17 @@ def _within_room(
     room = np.maximum(0, epoch.usage.free_pages)
     np.add.at(free, tier[: len(room)], room)
     keep = np.ones(len(row), np.bool_)
-    for t in range(tiers - 1):
-        going = keep & (src == t) & (dst != t)
-        coming = keep & (dst == t) & (src != t)
-        left = int(size[going].sum())
-        fits = np.cumsum(np.where(coming, size, 0)) <= left + free[t]
-        keep &= ~coming | fits
-        needed = int(size[keep & coming].sum()) - int(free[t])
-        makes = going & (moves.reason[row] == Reason.MAKES_ROOM)
-        before = np.cumsum(np.where(going, size, 0)) - np.where(going, size, 0)
-        keep &= ~(makes & (before >= max(0, needed)))
+    kept = len(row) + 1
+    while np.count_nonzero(keep) < kept:  # what one tier refuses stays in another
+        kept = int(np.count_nonzero(keep))
+        for t in range(tiers - 1):
+            going = keep & (src == t) & (dst != t)
+            coming = keep & (dst == t) & (src != t)
+            left = int(size[going].sum())
+            fits = np.cumsum(np.where(coming, size, 0)) <= left + free[t]
+            keep &= ~coming | fits
+            needed = int(size[keep & coming].sum()) - int(free[t])
+            makes = going & (moves.reason[row] == Reason.MAKES_ROOM)
+            before = np.cumsum(np.where(going, size, 0)) - np.where(going, size, 0)
+            keep &= ~(makes & (before >= max(0, needed)))
     return row[keep], size[keep]

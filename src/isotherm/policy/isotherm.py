@@ -35,7 +35,7 @@ from isotherm.policy.births import Births
 from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.counted import of_cells
 from isotherm.policy.homes import Homes
-from isotherm.policy.hope import Hope, Spread
+from isotherm.policy.hope import LEAST_GAIN, Hope, Spread
 from isotherm.policy.loads import TierLoads
 from isotherm.policy.options import read_options
 from isotherm.policy.plan import Birth, Epoch, Moves, Plan, Setup
@@ -49,6 +49,8 @@ from isotherm.policy.sensing import (
 )
 from isotherm.policy.switching import Transitions
 from isotherm.policy.tenant_market import TenantMarket, make_market
+from isotherm.policy.tenants import Tenancy, places
+from isotherm.policy.terms import Terms
 from isotherm.policy.whose import Whose
 from isotherm.topology.model import Topology
 
@@ -60,7 +62,6 @@ COUNTING = frozenset({Mechanism.SAMPLING, Mechanism.HINT_FAULT, Mechanism.CHMU})
 LEARNT_BLOCKS = 1 << 13  # bits of about so many blocks a look are learnt from
 NO_SHIFT = np.zeros(0, np.int8)  # where accesses are taken to stall alike
 FEW_MOVES = 1e-3  # of the pages, in an epoch: as good as none
-LEAST_GAIN = 0.02  # of the memory time: where less is promised no move is made
 
 DEFAULTS = {"stall": 1.0, "balance": 1.0, "neighbours": 1.0, "birth": 1.0}
 
@@ -189,6 +190,10 @@ class Isotherm:
             mean_rate, total.astype(np.float64), view.bits_trust
         )
         whole = self._pressure.reserve(epoch)
+        if self.tenants is not None:
+            fast = list(whole.topology.tiers[0].nodes)
+            size = int(whole.usage.capacity_pages[fast].sum())
+            self.tenants.keep(size, self._births.by_tenant)
         epoch = self._births.reserve(self._homes.reserve(whole))
         reach = self._reach(epoch, population.sum(0))
         self._loads.follow(epoch, self._whose.tier_ns(epoch), rate @ population)
@@ -207,12 +212,18 @@ class Isotherm:
             spread.threshold,
             limit if worth_it or len(view.ahead) else 0,
         )
-        moves = self._whose.amend(moves, epoch, view, limit)
-        moves, pressed = self._pressure.press(moves, epoch, rate, self._cell)
+        if self.tenants is None:  # theirs may be owed
+            moves = self._loads.worth_it(moves)
+        terms = None if self.tenants is None else self.tenants.terms(whole)
+        moves = self._whose.amend(moves, epoch, view, limit, terms)
+        moves, pressed = self._pressure.press(moves, epoch, rate, self._cell, terms)
         paced = replace(self._loads.price(whole), move_limit_pages=limit)
-        moves, crossed = self._homes.settle(moves, paced, rate, self._cell)
+        moves, crossed = self._homes.settle(moves, paced, rate, self._cell, terms)
         notes |= crossed
-        moves, birth, born = self._bear(moves, whole, notes)
+        moves, birth, born = self._bear(moves, whole, notes, terms)
+        if terms is not None and self.tenants is not None:
+            moves = terms.hold(moves)
+            self.tenants.charge(terms)
         notes |= born
         looks: tuple[Look, ...] = ()
         if Mechanism.SAMPLING in self._setup.hints:
@@ -244,31 +255,47 @@ class Isotherm:
         return Plan(moves, looks, birth, notes)
 
     def _bear(
-        self, moves: Moves, whole: Epoch, notes: dict[str, float]
+        self,
+        moves: Moves,
+        whole: Epoch,
+        notes: dict[str, float],
+        terms: Terms | None,
     ) -> tuple[Moves, Birth | None, dict[str, float]]:
         """Return the plan with room for what is born, by the price of a slot."""
         if not self._bears or self._tiers < 2:
             return moves, None, {}
         step_ns = np.diff(self._loads.marginal_ns)
+        price_ns: float | Floats = notes.get("price_ns_0", 0.0)
+        if terms is not None and self.tenants is not None:
+            price_ns = self.tenants.own_price_ns
         return self._births.settle(
             moves,
             whole,
             self._rate,
             self._cell,
             max(0.0, float(step_ns[0])) * self._epoch_s,
-            notes.get("price_ns_0", 0.0),
+            price_ns,
             notes.get("cost_ns_0", 0.0),
+            terms,
         )
 
     def _promises(self, view: EvidenceView) -> bool:
         """Return whether moves may pay at all; tenants are judged each by itself."""
         promised = self._hope.promised * (1.0 - view.futile_share)
-        return self.tenants is not None or promised > LEAST_GAIN
+        return self.tenants is not None or (promised > LEAST_GAIN and self._hope.pays)
 
     @property
     def tenants(self) -> TenantMarket | None:
         """The market of tenants; None where there are none."""
         return self._market if isinstance(self._market, TenantMarket) else None
+
+    def take_tenancy(self, tenancy: Tenancy) -> None:
+        """Go on with other tenants; prices of who stays, and all learnt, stay too."""
+        before, self._setup = self._setup.tenancy, replace(self._setup, tenancy=tenancy)
+        if isinstance(self._market, TenantMarket):
+            names = () if before is None else before.names
+            self._births.regroup(places(tenancy.names, names))
+            self._market = self._market.renewed(tenancy)
 
     def expected_rate(self, start_page: int, end_page: int) -> float:
         """Return the mean rate of pages ``[start, end)`` that decides, for explain.
@@ -405,7 +432,14 @@ class Isotherm:
         weight = self._transitions.weight
         if self._population is None:
             first, last, weight = 0, len(view.region), 0.0
-        self._births.see(self._counted, epoch.node, self._tier)
+        tenancy = None if self.tenants is None else self._setup.tenancy
+        self._births.see(
+            self._counted,
+            epoch.node,
+            self._tier,
+            None if tenancy is None else epoch.tenant,
+            1 if tenancy is None or epoch.tenant is None else len(tenancy.all),
+        )
         self._follow_moves(epoch)
         self._whose.see(view, epoch)
         self._stall = self._whose.weigh(view.stall if self.weighs_stall else None)
@@ -486,4 +520,5 @@ class Isotherm:
             moves=bool(moved_share > FEW_MOVES),
             trust=trust,
             told=self._rates.informed,
+            apart_ns=self._whose.apart_ns(epoch),
         )

@@ -174,11 +174,13 @@ class ScanPlanner:
             mean_rate: Accesses per page per second.
             fast_ns: Latency of the fast tier.
             entry_ns: Cost of reading an entry.
-            recoverable: Share of the memory time that known heat could save.
+            recoverable: Share of the memory time that known heat could save; 0 where
+                no move could pay.
         """
         share = min(1.0, max(LEAST_BUDGET, recoverable / PAYBACK_GAIN))
         known = self._round >= KNOWN_ROUNDS
         activity = self._activity if known else 1.0
+        activity = activity if recoverable > 0 else 0.0
         budget = BUDGET * (IDLE + (1.0 - IDLE) * activity)
         budget *= share * max(mean_rate, 1e-9) * fast_ns  # ns per page per s
         period_s = entry_ns / budget

@@ -22,7 +22,7 @@
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -179,8 +179,9 @@ def parse_tenants(text: str, name: str) -> TenantFile:
     for place, entry in enumerate(document.tenant):
         where = f"{name}: tenant[{place}]"
         _check_entry(entry, document.tenant[:place], where)
-        tenants.append(_tenant(entry, document.profile, where, name))
+        tenants.append(make_tenant(entry, document.profile, where, name))
         members.append(Member(entry.cgroup, entry.pids, entry.workload))
+    _check_amounts(tenants, name)
     return TenantFile(Tenancy(tuple(tenants), document.sharing), tuple(members), name)
 
 
@@ -251,8 +252,54 @@ def _check_entry(entry: Entry, before: tuple[Entry, ...], where: str) -> None:
                 )
 
 
-def _tenant(entry: Entry, own: Mapping[str, Profile], where: str, name: str) -> Tenant:
-    """Return the tenant that an entry makes with the profiles it stands on."""
+def _check_amounts(tenants: Sequence[Tenant], name: str) -> None:
+    """Check what no fast tier can keep, whatever its size.
+
+    A size beside a share needs a machine: ``Tenancy.check_capacity``.
+
+    Raises:
+        ConfigError: A guarantee is above its maximum, or all together are above 100 %.
+    """
+    for place, tenant in enumerate(tenants):
+        least, most = tenant.guarantee, tenant.maximum
+        if _exceeds(least.share, most.share) or _exceeds(
+            least.size_bytes, most.size_bytes
+        ):
+            raise ConfigError(
+                f"{name}: tenant[{place}].guarantee: {least} is above its maximum of"
+                f" {most}",
+                hint="raise maximum, or lower guarantee",
+            )
+    total = sum(tenant.guarantee.share or 0.0 for tenant in tenants)
+    if _exceeds(total, 1.0):
+        shares = [tenant for tenant in tenants if tenant.guarantee.share]
+        parts = ", ".join(f"{tenant.name} {tenant.guarantee}" for tenant in shares)
+        raise ConfigError(
+            f"{name}: the guarantees are {100 * total:g}% of the fastest tier"
+            f" ({parts})",
+            hint="guarantees may be all of the tier together, not more",
+        )
+
+
+def _exceeds(one: float | None, other: float | None) -> bool:
+    """Return whether an amount is more than one of its kind, but for rounding."""
+    return one is not None and other is not None and one > other * (1 + 1e-9)
+
+
+def make_tenant(
+    entry: Entry, own: Mapping[str, Profile], where: str, name: str
+) -> Tenant:
+    """Return the tenant that an entry makes with the profiles it stands on.
+
+    Args:
+        entry: What it says itself.
+        own: Profiles beside those that ship.
+        where: The entry, for messages.
+        name: Of the file, likewise.
+
+    Raises:
+        ConfigError: There is no such profile, or a value is none.
+    """
     stack: list[Terms] = [entry]
     wanted, seen = entry.profile, [entry.profile]
     asked = f"{where}.profile"

@@ -1,7 +1,7 @@
 """What each tenant has caused: moves, the time they took, and that of looking."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,22 @@ class TenantLedger:
     def regrade(self, rank: NDArray[np.integer], unit_pages: int) -> None:
         """Go on with other tiers, or in other units."""
         self._rank, self._unit = rank.astype(np.int64), unit_pages
+
+    def regroup(self, place: Ints) -> None:
+        """Go on with other tenants; what who has gone has caused is forgotten.
+
+        Args:
+            place: Place that each had before, int64[tenants]; -1: it has come.
+        """
+
+        def kept(table: NDArray[Any]) -> NDArray[Any]:
+            out = np.zeros((len(place), *table.shape[1:]), table.dtype)
+            out[place >= 0] = table[place[place >= 0]]
+            return out
+
+        self._pages, self._ns = kept(self._pages), kept(self._ns)
+        self._epoch_looked = kept(self._epoch_looked)
+        self._moving_before = kept(self._moving_before)
 
     def bills(self) -> tuple[Bill, ...]:
         """Return what each has caused so far, the rest last."""

@@ -4,19 +4,15 @@ The cells, their rates and where pages go next are those of all memory; what a s
 costs, who may buy and who has to sell is each tenant's own.
 """
 
-from dataclasses import dataclass
-from typing import cast
-
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core.kernels import kernel
-from isotherm.hints.batch import BLOCK_PAGES
-from isotherm.hotness.protocol import EvidenceView
-from isotherm.policy.cells import CELLS, Cells, take
+from isotherm.policy.cells import CELLS, Cells
 from isotherm.policy.market import Market
-from isotherm.policy.plan import Epoch, Moves, Reason, Setup
+from isotherm.policy.plan import Epoch, Moves, Setup
 from isotherm.policy.switching import Transitions
+from isotherm.policy.tenant_census import census
+from isotherm.policy.tenant_picks import MUST, Picks
 from isotherm.policy.tenant_prices import TenantPrices
 from isotherm.policy.tenant_shares import (
     OWED,
@@ -25,22 +21,24 @@ from isotherm.policy.tenant_shares import (
     derive_shares,
     partition,
 )
-from isotherm.policy.tenant_trades import Book, Deals, deal
+from isotherm.policy.tenant_state import TenantState, describe
+from isotherm.policy.tenant_trades import Book, deal, most_moves
 from isotherm.policy.tenants import (
     NONE,
     PARTITION,
     Labels,
     Tenancy,
     first_tier,
+    kept_out,
     last_tier,
     node_mask,
+    places,
 )
+from isotherm.policy.terms import Terms
 from isotherm.topology.model import Topology
 
 LEAST_GAIN = 0.02  # of the memory time, its own or all: for less nobody buys
 NO_LIMIT = 1 << 62
-#: Worth of a page that must not stay below, beyond all that heat can be worth.
-MUST = 1e15
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,45 +52,6 @@ def make_market(
     if tenancy is None or tenancy.sharing == NONE:
         return Market(topology, tier, epoch_s)
     return TenantMarket(topology, tier, epoch_s, tenancy)
-
-
-@dataclass(frozen=True, slots=True)
-class TenantState:
-    """What the policy thinks of a tenant, as of the last decision.
-
-    Attributes:
-        name: Its name.
-        pages: Pages in a tier.
-        fast_pages: Of them in the fastest.
-        guarantee_pages: Slots guaranteed, as far as it has pages for them.
-        owed_pages: Of them used: nobody may buy them.
-        cap_pages: Slots at most.
-        price_ns: What a fast slot costs it for an epoch.
-        pool: "common", "owed" or "capped": whom that price is settled with.
-        fast_share: Share of its accesses that its fast pages get.
-        slowdown: Its memory time over that with all of its memory fast.
-    """
-
-    name: str
-    pages: int
-    fast_pages: int
-    guarantee_pages: int
-    owed_pages: int
-    cap_pages: int
-    price_ns: float
-    pool: str
-    fast_share: float
-    slowdown: float
-
-    @property
-    def borrowed_pages(self) -> int:
-        """Fast pages beyond the guarantee."""
-        return max(0, self.fast_pages - self.guarantee_pages)
-
-    @property
-    def lent_pages(self) -> int:
-        """Guaranteed slots that others may use now, as it has pages for them."""
-        return max(0, self.guarantee_pages - self.fast_pages)
 
 
 class TenantMarket:
@@ -132,6 +91,13 @@ class TenantMarket:
         self._first = np.array([first_tier(t, topology) for t in every])
         self._last = np.array([last_tier(t, topology) for t in every])
         self._may = node_mask(every)
+        self._allowed = self._may & ~kept_out(every, topology)
+        self._picks = Picks(topology, tier, self._may)
+        # Of the last trades: pages in the fastest tier, those owed, the most.
+        self._held = np.zeros(len(every), np.int64)
+        self._owed, self._most_held = self._held, np.full(len(every), NO_LIMIT)
+        self._headroom = self._held
+        self._tier_pages: int | None = None
         self._prices = [
             TenantPrices(self._price_weight) for _ in range(self._tiers - 1)
         ]
@@ -145,6 +111,11 @@ class TenantMarket:
         return [prices.common or 0.0 for prices in self._prices]
 
     @property
+    def own_price_ns(self) -> Floats:
+        """Price of a slot of the fastest tier for an epoch, to each, in its own ns."""
+        return self._prices[0].own
+
+    @property
     def advantage_ns(self) -> list[Floats]:
         """Advantage of the upper tier for a page of each cell, at the rest's price."""
         return [prices.advantage[-1] for prices in self._prices]
@@ -154,6 +125,64 @@ class TenantMarket:
         for prices in self._prices:
             prices.repace(epoch_s / self._epoch_s)
         self._epoch_s = epoch_s
+
+    def renewed(self, tenancy: Tenancy) -> "TenantMarket":
+        """Return a market of others; who stays, by name, keeps its price.
+
+        Moves under way stay charged to who pays for them; those of who has gone to
+        the rest.
+        """
+        market = TenantMarket(self._topology, self._tier, self._epoch_s, tenancy)
+        place = places(tenancy.names, self._tenancy.names)
+        for prices, before in zip(market._prices, self._prices, strict=True):
+            prices.take(before, place)
+        now = np.full(256, len(tenancy.tenants), np.uint8)
+        now[place[place >= 0]] = np.flatnonzero(place >= 0)
+        market._paid = self._paid[0], now[self._paid[1]]
+        market._paid_before = self._paid_before[0], now[self._paid_before[1]]
+        return market
+
+    def keep(self, tier_pages: int, headroom: Ints) -> None:
+        """Say what the tier has and what of it is kept free; call before `trade`.
+
+        Args:
+            tier_pages: Of the fastest tier, all of it: shares are shares of that.
+            headroom: Slots kept free for what each allocates, int64[T].
+        """
+        self._tier_pages = tier_pages
+        same = len(headroom) == len(self._held)
+        self._headroom = headroom if same else np.zeros_like(self._held)
+
+    def terms(self, epoch: Epoch) -> Terms | None:
+        """Return the terms for what comes after the trades; None: nobody's pages."""
+        if epoch.tenant is None:
+            return None
+        fast = np.zeros(256, np.bool_)
+        fast[list(self._topology.tiers[0].nodes)] = True
+        limit = min(epoch.move_limit_pages, NO_LIMIT)
+        paid = np.bincount(self._paid[1], minlength=len(self._held))
+        return Terms(
+            epoch.tenant,
+            epoch.node,
+            self._allowed,
+            fast,
+            self._held,
+            self._owed,
+            self._most_held,
+            self._price_weight,
+            np.maximum(0, most_moves(self._most, limit) - paid),
+            self._paid[0],
+        )
+
+    def charge(self, terms: Terms) -> None:
+        """Take down who pays for moves that came after the trades."""
+        page, who = self._paid
+        for pages, payer in terms.charges:
+            page = np.concatenate([pages.astype(np.uint32), page])
+            who = np.concatenate([payer, who])
+        if terms.charges:
+            page, first = np.unique(page, return_index=True)
+            self._paid = page, who[first]
 
     def payers(self, page: NDArray[np.uint32], label: Labels) -> Labels:
         """Return who pays for the move of each page, as the last two plans had it.
@@ -222,13 +251,27 @@ class TenantMarket:
             )
             notes[f"price_ns_{b}"] = prices.common or 0.0
             notes[f"cost_ns_{b}"] = cost_ns
-            advantage = prices.advantage + MUST * (self._last == b)[:, None]
-            book = self._book(advantage, at_b, shares, cost_ns, int(free[b]), limit)
+            must = self._last == b
+            advantage = prices.advantage + MUST * must[:, None]
+            # A cpuset cannot be helped; a kind that they are kept out of can.
+            yields = MUST * (must & self._may[:, self._tier == b + 1].any(1))
+            book = self._book(
+                advantage, yields, at_b, shares, cost_ns, int(free[b]), limit
+            )
             deals = deal(book)
             if b == 0:
-                self._describe(count, rate, shares, prices, tier_ns)
+                self._held, self._owed = at_b[:, :, 0].sum(1), shares.owed
+                self.states = describe(
+                    self._tenancy.names,
+                    count[:, :, : self._tiers],
+                    rate,
+                    shares,
+                    prices,
+                    tier_ns,
+                    self._headroom,
+                )
             if deals.up.any() or deals.down.any() or deals.out.any():
-                part, payer = self._pick(
+                part, payer = self._picks.pick(
                     epoch, cell, label, b, deals, advantage, cost_ns
                 )
                 limit -= len(part)
@@ -259,22 +302,35 @@ class TenantMarket:
         pages = at_b.sum((1, 2))
         capacity = int(at_b[:, :, 0].sum()) + free
         entitled = np.zeros(len(every), np.int64)
+        firm = entitled.copy()
         cap = pages.copy()
         if b == 0:
-            whole = int(epoch.usage.capacity_pages[list(self._fast_nodes)].sum())
+            fast = list(self._topology.tiers[0].nodes)
+            whole = int(epoch.usage.capacity_pages[fast].sum())
+            if self._tier_pages is not None:
+                whole = self._tier_pages
             size = tenancy.page_bytes
             for t, tenant in enumerate(every):
                 own = int(pages[t])
                 entitled[t] = tenant.guarantee.pages(whole, own, size)
+                # All of a footprint may be more than the tier: it comes after these.
+                firm[t] = tenant.guarantee.pages(whole, 0, size)
                 cap[t] = tenant.maximum.pages(whole, own, size)
+            # What is born is to fit below the maximum as well.
+            cap = np.where(cap < pages + self._headroom, cap - self._headroom, cap)
+            cap = np.maximum(cap, 0)
             if tenancy.sharing == PARTITION:
                 part = partition(entitled, cap, self._weight, pages, capacity)
                 entitled = cap = part
         keeps = self._last == b  # all of it, whatever is guaranteed of other tiers
         entitled = np.where(keeps, pages, entitled)
         cap = np.where(keeps, pages, cap)
+        if b == 0:
+            self._most_held = np.where(keeps, NO_LIMIT, cap)
         lend = np.where(keeps | (tenancy.sharing == PARTITION), 0.0, self._lend)
-        bounds = Bounds(entitled, cap, self._price_weight, lend)
+        if b > 0:
+            firm = entitled
+        bounds = Bounds(entitled, cap, self._price_weight, lend, firm)
         saved = 1.0 - float(tier_ns[b]) / max(float(tier_ns[b + 1]), 1e-9)
         shares = derive_shares(
             rate, at_b.sum(2), capacity, bounds, min(max(saved, 0.0), 0.999)
@@ -285,10 +341,6 @@ class TenantMarket:
         shares.pool[hungry] = OWED
         shares.slots[hungry] = shares.owed[hungry]
         return shares
-
-    @property
-    def _fast_nodes(self) -> tuple[int, ...]:
-        return self._topology.tiers[0].nodes
 
     def _move_cost(self, epoch: Epoch, b: int) -> float:
         """Return M of a boundary: the mean of its paths, both ways."""
@@ -301,6 +353,7 @@ class TenantMarket:
     def _book(
         self,
         advantage: Floats,
+        yields: Floats,
         at_b: Ints,
         shares: Shares,
         cost_ns: float,
@@ -328,91 +381,10 @@ class TenantMarket:
             limit=min(limit, NO_LIMIT),
             share=share,
             most=self._most,
+            beyond=yields * weight,
         )
 
     # ---- after them
-
-    def _pick(
-        self,
-        epoch: Epoch,
-        cell: Cells,
-        label: Labels,
-        b: int,
-        deals: Deals,
-        advantage: Floats,
-        cost_ns: float,
-    ) -> tuple[Moves, Labels]:
-        """Choose pages of the cells that trade; return moves, and who pays each."""
-        # Pages are picked where cells are fresh; the rest has its turn later.
-        fresh = cast("EvidenceView", epoch.hotness).fresh_blocks
-        low = BLOCK_PAGES * fresh[0]
-        high = min(len(cell), len(label), BLOCK_PAGES * fresh[1])
-        key = label[low:high].astype(np.uint16)
-        key *= np.uint16(CELLS)
-        key += cell[low:high]
-        up, out = deals.up.ravel(), int(deals.out.sum())
-        down = (deals.down + deals.out).ravel()
-        up_page = np.empty(int(up.sum()), np.uint32)
-        down_page = np.empty(int(down.sum()), np.uint32)
-        filled = max(0, len(up_page) - len(down_page))
-        n_up, n_down = take(
-            key,
-            epoch.node[low:high],
-            self._tier,
-            b,
-            (epoch.index * 2654435761) % max(1, high - low),
-            up.copy(),
-            down.copy(),
-            up_page,
-            down_page,
-        )
-        flat = advantage.ravel()
-        up_page, of = _ordered(up_page[:n_up], key, flat, best_first=True)
-        down_page, from_ = _ordered(down_page[:n_down], key, flat, best_first=False)
-        n_up, n_down = min(n_up, n_down + filled), min(n_down, n_up + out)
-        up_page, of = up_page[:n_up] + np.uint32(low), of[:n_up]
-        down_page, from_ = down_page[:n_down] + np.uint32(low), from_[:n_down]
-        swapped = max(0, min(n_up - filled, n_down))
-        here = np.full(n_up, self._roomiest(epoch, b), np.uint8)
-        here[n_up - swapped :] = epoch.node[down_page[:swapped]]
-        below = np.full(n_down, self._roomiest(epoch, b + 1), np.uint8)
-        must = flat[of] >= MUST / 2
-        gain = flat[of] - cost_ns
-        gain[n_up - swapped :] -= flat[from_[:swapped]] + cost_ns
-        payer = _payers(deals, from_)
-        moves = Moves.concat(
-            Moves(
-                down_page,
-                self._allowed(epoch, label[down_page], below, b + 1),
-                np.zeros(n_down, np.float32),
-                np.full(n_down, int(Reason.MAKES_ROOM), np.uint8),
-            ),
-            Moves(
-                up_page,
-                self._allowed(epoch, label[up_page], here, b),
-                np.where(must, np.nan, gain).astype(np.float32),
-                np.where(must, int(Reason.PROMISED), int(Reason.PAYS)).astype(np.uint8),
-            ),
-        )
-        who = np.concatenate([payer, (of // CELLS).astype(np.uint8)])
-        fits = self._may[label[moves.page], moves.node]
-        return moves.take(np.flatnonzero(fits)), who[fits]
-
-    def _roomiest(self, epoch: Epoch, rank: int) -> int:
-        nodes = self._topology.tiers[rank].nodes
-        return nodes[int(np.argmax(epoch.usage.free_pages[list(nodes)]))]
-
-    def _allowed(
-        self, epoch: Epoch, whose: Labels, node: NDArray[np.uint8], rank: int
-    ) -> NDArray[np.uint8]:
-        """Return the nodes, others of the tier where a cpuset forbids them."""
-        for t in np.unique(whose[~self._may[whose, node]]).tolist():
-            nodes = [n for n in self._topology.tiers[rank].nodes if self._may[t, n]]
-            if nodes:
-                free = epoch.usage.free_pages[nodes]
-                bad = (whose == t) & ~self._may[whose, node]
-                node[bad] = nodes[int(np.argmax(free))]
-        return node
 
     def _planned(self, parts: list[Moves], payers: list[Labels]) -> Moves:
         """Join the boundaries' moves; remember who pays for them."""
@@ -429,92 +401,6 @@ class TenantMarket:
         self._paid = moves.page[order], who[order]
         return moves
 
-    def _describe(
-        self,
-        count: Ints,
-        rate: Floats,
-        shares: Shares,
-        prices: TenantPrices,
-        tier_ns: Floats,
-    ) -> None:
-        """Keep what is thought of the tenants, for those who ask."""
-        by_tier = count[:, :, : self._tiers]
-        work = (by_tier * rate[:, None]).sum(1)
-        pages = by_tier.sum(1)
-        total = np.maximum(work.sum(1), 1e-12)
-        self.states = tuple(
-            TenantState(
-                name=name,
-                pages=int(pages[t].sum()),
-                fast_pages=int(pages[t, 0]),
-                guarantee_pages=int(shares.entitled[t]),
-                owed_pages=int(shares.owed[t]),
-                cap_pages=int(shares.cap[t]),
-                price_ns=float(prices.own[t]),
-                pool=("common", "owed", "capped")[int(shares.pool[t])],
-                fast_share=float(work[t, 0] / total[t]),
-                slowdown=float(
-                    work[t] @ tier_ns / max(float(total[t] * tier_ns[0]), 1e-12)
-                ),
-            )
-            for t, name in enumerate(self._tenancy.names)
-        )
-
 
 def _nobody() -> tuple[NDArray[np.uint32], Labels]:
     return np.empty(0, np.uint32), np.empty(0, np.uint8)
-
-
-def _ordered(
-    page: NDArray[np.uint32], key: Cells, worth: Floats, *, best_first: bool
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Return pages by worth, and the tenant's cell of each."""
-    of = key[page].astype(np.int64)
-    order = np.argsort(-worth[of] if best_first else worth[of], kind="stable")
-    return page[order], of[order]
-
-
-def _payers(deals: Deals, from_: NDArray[np.int64]) -> Labels:
-    """Return who pays for each page that leaves, by its tenant's cell."""
-    who = (from_ // CELLS).astype(np.uint8)
-    for (t, v), parts in deals.payer.items():
-        at = np.flatnonzero(from_ == t * CELLS + v)
-        done = 0
-        for payer, pages in parts:
-            who[at[done : done + pages]] = payer
-            done += pages
-    return who
-
-
-def census_twin(
-    label: Labels,
-    cell: Cells,
-    node: NDArray[np.uint8],
-    tier: NDArray[np.uint8],
-    out: NDArray[np.int32],
-) -> None:
-    """Numpy twin of `census`."""
-    row = label.astype(np.int64) * CELLS + cell
-    flat = row * out.shape[2] + tier[node]
-    out += np.bincount(flat, minlength=out.size).reshape(out.shape).astype(np.int32)
-
-
-@kernel(twin=census_twin)
-def census(
-    label: Labels,
-    cell: Cells,
-    node: NDArray[np.uint8],
-    tier: NDArray[np.uint8],
-    out: NDArray[np.int32],
-) -> None:
-    """Count pages by tenant, cell and tier.
-
-    Args:
-        label: Whose every page is, uint8[pages].
-        cell: uint16[pages].
-        node: Placement, uint8[pages].
-        tier: Tier rank of every node, uint8[256].
-        out: int32[tenants, CELLS, tiers + 1], added to.
-    """
-    for p in range(cell.size):
-        out[label[p], cell[p], tier[node[p]]] += 1

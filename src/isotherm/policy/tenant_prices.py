@@ -42,6 +42,21 @@ class TenantPrices:
             self.common *= factor
             self.own *= factor
 
+    def take(self, before: "TenantPrices", place: Ints) -> None:
+        """Go on with the prices of others before them.
+
+        Args:
+            before: Prices of who was there.
+            place: Place of each tenant among those, int64[T]; -1: it has come, and
+                begins as the rest, the last of them, is.
+        """
+        if before.common is None:
+            return
+        self.common = before.common
+        came = place < 0
+        self.own = np.where(came, before.common / self._weight, before.own[place])
+        self.advantage = before.advantage[place]
+
     def settle(
         self,
         gain_ns: Floats,

@@ -32,12 +32,15 @@ class Bounds:
         cap: Slots at most.
         weight: What their gain counts.
         lend: Share of its time by which a tenant may fall short of its guarantee.
+        firm: Slots of those guaranteed that come first where all together are more
+            than there are; None: all of them.
     """
 
     entitled: Ints
     cap: Ints
     weight: Floats
     lend: Floats
+    firm: Ints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,7 @@ def derive_shares(
     cap = np.minimum(bounds.cap, total)
     entitled = np.minimum(bounds.entitled, cap)
     owed = _owed(upto, work, entitled, bounds.lend, saved)
-    most = int(owed.sum())
-    if most > capacity:  # others use what was promised
-        owed = (owed * (max(0, capacity) / most)).astype(np.int64)
+    owed = _fitted(owed, owed if bounds.firm is None else bounds.firm, capacity)
     low = np.maximum(upto - of, owed[:, None])
     room = np.maximum(np.minimum(upto, cap[:, None]) - low, 0)
     worth = (bounds.weight[:, None] * heat).ravel()
@@ -120,6 +121,18 @@ def _promised(
     share = inside / np.maximum(work, 1e-12)
     gain: Floats = saved * (share - ratio) / np.maximum(1.0 - saved * ratio, 1e-9)
     return gain
+
+
+def _fitted(owed: Ints, firm: Ints, capacity: int) -> Ints:
+    """Return what is owed of so many slots: what is firm first, the rest in parts."""
+    first = np.minimum(owed, firm)
+    fitted, left = np.zeros_like(owed), max(0, capacity)
+    for part in (first, owed - first):
+        asked = int(part.sum())
+        given = part if asked <= left else (part * (left / asked)).astype(np.int64)
+        fitted += given
+        left -= int(given.sum())
+    return fitted
 
 
 def _owed(upto: Ints, work: Floats, entitled: Ints, lend: Floats, saved: float) -> Ints:

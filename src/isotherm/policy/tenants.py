@@ -42,7 +42,7 @@ class Amount:
     everything: bool = False
 
     def pages(self, capacity_pages: int, own_pages: int, page_bytes: int) -> int:
-        """Return it in pages of so many bytes.
+        """Return it in pages of so many bytes; all of a footprint: what there can be.
 
         Args:
             capacity_pages: Of the tier.
@@ -50,7 +50,7 @@ class Amount:
             page_bytes: Of what the machine calls a page.
         """
         if self.everything:
-            return own_pages
+            return min(own_pages, capacity_pages)
         if self.share is not None:
             return int(self.share * capacity_pages)
         return (self.size_bytes or 0) // page_bytes
@@ -130,14 +130,21 @@ class Tenancy:
             where: The file, for messages.
 
         Raises:
-            UsageError: The guarantees are more than the tier, or one is above its
-                tenant's maximum.
+            UsageError: A guarantee is more than the tier, all together are, or one is
+                above its tenant's maximum.
         """
         pages = capacity_bytes // self.page_bytes
         total = 0
         for tenant in self.tenants:
             least = tenant.guarantee.pages(pages, 0, self.page_bytes)
             most = tenant.maximum.pages(pages, pages, self.page_bytes)
+            if least > pages:
+                raise UsageError(
+                    f"{where}: tenant {tenant.name!r}: guarantee:"
+                    f" {_mib(least, self)} is more than the fastest tier, which has"
+                    f" {_mib(pages, self)}",
+                    hint='a share of it ("40%"), or "all": as much as there is',
+                )
             if least > most:
                 raise UsageError(
                     f"{where}: tenant {tenant.name!r}: guarantee:"
@@ -199,6 +206,16 @@ def _fits(tenant: Tenant, node: int, kind: MemoryKind) -> bool:
     return kind not in tenant.keep_out
 
 
+def places(names: Sequence[str], before: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place that each had before, int64[names]; -1: it has come.
+
+    >>> places(["b", "c", "(rest)"], ["a", "b", "(rest)"]).tolist()
+    [1, -1, 2]
+    """
+    known = {name: place for place, name in enumerate(before)}
+    return np.array([known.get(name, -1) for name in names], np.int64)
+
+
 def node_mask(tenants: Sequence[Tenant]) -> NDArray[np.bool_]:
     """Return which nodes each tenant's pages may be on, bool[tenants, 256]."""
     mask = np.ones((len(tenants), 256), np.bool_)
@@ -206,6 +223,14 @@ def node_mask(tenants: Sequence[Tenant]) -> NDArray[np.bool_]:
         if tenant.nodes is not None:
             mask[row] = False
             mask[row, sorted(tenant.nodes)] = True
+    return mask
+
+
+def kept_out(tenants: Sequence[Tenant], topology: Topology) -> NDArray[np.bool_]:
+    """Return which nodes are of a kind that tenants are kept out of, bool[T, 256]."""
+    mask = np.zeros((len(tenants), 256), np.bool_)
+    for row, tenant in enumerate(tenants):
+        mask[row, [n.id for n in topology.nodes if n.kind in tenant.keep_out]] = True
     return mask
 
 
@@ -232,6 +257,10 @@ class Labeller:
         self._labels: Labels = np.zeros(0, np.uint8)
         self._spaces: tuple[Space, ...] | None = None
         self._seen = -1
+
+    def regroup(self, rest: int) -> None:
+        """Go on with other tenants; the rest has this label from now on."""
+        self._rest, self._spaces = rest, None
 
     def of(self, spaces: tuple[Space, ...], pages: int) -> Labels:
         """Return the label of every flat page, uint8[pages]; do not write."""

@@ -28,6 +28,7 @@ from isotherm.hotness.protocol import EvidenceView, HotnessView
 from isotherm.hotness.stall import MOST_SHIFT, StallView, shift_of
 from isotherm.machine.protocol import SpacesChanged
 from isotherm.policy.plan import Epoch, Moves, Reason
+from isotherm.policy.terms import Terms
 from isotherm.topology.model import Topology, unnamed
 
 #: Samples that the mix of all memory weighs as much as, in a region's own.
@@ -93,6 +94,7 @@ class Whose:
         self._unnamed = unnamed(topology)
         self._rows = self._unnamed
         self._tier_ns: Floats = np.zeros(len(self._tiers))
+        self._apart_ns = self._tier_ns
         self._forget()
 
     def _forget(self) -> None:
@@ -154,7 +156,8 @@ class Whose:
     def tier_ns(self, epoch: Epoch) -> Floats:
         """Return what an access costs in each tier, over its parallelism.
 
-        The steps are what the mean access saves that saves anything by a move up.
+        The steps are what the mean access saves that saves anything by a move up: what
+        loses by one is taken to stay below, as it will.
         """
         if self.told:
             return self._tier_ns
@@ -162,6 +165,13 @@ class Whose:
         rows = [i for i in self._rows if i < len(by_tier)]
         cost: Floats = (by_tier[rows] if rows else by_tier).mean(0) / epoch.parallelism
         return cost
+
+    def apart_ns(self, epoch: Epoch) -> Floats:
+        """Return the same if no page were accessed by two initiators.
+
+        No placement saves more, whoever accesses what: before that is known, too.
+        """
+        return self._apart_ns if self.told else self.tier_ns(epoch)
 
     def _by_tier(self, latency_ns: Floats) -> Floats:
         """Return the mean latency of each tier's nodes, [initiators, tiers]."""
@@ -205,9 +215,11 @@ class Whose:
         weight = accesses * waited
         mean = (weight / max(float(weight.sum()), 1e-12)) @ saved
         base = mix * waits
-        first = float(base @ by_tier[:, 0]) / max(float(base.sum()), 1e-12)
-        cost = first + np.concatenate([[0.0], np.cumsum(mean)])
-        self._tier_ns = cost / epoch.parallelism
+        base_share = base / max(float(base.sum()), 1e-12)
+        last_ns = float(base_share @ by_tier[:, -1])
+        self._tier_ns = _upwards(last_ns, mean) / epoch.parallelism
+        apart = base_share @ np.maximum(step, 0.0)
+        self._apart_ns = _upwards(last_ns, apart) / epoch.parallelism
         # The same for the fresh regions.
         at = self._fresh
         count = self._named_counts(fresh, known)
@@ -263,7 +275,14 @@ class Whose:
         found[known] = self._ratio[region[known]]
         return found
 
-    def amend(self, moves: Moves, epoch: Epoch, view: HotnessView, limit: int) -> Moves:
+    def amend(
+        self,
+        moves: Moves,
+        epoch: Epoch,
+        view: HotnessView,
+        limit: int,
+        terms: Terms | None = None,
+    ) -> Moves:
         """Return moves without those to where they lose, with pages put right.
 
         A page is put right where its region's own samples show that accesses lose by
@@ -277,6 +296,7 @@ class Whose:
             epoch: Placement, room and costs.
             view: Rates.
             limit: Moves at most, of pages that are put right.
+            terms: What tenants are owed; None: there are none.
         """
         if not self.told:
             return moves
@@ -290,8 +310,15 @@ class Whose:
         room = np.maximum(epoch.usage.free_pages, 0)
         parts = [Moves.none()]
         for b in range(len(self._tiers) - 1):
-            parts.append(self._put_below(b, epoch, view, room, limit))
-            limit -= len(parts[-1])
+            planned = Moves.concat(*parts, moves)
+            for node in self._below(b, room, terms):
+                part = self._put_below(
+                    b, node, epoch, view, room, limit, planned, terms
+                )
+                room[node] -= len(part)
+                limit -= len(part)
+                parts.append(part)
+                planned = Moves.concat(part, planned)
         right = Moves.concat(*parts)
         if not len(right):
             return moves
@@ -300,17 +327,26 @@ class Whose:
             moves = moves.take(np.flatnonzero(~again))
         return Moves.concat(right, moves)
 
+    def _below(self, b: int, room: NDArray[np.int64], terms: Terms | None) -> list[int]:
+        """Return the nodes below a boundary to try, the roomiest first.
+
+        All of them only where some pages may not go to some.
+        """
+        nodes = sorted(self._tiers[b + 1], key=lambda n: -int(room[n]))
+        return nodes if terms is not None else nodes[:1]
+
     def _put_below(
         self,
         b: int,
+        node: int,
         epoch: Epoch,
         view: HotnessView,
         room: NDArray[np.int64],
         limit: int,
+        planned: Moves,
+        terms: Terms | None,
     ) -> Moves:
-        """Return the pages of tier ``b`` that pay below it, best first."""
-        lower = self._tiers[b + 1]
-        node = lower[int(np.argmax(room[lower]))]
+        """Return the pages of tier ``b`` that pay on a node below it, best first."""
         limit = min(limit, int(room[node]))
         wrong = self._fresh.start + np.flatnonzero(self._since[self._fresh, b])
         if not len(wrong) or limit <= 0:
@@ -325,13 +361,28 @@ class Whose:
         rate = view.rate(page.astype(np.uint32)).astype(np.float64)
         gain_ns = -self._saved[region, b] * rate * seen_s
         gain_ns -= epoch.move_cost_ns[epoch.node[page], node]
-        best = np.argsort(-gain_ns, kind="stable")[:limit]
+        best = np.argsort(-gain_ns, kind="stable")
         best = best[gain_ns[best] > 0]
-        room[node] -= len(best)
-        return Moves.to(page[best], node, Reason.PAYS)
+        if terms is not None:
+            best = best[~np.isin(page[best], planned.page)]
+            best = best[terms.fits(page[best], node)]
+            if b == 0:
+                best = best[terms.first(page[best], terms.may_give(planned, node))]
+        return Moves.to(page[best[:limit]], node, Reason.PAYS)
 
 
 def _shares(count: Floats, mix: Floats) -> Floats:
     """Return shares by initiator, [n, initiators], drawn to the mix where few."""
     share: Floats = (count + DOUBT * mix) / (count.sum(1) + DOUBT)[:, None]
     return share
+
+
+def _upwards(last_ns: float, step_ns: Floats) -> Floats:
+    """Return what an access takes in each tier, from what it does in the last.
+
+    Args:
+        last_ns: In the last.
+        step_ns: What each tier but the last saves over the one below, [tiers - 1].
+    """
+    saved = np.append(np.cumsum(step_ns[::-1])[::-1], 0.0)
+    return np.maximum(last_ns - saved, 0.0)

@@ -1,5 +1,6 @@
 """Several workloads at once: each has its own pages and its share of accesses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -195,7 +196,24 @@ def build_mix(
         stream_starts=starts,
         threads=threads if threaded else (),
         stray=stray,
+        births=_births(parts),
     )
+
+
+def _births(parts: list[MixPart]) -> Callable[[int], NDArray[np.uint32]] | None:
+    """Return what is born in all parts at a tick; None: nowhere is anything."""
+    base, bear = 0, []
+    for part in parts:
+        if part.workload.births is not None:
+            bear.append((base, part.workload.births))
+        base += part.workload.pages
+    if not bear:
+        return None
+
+    def births(tick: int) -> NDArray[np.uint32]:
+        return np.concatenate([born(tick) + np.uint32(first) for first, born in bear])
+
+    return births
 
 
 def _streams(parts: list[MixPart]) -> tuple[tuple[AccessStream, ...], tuple[int, ...]]:

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,30 @@ def test_movers_are_told_present_or_absent(tmp_path: Path) -> None:
     active = {fact.name for fact in examine(tmp_path).of("mover") if fact.present}
     assert "numa-balancing-tiering" in active
     assert "numa-balancing-tiering" in examine(tmp_path).verdict
+
+
+def verdict_of(root: Path, held: int) -> str:
+    """Return the verdict on a host of one tier, for somebody with capabilities."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/status").write_text(f"CapEff:\t{held:016x}\n")
+    report = examine(root)
+    facts = [fact for fact in report.facts if fact.kind != "actuator"]
+    return replace(report, facts=tuple(facts)).verdict
+
+
+def test_one_tier_is_said_first(tmp_path: Path) -> None:
+    """What decides stands before what would be used if it were otherwise."""
+    said = verdict_of(tmp_path, (1 << 41) - 1)
+    assert said.startswith("isotherm run ends with 3: one memory tier; ")
+
+
+def test_who_may_not_run_it_is_told_so_first(tmp_path: Path) -> None:
+    """A run asks for its rights before it looks for tiers, and ends with 4."""
+    said = verdict_of(tmp_path, 1 << 21)
+    assert said.startswith(
+        "isotherm run ends with 4: this user lacks CAP_SYS_NICE, CAP_SYS_PTRACE;"
+        " as root it ends with 3: one memory tier; "
+    )
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

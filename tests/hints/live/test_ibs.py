@@ -73,7 +73,7 @@ def test_only_accesses_to_memory_are_kept(tmp_path, spaces) -> None:
     (batch,) = source.drain()
     assert [1, 5] == batch.seen.page.tolist()
     assert [0, 1] == batch.seen.write.tolist()
-    assert (5, 0) == (source.sampling.filtered, batch.lost)
+    assert (5, 0) == (source.filtered, batch.lost)
     assert source.capability == batch.capability
     assert batch.capability.post_cache
     assert batch.capability.sees_writes
@@ -105,7 +105,7 @@ def test_what_is_on_no_node_is_a_device(tmp_path, spaces) -> None:
     ring += ibs(3, frame=2 * blocks + 9, level=CXL) + ibs(4, frame=4 * blocks)
     source, _, _ = source_of(zen4(tmp_path), spaces, [ring])
     (batch,) = source.drain()
-    translate = source.sampling.translate
+    translate = source.translate
     assert [1, 2, 3] == batch.seen.page.tolist()
     assert (1, 0) == (translate.devices, batch.lost)
 
@@ -115,7 +115,7 @@ def test_other_processes_are_not_ours_to_lose(tmp_path, spaces) -> None:
     ring = ibs(1) + ibs(1, pid=78) + ibs(PAGES + 5)
     source, _, _ = source_of(zen4(tmp_path), spaces, [ring])
     (batch,) = source.drain()
-    translate = source.sampling.translate
+    translate = source.translate
     assert [1] == batch.seen.page.tolist()
     assert (1, 1, 1) == (translate.foreign, translate.unknown, batch.lost)
 

@@ -569,3 +569,23 @@ def test_who_may_not_look_is_told_so(follow: Callable[..., Follower]) -> None:
         pytest.skip("root may look at everybody; tests/vm tries it as another user")
     with pytest.raises(NotPermittedError, match="pid 1"):
         follow(1)
+
+
+def test_other_cgroups_are_followed_from_the_next_scan(
+    child: Any, follow: Callable[..., Follower], tmp_path: Path
+) -> None:
+    """As pods come and go: at once, though no task of the machine has."""
+    for name, pid in (("one", ""), ("two", child.pid)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").write_text(f"{pid}\n")
+    follower = follow(cgroups=[tmp_path / "one"])
+    now = time.monotonic_ns()
+    follower.scan(now)
+    assert not follower.targets
+    follower.take_cgroups([tmp_path / "two"])
+    follower.scan(now + 1)
+    assert {child.pid} == follower.targets.keys()
+    follower.take_cgroups([])
+    _, void = follower.scan(now + 2)
+    assert [child.pid] == void
+    assert not follower.targets

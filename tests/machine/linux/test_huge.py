@@ -11,6 +11,7 @@ import pytest
 from isotherm.core.errors import NotPermittedError, UnsupportedError
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.linux.huge import (
+    Blocks,
     HugeHost,
     Khugepaged,
     TlbFacts,
@@ -97,6 +98,45 @@ def test_collapse_and_split_are_seen_in_smaps(
     assert expected == host.huge_pages().huge[block : block + 3].tolist()
     ones = f"ctypes.string_at({page} << 12, {3 * GRANULE} << 12).count(1)"
     assert 3 * GRANULE * PAGE_BYTES == child.do(ones)
+
+
+def test_what_others_change_is_seen_in_turn(
+    child: Any,
+    watch: Callable[[int], tuple[LinuxMachine, HugeHost]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A block an epoch is looked at again; new memory all at once."""
+    monkeypatch.setattr("isotherm.machine.linux.huge.SCANNED_BLOCKS", 1)
+    page = small_pages(child, 2 * GRANULE)
+    machine, host = watch(child.pid)
+    block = first_flat(machine, child.pid, page) // GRANULE
+    assert not host.huge_pages().huge[block : block + 2].any()
+    there = f"ctypes.c_long({page} << 12), ctypes.c_long({2 * GRANULE} << 12)"
+    if child.do(f"libc.madvise({there}, 25)"):  # MADV_COLLAPSE
+        pytest.skip("this host has no free huge page")
+    epochs = machine.pages // GRANULE
+    seen = [host.huge_pages().huge[block : block + 2].sum() for _ in range(epochs)]
+    assert seen == sorted(seen)
+    assert seen[0] <= 1
+    assert 2 == seen[-1]
+    other = HugeHost(machine)
+    assert 2 == other.huge_pages().huge[block : block + 2].sum()
+
+
+def test_blocks_are_whole_ranges_of_one_process() -> None:
+    """By flat range, with the virtual page of each; part of one is none."""
+    base, end = np.array([512, 2048, 2600]), np.array([1600, 2600, 4096])
+    start, pid = np.array([10240, 0, 552]), np.array([7, 7, 9], np.int32)
+    found = Blocks.of(base, end, start, pid)
+    assert [1, 2, 4, 6, 7] == found.block.tolist()
+    assert [7, 7, 7, 9, 9] == found.pid.tolist()
+    assert [10240, 10752, 0, 1024, 1536] == found.vpage.tolist()
+    assert found.changed(Blocks.none()).all()
+    assert not found.changed(found).any()
+    moved = Blocks.of(base, end, start + np.array([0, 512, 0]), pid)
+    assert [False, False, True, False, False] == moved.changed(found).tolist()
+    less = found.take(found.block > 2)
+    assert [True, True, False, False, False] == found.changed(less).tolist()
 
 
 def test_what_cannot_be_changed_says_why(

@@ -25,6 +25,7 @@ def test_a_name_may_hold_anything() -> None:
         stat.threads, stat.start_ticks, stat.vsize_bytes, stat.rss_pages,
     )  # fmt: skip
     assert (26, 28) == stat.image
+    assert "?[2J" == parse_stat(f"7 (\x1b[2J) S {rest}\n").comm  # a terminal obeys it
     with pytest.raises(ValueError, match="fields"):
         parse_stat("7 (x) S 1 2 3")
 

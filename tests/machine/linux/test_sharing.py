@@ -3,14 +3,24 @@
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from isotherm.machine.linux.intervals import covered
 from isotherm.machine.linux.mappings import (
     Managed,
     MappingPolicy,
     Mappings,
     parse_maps,
 )
-from isotherm.machine.linux.sharing import Shared, mirrors, resolve, shareable, split
+from isotherm.machine.linux.sharing import (
+    NO_ALIASES,
+    Shared,
+    mirrors,
+    resolve,
+    shareable,
+    split,
+)
 from isotherm.machine.linux.spaces import NO_PAGE, SpaceMap
 
 SHM = "/memfd:x (deleted)"
@@ -92,6 +102,45 @@ def test_other_files_are_others() -> None:
     one = process(1, (512, 64, "rw-s", 0, 7, SHM))
     other = process(2, (512, 64, "rw-s", 0, 8, "/memfd:y"))
     assert {} == split([one, other]).aliases
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1))
+def test_every_page_is_managed_by_who_showed_it_first(seed: int) -> None:
+    """Page by page: one keeper, the first of those that map it, and aliases to it."""
+    rng = np.random.default_rng(seed)
+    mappers = []
+    for pid in range(1, int(rng.integers(2, 7))):
+        at, lines = 512, []
+        for _ in range(int(rng.integers(0, 5))):
+            pages = int(rng.integers(1, 30))
+            rights = ("rw-s", "r--p", "rw-p")[int(rng.integers(0, 3))]
+            offset, inode = int(rng.integers(0, 20)), int(rng.integers(1, 3))
+            lines.append((at, pages, rights, offset, inode, "/data"))
+            at += pages + int(rng.integers(0, 3))
+        mappers.append(process(pid, *lines))
+    found = split(mappers)
+    kept: dict[tuple[int, int], tuple[int, int]] = {}
+    for mapper in mappers:
+        table = mapper.mappings
+        owns = covered(found.own[mapper.pid], np.arange(512, 900))
+        aliases = found.aliases.get(mapper.pid, NO_ALIASES)
+        managed = covered(mapper.managed.ranges, np.arange(512, 900))
+        for row in range(len(table)):
+            for page in range(int(table.start[row]), int(table.end[row])):
+                if not managed[page - 512]:
+                    continue
+                here = (mapper.pid, page)
+                if shareable(table)[row]:
+                    offset = int(table.offset[row]) + page - int(table.start[row])
+                    here = kept.setdefault((int(table.inode[row]), offset), here)
+                keeper, there = resolve(aliases, np.array([page]))
+                if here == (mapper.pid, page):
+                    assert owns[page - 512]
+                    assert -1 == keeper[0]
+                else:
+                    assert not owns[page - 512]
+                    assert here == (keeper[0], there[0])
 
 
 def test_pages_are_resolved_both_ways() -> None:

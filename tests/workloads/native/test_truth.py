@@ -1,6 +1,7 @@
 """The truth reader: shares by hand, placement from a made-up machine."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,12 @@ def test_move_pages_and_pagemap_agree() -> None:
 def test_states_have_the_documented_numbers() -> None:
     """They are in files that others read."""
     assert [0, 1, 2, 3] == [int(state) for state in State]
+
+
+def test_a_process_that_is_ending_is_gone() -> None:
+    """It has a number still, and no memory: no such process, not a lack of rights."""
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(ProcessLookupError):
+        query_nodes(ended.pid, 0x10000, 1)
+    ended.wait()

@@ -18,6 +18,8 @@ CAPABILITIES: Final = {
     "perfmon": (38, "sample any process whatever perf_event_paranoid says"),
     "sys-resource": (24, "watch pressure in windows of any length"),
 }
+#: What it takes to keep all of the above away from who decides: ``run --user``.
+SPLITTING: Final = {"setuid": 7, "setgid": 6, "setpcap": 8, "chown": 0, "kill": 5}
 #: perf_event_paranoid above this keeps users from watching their own processes
 #: (Debian's and Android's level 3; the kernel's own levels end with 2).
 MAX_PARANOID: Final = 2
@@ -30,7 +32,12 @@ def find_permissions(root: Path = Path("/")) -> list[Availability]:
         root: Where /proc is.
     """
     held = effective_capabilities(root)
-    return [*_capabilities(held), *_settings(root, held), _frames(held)]
+    return [
+        *_capabilities(held),
+        _splitting(held),
+        *_settings(root, held),
+        _frames(held),
+    ]
 
 
 def effective_capabilities(root: Path = Path("/")) -> int | None:
@@ -66,6 +73,17 @@ def _capabilities(held: int | None) -> Iterator[Availability]:
             why = f"/proc/self/status does not say: {use}"
         assert 0 <= number < 64  # noqa: S101  # a bit of CapEff
         yield Availability(f"cap-{name}", "permission", there, why, command)
+
+
+def _splitting(held: int | None) -> Availability:
+    """Return whether a run can give its rights to a process of their own."""
+    lacks = [name for name, bit in SPLITTING.items() if not (held or 0) >> bit & 1]
+    there = not lacks and os.geteuid() == 0
+    why = "run --user NAME leaves these with a small mover: nobody else needs them"
+    if not there:
+        named = ", ".join(f"CAP_{name.upper()}" for name in lacks) or "root"
+        why = f"run --user needs {named}: a run keeps all its rights"
+    return Availability("split", "permission", there, why)
 
 
 def _settings(root: Path, held: int | None) -> Iterator[Availability]:

@@ -15,6 +15,7 @@ from isotherm.daemon.doctor.kernel import Kernel, read_kernel
 from isotherm.daemon.doctor.permissions import find_permissions
 from isotherm.daemon.doctor.sources import find_sources
 from isotherm.daemon.movers import find_movers
+from isotherm.daemon.permitted import NEEDED
 
 #: Movers that are told as absent where they are.
 KNOWN_MOVERS: Final = {
@@ -65,10 +66,20 @@ class Report:
             parts.append("puts cold memory out to swap")
         if movers:
             parts.append(f"meets other movers: {', '.join(movers)}")
+        # First what decides, in the order in which a run asks.
+        lacks = self._lacking()
         if not {"move-pages", "zram", "zswap"} & set(move):
             # Unless a node comes later, as check_tiers() has it.
-            parts.append("ends with 3: one memory tier")
+            as_root = "as root it " if lacks else ""
+            parts.insert(0, f"{as_root}ends with 3: one memory tier")
+        if lacks:
+            parts.insert(0, f"ends with 4: this user lacks {', '.join(lacks)}")
         return "isotherm run " + "; ".join(parts)
+
+    def _lacking(self) -> list[str]:
+        """Return capabilities that a run needs and this user has not."""
+        held = {fact.name for fact in self.of("permission") if fact.present}
+        return [name for name in NEEDED if name.lower().replace("_", "-") not in held]
 
     def to_json(self) -> dict[str, Any]:
         """Return builtin types for ``--json``."""

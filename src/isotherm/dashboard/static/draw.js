@@ -75,6 +75,11 @@ export function drawTiers(svg, view) {
   svg.setAttribute("viewBox", `0 0 ${whole} ${height}`);
   svg.style.maxWidth = `${1.4 * whole}px`;
   svg.replaceChildren();
+  // What is managed is hatched: it is told from what is used without its colour.
+  const hatch = shape(shape(svg, "defs", {}), "pattern", {
+    id: "hatch", width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
+  });
+  shape(hatch, "line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 8 });
   view.tiers.forEach((tier, at) => {
     const x = 10 + at * (width + gap);
     const full = (part) => box * Math.min(1, tier.capacity_bytes ? part / tier.capacity_bytes : 0);
@@ -82,7 +87,7 @@ export function drawTiers(svg, view) {
     shape(svg, "rect", { class: "box", x, y: top, width, height: box, rx: 6 });
     const used = full(tier.used_bytes), ours = full(tier.managed_bytes);
     shape(svg, "rect", { class: "used", x: x + 6, y: top + box - used, width: width - 12, height: used });
-    shape(svg, "rect", { class: "ours", x: x + 6, y: top + box - ours, width: 40, height: ours });
+    shape(svg, "rect", { class: "ours", fill: "url(#hatch)", x: x + 6, y: top + box - ours, width: 40, height: ours });
     shape(svg, "text", { x, y: top + box + 16 }, `${bytes(tier.used_bytes)} of ${bytes(tier.capacity_bytes)}`);
     shape(svg, "text", { x, y: top + box + 32 }, `managed ${bytes(tier.managed_bytes)}`);
   });

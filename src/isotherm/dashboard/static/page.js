@@ -6,10 +6,13 @@ import {
   percent, rate, tierWords,
 } from "./draw.js";
 
-const ROWS = 50;
+const ROWS = 50;      // of the ranges, at once
+const OWNERS = 100;   // of a table that may be long
 const by = (id) => document.getElementById(id);
-const token = new URLSearchParams(location.hash.slice(1)).get("token");
-const shown = { view: null, first: 0, cursor: null, winding: false };
+const secrets = new URLSearchParams(location.hash.slice(1));
+const token = secrets.get("token");
+const key = secrets.get("key");
+const shown = { view: null, first: 0, some: null, cursor: null, winding: false };
 
 // -- listening ---------------------------------------------------------------
 
@@ -18,18 +21,23 @@ function say(state, words) {
   if (by("state").textContent !== words) by("state").textContent = words;
 }
 
-const events = new EventSource("api/events");
+const events = new EventSource(key ? `api/events?key=${encodeURIComponent(key)}` : "api/events");
 events.addEventListener("view", (event) => {
   const { view, played } = JSON.parse(event.data);
   shown.view = view;
   say("live", view.live ? "live" : played.paused ? "a recording, held" : "a recording");
   drawAll(view, played);
+  document.documentElement.dataset.drawn = String(1 + Number(document.documentElement.dataset.drawn ?? 0));
 });
 events.addEventListener("gone", (event) => {
   const told = JSON.parse(event.data);
   say("gone", `${told.message}; this is the last that was seen`);
 });
 events.addEventListener("error", () => {
+  if (events.readyState === EventSource.CLOSED) {  // an answer, and no event
+    ask("api/view?ranges=0").then(({ error }) => say("gone", error ? wrong(error).textContent : "refused"));
+    return;
+  }
   say("lost", "connection lost, trying again; this is the last that was seen");
 });
 
@@ -47,7 +55,9 @@ function drawAll(view, played) {
   by("share-words").textContent = `Now ${percent(view.fast_share)}, estimated.`;
   drawHeat();
   drawRanges();
+  if (elsewhere()) fetchRanges();
   drawOwners(view);
+  drawTenants(view);
   drawMoves(view);
   drawWind(view, played);
 }
@@ -96,6 +106,8 @@ function drawHeat() {
   const scale = Math.log1p(most) || 1;
   drawMap(by("heat"), heat.rate, (value) => Math.log1p(value) / scale, shown.cursor);
   drawMap(by("placed"), heat.fast_share, (value) => value, shown.cursor);
+  const hottest = `cold to ${rate(most)} accesses per page and second`;
+  if (by("heat-scale").textContent !== hottest) by("heat-scale").textContent = hottest;
   const at = shown.cursor;
   let words = `${rows} ranges, ${columns} stretches of time; hottest ${rate(most)} accesses per page and second`;
   if (at) {
@@ -111,21 +123,54 @@ function owner(at) {
   return at === null ? "gone" : shown.view.owners[at]?.name ?? "";
 }
 
+// The hottest ranges come with every view; others are asked for by their place.
+const elsewhere = () => by("order").value !== "heat" || shown.first > 0;
+const asking = { busy: false, again: false };
+
+async function fetchRanges() {
+  if (asking.busy) {
+    asking.again = true;
+    return;
+  }
+  asking.busy = true;
+  do {
+    asking.again = false;
+    const order = by("order").value, first = shown.first;
+    const found = await ask(`api/ranges?order=${order}&first=${first}&count=${ROWS}`);
+    if (!found.error) shown.some = { ...found, order, first };
+  } while (asking.again);
+  asking.busy = false;
+  drawRanges();
+}
+
+function chooseRanges() {
+  if (elsewhere()) fetchRanges();
+  else drawRanges();
+}
+
 function drawRanges() {
-  const order = by("order").value;
-  const ranges = [...shown.view.ranges];
-  if (order === "size") ranges.sort((a, b) => b.nr_pages - a.nr_pages);
-  if (order === "address") ranges.sort((a, b) => a.owner - b.owner || a.start - b.start);
-  shown.first = Math.max(0, Math.min(shown.first, ranges.length - 1));
-  const some = ranges.slice(shown.first, shown.first + ROWS);
-  by("rows").textContent = ranges.length
-    ? `${shown.first + 1} to ${shown.first + some.length} of ${ranges.length}` : "none yet";
+  const order = by("order").value, view = shown.view;
+  let some = { ranges: view.ranges, nr_ranges: view.nr_ranges, order: "heat", first: 0 };
+  some.owners = view.owners.map((one) => one.name);
+  some.pids = view.owners.map((one) => one.pid);
+  if (elsewhere()) {
+    if (shown.some?.order !== order || shown.some.first !== shown.first) return;
+    some = shown.some;
+  }
+  const all = some.nr_ranges;
+  if (shown.first && shown.first >= all) { // there are fewer by now
+    shown.first = Math.max(0, ROWS * Math.floor((all - 1) / ROWS));
+    chooseRanges();
+    return;
+  }
+  by("rows").textContent = all
+    ? `${shown.first + 1} to ${shown.first + some.ranges.length} of ${all}` : "none yet";
   by("before").disabled = shown.first === 0;
-  by("after").disabled = shown.first + ROWS >= ranges.length;
-  fillTable(by("ranges").tBodies[0], some.map((range) => [
-    owner(range.owner), hex(range.start), bytes(range.end - range.start),
+  by("after").disabled = shown.first + ROWS >= all;
+  fillTable(by("ranges").tBodies[0], some.ranges.map((range) => [
+    some.owners[range.owner] ?? "gone", hex(range.start), bytes(range.end - range.start),
     rate(range.rate), percent(range.fast_share),
-    whyButton(range.owner, range.start, range.end),
+    whyButton(some.owners[range.owner], some.pids[range.owner], range.start, range.end),
   ]));
 }
 
@@ -138,8 +183,24 @@ function drawOwners(view) {
     head.replaceChildren(row);
     head.dataset.names = names.join();
   }
-  fillTable(by("owners").tBodies[0], view.owners.map((one) => [
+  const size = (one) => one.tier_bytes.reduce((sum, part) => sum + part, 0);
+  const owners = view.owners.length > OWNERS
+    ? [...view.owners].sort((a, b) => size(b) - size(a)).slice(0, OWNERS) : view.owners;
+  fillTable(by("owners").tBodies[0], owners.map((one) => [
     one.name, rate(one.rate), ...one.tier_bytes.map(bytes),
+  ]));
+  const more = view.owners.length - owners.length;
+  by("owners-more").textContent = more ? `and ${more} smaller ones` : "";
+}
+
+function drawTenants(view) {
+  by("tenants-part").hidden = view.tenants.length === 0;
+  const pools = { common: "all", owed: "its guarantee", capped: "its maximum" };
+  fillTable(by("tenants").tBodies[0], view.tenants.map((one) => [
+    one.name, one.profile || "–", bytes(one.fast_bytes), bytes(one.bytes),
+    bytes(one.guarantee_bytes), bytes(one.lent_bytes), bytes(one.borrowed_bytes),
+    percent(one.fast_share), one.slowdown === null ? "–" : one.slowdown.toFixed(2),
+    nanoseconds(one.price_ns), pools[one.pool] ?? "–", bytes(one.charged_bytes),
   ]));
 }
 
@@ -151,14 +212,16 @@ function drawMoves(view) {
       move.time_s.toFixed(1), move.errno ? `failed (${move.errno})` : up ? "up ↑" : "down ↓",
       bytes(4096 * move.nr_pages), `${move.src} → ${move.dst}`, move.reason,
       nanoseconds(move.gain_ns), hex(move.start),
-      whyButton(move.owner, move.start, move.start + 4096 * move.nr_pages),
+      whyButton(...whose(move.owner), move.start, move.start + 4096 * move.nr_pages),
     ];
   }));
 }
 
 // -- why ---------------------------------------------------------------------
 
-function whyButton(at, start, end) {
+const whose = (at) => at === null ? [null, null] : [owner(at), shown.view.owners[at]?.pid];
+
+function whyButton(name, pid, start, end) {
   return (cell) => {
     let button = cell.firstChild;
     if (!button) {
@@ -166,18 +229,17 @@ function whyButton(at, start, end) {
       button.addEventListener("click", () => explain(JSON.parse(button.dataset.range)));
       cell.append(button);
     }
-    button.disabled = at === null;
+    button.disabled = name === null;
     button.setAttribute("aria-label", `why ${hex(start)}`);
-    button.dataset.range = JSON.stringify({ at, start, end });
+    button.dataset.range = JSON.stringify({ name, pid, start, end });
   };
 }
 
-async function explain({ at, start, end }) {
-  const pid = shown.view.owners[at]?.pid ?? 0;
-  by("why-title").textContent = `${owner(at)} ${hex(start)}–${hex(end)}`;
+async function explain({ name, pid, start, end }) {
+  by("why-title").textContent = `${name} ${hex(start)}–${hex(end)}`;
   by("why-words").replaceChildren(element("p", {}, "asking …"));
   if (!by("why").open) by("why").showModal();
-  const found = await ask(`api/explain?pid=${pid}&start=${start}&end=${end}`);
+  const found = await ask(`api/explain?pid=${pid ?? 0}&start=${start}&end=${end}`);
   by("why-words").replaceChildren(...(found.error ? [wrong(found.error)] : whyWords(found)));
 }
 
@@ -204,7 +266,8 @@ function wrong(error) {
 
 async function ask(address, options = {}) {
   try {
-    const answer = await fetch(address, options);
+    const headers = key ? { ...options.headers, "x-isotherm-key": key } : options.headers;
+    const answer = await fetch(address, { ...options, headers });
     return await answer.json();
   } catch (error) {
     return { error: { message: `no answer: ${error.message}`, hint: null } };
@@ -217,13 +280,17 @@ by("heat").addEventListener("keydown", (event) => {
   const heat = shown.view?.heat;
   if (!heat) return;
   const at = shown.cursor ??= { row: 0, column: heat.time_s.length - 1 };
-  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  const steps = {
+    ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+    PageUp: [-10, 0], PageDown: [10, 0], Home: [0, -1e9], End: [0, 1e9],
+  };
   if (event.key in steps) {
     const [down, right] = steps[event.key];
     at.row = Math.max(0, Math.min(at.row + down, heat.rate.length - 1));
     at.column = Math.max(0, Math.min(at.column + right, heat.time_s.length - 1));
   } else if (event.key === "Enter") {
-    explain({ at: heat.owner[at.row], start: heat.start[at.row], end: heat.end[at.row] });
+    const [name, pid] = whose(heat.owner[at.row]);
+    explain({ name, pid, start: heat.start[at.row], end: heat.end[at.row] });
   } else {
     return;
   }
@@ -244,9 +311,9 @@ for (const id of ["heat", "placed"]) {
   });
 }
 
-by("order").addEventListener("change", () => { shown.first = 0; drawRanges(); });
-by("before").addEventListener("click", () => { shown.first -= ROWS; drawRanges(); });
-by("after").addEventListener("click", () => { shown.first += ROWS; drawRanges(); });
+by("order").addEventListener("change", () => { shown.first = 0; chooseRanges(); });
+by("before").addEventListener("click", () => { shown.first -= ROWS; chooseRanges(); });
+by("after").addEventListener("click", () => { shown.first += ROWS; chooseRanges(); });
 
 function drawWind(view, played) {
   by("wind").hidden = view.live;

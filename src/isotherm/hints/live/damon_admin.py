@@ -14,50 +14,28 @@ import errno
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core import privileged
 from isotherm.core.availability import Availability
-from isotherm.core.changes import Facts, HostChanges, read_value, undoes, write_value
+from isotherm.core.changes import HostChanges, read_value, write_value
 from isotherm.core.errors import IsothermError, NotPermittedError, UnsupportedError
 from isotherm.hints.live.facts import missing
+from isotherm.machine.linux.kdamonds import ADMIN, KIND, MARKS, patiently
 from isotherm.machine.linux.syscalls import errno_name
 
-ADMIN: Final = Path("/sys/kernel/mm/damon/admin")
 MODULES: Final = Path("/sys/module")
-KIND: Final = "damon-kdamonds"
 #: Modules of the kernel that use DAMON exclusively (mm/damon/{reclaim,lru_sort,
 #: stat}.c): while one is on, no other monitoring starts.
 EXCLUSIVE: Final = ("damon_reclaim", "damon_lru_sort", "damon_stat")
-_MARKS: Final = (1_000_001, 1_999_999)  # µs: also a fair interval of updates
-
-#: The files answer EBUSY while another call has DAMON's lock; so long it is tried.
-PATIENCE_S: Final = 2.0
 
 Write = Callable[[Path, str], None]
-Answer = TypeVar("Answer")
-
-
-def patiently(action: Callable[[], Answer]) -> Answer:
-    """Return what an action gives, tried again while it ends in EBUSY.
-
-    mm/damon/sysfs.c takes its lock by mutex_trylock(), for reading ``state``, too,
-    on newer kernels.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return action()
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > end:
-                raise
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +90,7 @@ class Kdamond:
         patiently(lambda: self._write_file(path, value))
 
     def _read(self, path: Path) -> str:
-        return patiently(path.read_text).strip()
+        return patiently(lambda: privileged.read_kernel_text(path)).strip()
 
     def prepare(self) -> None:
         """Make the context and mark it as ours."""
@@ -309,7 +287,7 @@ class DamonAdmin:
         other = in_use(self._admin, self._modules)
         if other is not None:
             raise UnsupportedError(f"damon: {other[0]}", hint=other[1])
-        mark = random.SystemRandom().randint(*_MARKS)
+        mark = random.SystemRandom().randint(*MARKS)
         self._changes.made(
             KIND, admin=str(self._admin), kdamonds=self._count, mark=mark
         )
@@ -339,15 +317,16 @@ def in_use(
     base = admin / "kdamonds"
     try:
         count = int(read_value(base / "nr_kdamonds"))
-        states = [patiently((base / f"{i}/state").read_text) for i in range(count)]
-        pids = [patiently((base / f"{i}/pid").read_text) for i in range(count)]
-        os.close(os.open(base / "nr_kdamonds", os.O_WRONLY | os.O_CLOEXEC))
+        states = [_patient_text(base / f"{i}/state") for i in range(count)]
+        pids = [_patient_text(base / f"{i}/pid") for i in range(count)]
+        if privileged.broker() is None:
+            os.close(os.open(base / "nr_kdamonds", os.O_WRONLY | os.O_CLOEXEC))
     except OSError as error:
         raise _refused("nr_kdamonds", error) from error
     for name in EXCLUSIVE:
         parameter = modules / name / "parameters/enabled"
         try:
-            if parameter.read_text().strip() == "Y":
+            if privileged.read_kernel_text(parameter).strip() == "Y":
                 return f"{name} is on and has DAMON alone", f"echo N > {parameter}"
         except OSError:
             continue
@@ -369,6 +348,10 @@ def in_use(
     return None
 
 
+def _patient_text(path: Path) -> str:
+    return patiently(lambda: privileged.read_kernel_text(path))
+
+
 def probe(admin: Path = ADMIN, modules: Path = MODULES) -> Availability:
     """Return whether DAMON can be used here and now."""
     name = "damon"
@@ -379,45 +362,6 @@ def probe(admin: Path = ADMIN, modules: Path = MODULES) -> Availability:
     if other is not None:
         return Availability(name, "source", False, *other)
     return Availability(name, "source", True, f"{admin} is there and nobody uses it")
-
-
-@undoes(KIND)
-def remove(facts: Facts) -> str:
-    """Stop and remove kdamonds that carry our mark."""
-    base, mark = Path(facts["admin"]) / "kdamonds", str(facts["mark"])
-    try:
-        count = int(read_value(base / "nr_kdamonds"))
-    except FileNotFoundError:
-        return "damon: gone meanwhile"
-    if count == 0:
-        return "damon: no kdamond is left"
-    ours = count == facts["kdamonds"]
-    for i in range(count):
-        context = base / f"{i}/contexts/0"
-        if not context.is_dir():  # killed before it was marked
-            ours = ours and _state(base / f"{i}") == "off"
-            continue
-        ours &= read_value(context / "monitoring_attrs/intervals/update_us") == mark
-    if not ours:
-        return "damon: left alone, these kdamonds are somebody else's"
-    for i in range(count):
-        if _state(base / f"{i}") == "on":
-            _turn_off(base / f"{i}")
-    patiently(lambda: write_value(base / "nr_kdamonds", "0"))
-    return f"damon: {count} kdamonds stopped and removed"
-
-
-def _state(kdamond: Path) -> str:
-    return patiently(lambda: read_value(kdamond / "state"))
-
-
-def _turn_off(kdamond: Path) -> None:
-    """Stop a kdamond; it may end by itself meanwhile."""
-    try:
-        patiently(lambda: write_value(kdamond / "state", "off"))
-    except OSError:
-        if _state(kdamond) == "on":
-            raise
 
 
 def cpu_ns(pid: int, proc: Path = Path("/proc")) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.errors import UnsupportedError
+from isotherm.core.privileged import read_kernel_text
 from isotherm.hints.live.perf_event import EventSpec, Ring, open_event
 from isotherm.records.perf_ring import Field, SampleLayout, Words, decode_ring
 
@@ -170,8 +171,8 @@ def find_event(
     """
     for root in tracefs:
         with contextlib.suppress(OSError, ValueError):
-            number = int((root / _EVENT / "id").read_text())
-            place = parse_format((root / _EVENT / "format").read_text())
+            number = int(read_kernel_text(root / _EVENT / "id"))
+            place = parse_format(read_kernel_text(root / _EVENT / "format"))
             if all(name in place for name in _WANTED):
                 return number, place
     raise UnsupportedError(

@@ -9,7 +9,7 @@ arch/x86/events/amd/ibs.c.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from isotherm.core.availability import Availability
 from isotherm.core.clock import Clock
 from isotherm.core.errors import UnsupportedError
-from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hints.capability import Capability
 from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.perf_event import EventSpec
@@ -29,7 +28,6 @@ from isotherm.hints.live.perf_event_samples import Accesses, Translator, only_me
 from isotherm.hints.live.perf_event_sampling import FIELDS, MemorySampling, Sampler
 from isotherm.machine.linux.spaces import SpaceMap
 from isotherm.records.data_source import DataSource
-from isotherm.topology.model import Topology
 
 PMU: Final = "ibs_op"
 NAME: Final = "ibs"
@@ -89,7 +87,7 @@ def filter_samples(
     return valid
 
 
-class IbsSource:
+class IbsSource(MemorySampling):
     """Samples of loads and stores that went to memory.
 
     Args:
@@ -103,8 +101,6 @@ class IbsSource:
         make: Makes the events; None: `CpuEvents`.
     """
 
-    mechanism: Final = Mechanism.SAMPLING
-
     def __init__(
         self,
         spaces: SpaceMap,
@@ -117,21 +113,20 @@ class IbsSource:
         root: Path = Path("/"),
         make: Callable[[EventSpec, tuple[int, ...] | None], Sampler] = CpuEvents,
     ) -> None:
-        self._root = root
         pmu = read_pmu(PMU, root)
         if pmu is None:
             raise UnsupportedError(self.probe(root).why)
         speed = cycles_per_ns(root)
         #: Whether the hardware drops what did not miss the L3.
         self.misses_only = misses_only = "l3missonly" in pmu.formats
-        self.capability = Capability(
+        capability = Capability(
             post_cache=True,
             sees_writes=misses_only,
             knows_initiator=initiator_of_cpu is not None,
             knows_latency=speed is not None,
         )
         control = PeriodControl(period, LEAST_PERIOD, MOST_PERIOD, MULTIPLE, budget)
-        self.sampling = MemorySampling(
+        super().__init__(
             NAME,
             make(event_of(pmu, control.period), pmu.cpus),
             lambda a, s: filter_samples(a, s, misses_only=misses_only),
@@ -144,7 +139,8 @@ class IbsSource:
             ),
             control,
             clock,
-            self.capability,
+            capability,
+            root,
         )
 
     @staticmethod
@@ -156,35 +152,3 @@ class IbsSource:
             return Availability(NAME, "source", present=False, why=why)
         only = "" if "l3missonly" in pmu.formats else ", loads only: before Zen 4"
         return try_event(NAME, event_of(pmu), f"{PMU}{only}")
-
-    @property
-    def frames(self) -> FrameMap | None:
-        """The map of frames; None where there is none."""
-        return self.sampling.translate.frames
-
-    def take_tiers(self, topology: Topology) -> None:
-        """Learn which memory has come and gone."""
-        self.sampling.translate.take_nodes(read_physical_nodes(self._root))
-
-    def open(self) -> None:
-        """Begin to sample every CPU; see `MemorySampling.open` for errors."""
-        self.sampling.open()
-
-    def close(self) -> None:
-        """Stop; may be called again."""
-        self.sampling.close()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def look(self, looks: tuple[Look, ...]) -> None:
-        """Sample as rarely as a look says, or rarer."""
-        self.sampling.look(looks)
-
-    def drain(self) -> tuple[HintBatch, ...]:
-        """Return the samples since the last drain."""
-        return self.sampling.drain()

@@ -18,6 +18,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core import privileged
 from isotherm.core.availability import Availability
 from isotherm.core.clock import Clock
 from isotherm.core.errors import IsothermError, UnsupportedError
@@ -168,6 +169,8 @@ class PageOutSource:
                     "mkswap /dev/zram0 && swapon --priority 100 /dev/zram0"
                 ),
             )
+        if privileged.broker() is not None:  # a call answers, as of old kernels
+            return Availability(name, "source", present=True, why=f"swap is on {kind}")
         pidfd = os.pidfd_open(os.getpid())
         try:
             nothing = np.zeros(1, np.uint64)  # no bytes at address 0

@@ -9,7 +9,7 @@ MEM_TRANS_RETIRED.LOAD_LATENCY of the Intel SDM, volume 3, and Linux's pmu-event
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from isotherm.core.availability import Availability
 from isotherm.core.clock import Clock
 from isotherm.core.errors import UnsupportedError
-from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hints.capability import Capability
 from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.perf_event import EventSpec
@@ -29,7 +28,6 @@ from isotherm.hints.live.perf_event_samples import Accesses, Translator, only_me
 from isotherm.hints.live.perf_event_sampling import FIELDS, MemorySampling, Sampler
 from isotherm.machine.linux.spaces import SpaceMap
 from isotherm.records.data_source import DataSource, Op
-from isotherm.topology.model import Topology
 
 NAME: Final = "pebs"
 #: The big cores' PMU of a hybrid processor, or the only one.
@@ -104,7 +102,7 @@ def filter_samples(accesses: Accesses, source: DataSource) -> NDArray[np.bool_]:
     return loads
 
 
-class PebsSource:
+class PebsSource(MemorySampling):
     """Samples of loads from memory.
 
     Args:
@@ -118,8 +116,6 @@ class PebsSource:
         root: Root of the host's files.
         make: Makes the events from event, CPUs, leader; None: `CpuEvents`.
     """
-
-    mechanism: Final = Mechanism.SAMPLING
 
     def __init__(
         self,
@@ -136,13 +132,12 @@ class PebsSource:
             [EventSpec, tuple[int, ...] | None, EventSpec | None], Sampler
         ] = lambda event, cpus, leader: CpuEvents(event, cpus, leader=leader),
     ) -> None:
-        self._root = root
         pmu = find_pmu(root)
         if pmu is None:
             raise UnsupportedError(self.probe(root).why)
         # Only the latency event measures it on every processor.
         speed = cycles_per_ns(root) if mode == "latency" else None
-        self.capability = Capability(
+        capability = Capability(
             post_cache=True,
             sees_writes=False,
             knows_initiator=initiator_of_cpu is not None,
@@ -150,7 +145,7 @@ class PebsSource:
         )
         begin = period or (LATENCY_PERIOD if mode == "latency" else PERIOD)
         control = PeriodControl(begin, LEAST_PERIOD, MOST_PERIOD, budget=budget)
-        self.sampling = MemorySampling(
+        super().__init__(
             NAME,
             make(event_of(pmu, mode, begin), pmu.cpus, leader_of(pmu, mode)),
             filter_samples,
@@ -163,7 +158,8 @@ class PebsSource:
             ),
             control,
             clock,
-            self.capability,
+            capability,
+            root,
         )
 
     @staticmethod
@@ -178,35 +174,3 @@ class PebsSource:
             return Availability(NAME, "source", present=False, why=why)
         event = event_of(pmu, "l3-miss", PERIOD)
         return try_event(NAME, event, f"{pmu.name}: loads that missed the L3")
-
-    @property
-    def frames(self) -> FrameMap | None:
-        """The map of frames; None where there is none."""
-        return self.sampling.translate.frames
-
-    def take_tiers(self, topology: Topology) -> None:
-        """Learn which memory has come and gone."""
-        self.sampling.translate.take_nodes(read_physical_nodes(self._root))
-
-    def open(self) -> None:
-        """Begin to sample every CPU; see `MemorySampling.open` for errors."""
-        self.sampling.open()
-
-    def close(self) -> None:
-        """Stop; may be called again."""
-        self.sampling.close()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def look(self, looks: tuple[Look, ...]) -> None:
-        """Sample as rarely as a look says, or rarer."""
-        self.sampling.look(looks)
-
-    def drain(self) -> tuple[HintBatch, ...]:
-        """Return the samples since the last drain."""
-        return self.sampling.drain()

@@ -7,20 +7,20 @@ threads that are started later inherit them (``inherit_thread``), so none is
 missed between two looks at /proc.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
 import structlog
 
-from isotherm.core import descriptors
+from isotherm.core import descriptors, privileged
 from isotherm.hints.live.perf_event_ring import Ring
+from isotherm.machine.linux.perf_open import perf_event_open
 from isotherm.records.perf_ring import Field, RingRecords, SampleLayout, decode_ring
 
 __all__ = [
@@ -38,10 +38,8 @@ SW_PAGE_FAULTS_MIN: Final = 5
 SW_PAGE_FAULTS_MAJ: Final = 6
 SW_DUMMY: Final = 9
 
-_NR_PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
 _ATTR_SIZE: Final = 112  # PERF_ATTR_SIZE_VER5: up to sample_max_stack
 _ATTR_SIZE_CONFIG3: Final = 136  # PERF_ATTR_SIZE_VER8
-_FLAG_FD_CLOEXEC: Final = 8
 _IOC_ENABLE: Final = 0x2400
 _IOC_DISABLE: Final = 0x2401
 _IOC_SET_OUTPUT: Final = 0x2405
@@ -57,8 +55,6 @@ _USE_CLOCKID = 1 << 25
 _INHERIT_THREAD = 1 << 35  # v5.13; older kernels answer EINVAL
 
 log = structlog.get_logger()
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +134,10 @@ def open_event(spec: EventSpec, tid: int, cpu: int, group: int = -1) -> int:
         OSError: With the kernel's errno: EACCES and EPERM (not permitted), ENOENT
             (no such event here), ESRCH (the thread is gone), EINVAL.
     """
-    number = _NR_PERF_EVENT_OPEN.get(os.uname().machine)
-    if number is None:
-        raise OSError(errno.ENOSYS, f"perf_event_open on {os.uname().machine}")
-    whole = spec.attr()
-    attr = ctypes.create_string_buffer(whole, len(whole))
-    fd = int(
-        _libc.syscall(
-            ctypes.c_long(number),
-            attr,
-            ctypes.c_int(tid),
-            ctypes.c_int(cpu),
-            ctypes.c_int(group),
-            ctypes.c_ulong(_FLAG_FD_CLOEXEC),
-        )
-    )
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"perf_event_open: {os.strerror(code)}")
-    return fd
+    if privileged.broker() is not None and spec.type == TYPE_SOFTWARE:
+        # What the kernel does itself is not told to those without rights.
+        spec = replace(spec, exclude_kernel=True, exclude_hv=True)
+    return perf_event_open(spec.attr(), tid, cpu, group)
 
 
 def enable_event(fd: int, *, group: bool = False) -> None:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 from isotherm.core.clock import Clock
 from isotherm.hints.batch import HintBatch, Look, Mechanism
 from isotherm.hints.capability import Capability
+from isotherm.hints.live.frame_map import FrameMap
 from isotherm.hints.live.perf_event_cpu import mean_period, refusal
+from isotherm.hints.live.perf_event_nodes import read_physical_nodes
 from isotherm.hints.live.perf_event_period import SAMPLE_NS, PeriodControl
 from isotherm.hints.live.perf_event_samples import Accesses, Translator
 from isotherm.records.data_source import DataSource, where_of
 from isotherm.records.perf_fields import Field
 from isotherm.records.perf_ring import RingRecords
+from isotherm.topology.model import Topology
 
 #: What every sample holds.
 FIELDS: Final = (
@@ -73,7 +77,7 @@ def accesses_of(records: RingRecords) -> tuple[Accesses, DataSource]:
 
 
 class MemorySampling:
-    """Drains a sampler: filters, translates, and keeps to the budget.
+    """A source that drains a sampler: filters, translates, keeps to the budget.
 
     Args:
         name: Of the source.
@@ -83,8 +87,11 @@ class MemorySampling:
         control: The period.
         clock: The machine's.
         capability: What the source sees.
+        root: Root of the host's files.
         sample_ns: Time that a sample takes from the application.
     """
+
+    mechanism: Final = Mechanism.SAMPLING
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class MemorySampling:
         control: PeriodControl,
         clock: Clock,
         capability: Capability,
+        root: Path = Path("/"),
         sample_ns: float = SAMPLE_NS,
     ) -> None:
         self.name = name
@@ -104,14 +112,31 @@ class MemorySampling:
         self._sampler = sampler
         self._keep = keep
         self._clock = clock
+        self._root = root
         self._sample_ns = sample_ns
         self._start_ns = 0
         self._is_open = False
         #: Samples that were no access to memory; times that the kernel throttled.
         self.filtered = self.throttled = 0
 
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def frames(self) -> FrameMap | None:
+        """The map of frames; None where there is none."""
+        return self.translate.frames
+
+    def take_tiers(self, topology: Topology) -> None:
+        """Learn which memory has come and gone."""
+        self.translate.take_nodes(read_physical_nodes(self._root))
+
     def open(self) -> None:
-        """Begin to sample.
+        """Begin to sample every CPU.
 
         Raises:
             NotPermittedError: Events of every process may not be opened.

@@ -21,6 +21,7 @@ from isotherm.core.clock import Clock
 from isotherm.core.errors import IsothermError, UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.linux import advice, pagemap, syscalls
+from isotherm.machine.linux.intervals import normalised
 from isotherm.machine.linux.machine import LinuxMachine
 from isotherm.machine.linux.moving import FORBIDDEN
 from isotherm.machine.linux.process import Process
@@ -32,6 +33,10 @@ THP: Final = Path("sys/kernel/mm/transparent_hugepage")
 #: How often it is read which mappings the kernel may collapse by itself: smaps is
 #: dear (63 to 140 ns a page).
 ELIGIBLE_S: Final = 30.0
+#: Of a core, spent on that at most: the next reading waits for so much longer.
+ELIGIBLE_SHARE: Final = 0.005
+#: Blocks of 512 pages that are looked at in an epoch, beside those that are new.
+SCANNED_BLOCKS: Final = 2048
 #: Beliefs until a change has been measured, and what a huge page costs to move:
 #: docs/reference/huge-pages.md#costs.
 SPLIT_NS: Final = 90e3
@@ -147,7 +152,10 @@ class HugeHost:
         self._tlb = tlb or TlbFacts()
         self._khugepaged = Khugepaged.read(root)
         self._eligible: dict[int, NDArray[np.int64]] = {}
-        self._eligible_ns = -1
+        self._eligible_ns, self._eligible_after_s = -1, ELIGIBLE_S
+        self._huge = np.zeros(0, np.bool_)
+        self._blocks = Blocks.none()
+        self._turn = 0
 
     @property
     def clock(self) -> Clock:
@@ -159,27 +167,32 @@ class HugeHost:
         return self._machine.placement()
 
     def huge_pages(self) -> HugePages:
-        """Return which ranges are huge now, and which khugepaged may collapse."""
+        """Return which ranges are huge, and which khugepaged may collapse.
+
+        New memory is looked at at once, and so is what was changed here; the rest in
+        turn, ``SCANNED_BLOCKS`` an epoch: what others change is seen later.
+        """
         n = self._machine.pages // GRANULE
-        huge = np.zeros(n, np.bool_)
         would = np.zeros(n, np.bool_)
-        present = pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_HUGE
         self._read_eligible()
-        base, end, start, pid = self._machine.space_map.extents()
-        for owner in np.unique(pid).tolist():
-            target = self._machine.follower.targets.get(owner)
-            if target is None:
-                continue
-            rows = pid == owner
-            span = (base[rows], end[rows], start[rows])
-            _mark(huge, _huge_runs(target.process, span, present), span)
-            _mark(would, self._eligible.get(owner, np.empty((0, 2), np.int64)), span)
+        blocks = Blocks.of(*self._machine.space_map.extents())
+        due = blocks.changed(self._blocks)
+        turn = (blocks.block - self._turn) % max(n, 1) < SCANNED_BLOCKS
+        self._turn = (self._turn + SCANNED_BLOCKS) % max(n, 1)
+        huge = np.zeros(n, np.bool_)
+        same = blocks.block[~due]
+        huge[same] = self._huge[same]
+        self._look(blocks.take(due | turn), huge)
+        self._huge, self._blocks = huge, blocks
+        for owner, runs in self._eligible.items():
+            own = blocks.take(blocks.pid == owner)
+            would[own.block] = within(runs, own.vpage)
         per_s = self._khugepaged.pages_per_s
         if per_s == 0:
             would[:] = False
         tlb = self._tlb
         return HugePages(
-            huge,
+            huge.copy(),
             self._machine.pages / per_s if per_s > 0 else float("inf"),
             would,
             tlb.entries,
@@ -219,9 +232,25 @@ class HugeHost:
                 code[i] = _split(target.process, int(at[0]))
             cost_ns[i] = time.perf_counter_ns() - began
         done = page[code == 0].astype(np.int64)
+        known = done // GRANULE < len(self._huge)
+        self._huge[done[known] // GRANULE] = huge[code == 0][known]
         if len(done):
             self._machine.reread(np.stack([done, done + GRANULE], axis=1))
         return ResizeResult(code, cost_ns)
+
+    def _look(self, blocks: "Blocks", huge: NDArray[np.bool_]) -> None:
+        """Look which blocks are huge; those of a process that has gone are not."""
+        categories = pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_HUGE
+        for owner in np.unique(blocks.pid).tolist():
+            target = self._machine.follower.targets.get(owner)
+            if target is None:
+                continue
+            own = blocks.take(blocks.pid == owner)
+            spans = np.stack([own.vpage, own.vpage + GRANULE], axis=1)
+            runs = [np.empty((0, 2), np.int64)]
+            for start, end in normalised(spans).tolist():
+                runs.append(_scan(target.process, start, end, categories))
+            huge[own.block] = within(np.concatenate(runs), own.vpage)
 
     def _may_gather(self, target: Target, page: int, vpage: int) -> bool:
         """Return whether a range may be on the nodes that have most of its pages.
@@ -238,13 +267,14 @@ class HugeHost:
         now_ns = self.clock.now_ns()
         if (
             self._eligible_ns >= 0
-            and now_ns - self._eligible_ns < ELIGIBLE_S * NS_PER_S
+            and now_ns - self._eligible_ns < self._eligible_after_s * NS_PER_S
         ):
             return
         self._eligible_ns = now_ns
         self._eligible = {}
         if self._khugepaged.pages_per_s == 0:
             return
+        began = time.perf_counter_ns()
         for pid, target in list(self._machine.follower.targets.items()):
             try:
                 text = target.process.read_text("smaps")
@@ -252,17 +282,8 @@ class HugeHost:
                 log.debug("no-smaps", pid=pid, why=error.message)
                 continue
             self._eligible[pid] = parse_eligible(text)
-
-
-def _huge_runs(
-    process: Process,
-    span: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    categories: int,
-) -> NDArray[np.int64]:
-    """Return runs of huge pages in the extents of a process, in virtual pages."""
-    base, end, start = span
-    low, high = int(start.min()), int((start + end - base).max())
-    return _scan(process, low, high, categories)
+        took_s = (time.perf_counter_ns() - began) / NS_PER_S
+        self._eligible_after_s = max(ELIGIBLE_S, took_s / ELIGIBLE_SHARE)
 
 
 def _scan(process: Process, start: int, end: int, categories: int) -> NDArray[np.int64]:
@@ -277,29 +298,69 @@ def _scan(process: Process, start: int, end: int, categories: int) -> NDArray[np
     return np.empty((0, 2), np.int64)
 
 
-def _mark(
-    column: NDArray[np.bool_],
-    runs: NDArray[np.int64],
-    span: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-) -> None:
-    """Set the flat ranges that lie whole within runs of virtual pages.
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Whole ranges of 512 flat pages that are of one process, ascending, as columns.
+
+    Attributes:
+        block: Number of the range, int64[n].
+        pid: Whose it is, int64[n].
+        vpage: Its first virtual page, int64[n].
+    """
+
+    block: NDArray[np.int64]
+    pid: NDArray[np.int64]
+    vpage: NDArray[np.int64]
+
+    @staticmethod
+    def none() -> "Blocks":
+        """Return none."""
+        return Blocks(*(np.empty(0, np.int64) for _ in range(3)))
+
+    @staticmethod
+    def of(
+        base: NDArray[np.int64],
+        end: NDArray[np.int64],
+        start: NDArray[np.int64],
+        pid: NDArray[np.int32],
+    ) -> "Blocks":
+        """Return those of extents, as `SpaceMap.extents` returns them."""
+        first = -(-base // GRANULE)
+        count = np.maximum(end // GRANULE - first, 0)
+        of = np.repeat(np.arange(len(base)), count)
+        block = first[of] + np.arange(len(of)) - (np.cumsum(count) - count)[of]
+        vpage = block * GRANULE - base[of] + start[of]
+        order = np.argsort(block, kind="stable")
+        return Blocks(block[order], pid[of][order].astype(np.int64), vpage[order])
+
+    def take(self, rows: NDArray[np.bool_]) -> "Blocks":
+        """Return some rows."""
+        return Blocks(self.block[rows], self.pid[rows], self.vpage[rows])
+
+    def changed(self, before: "Blocks") -> NDArray[np.bool_]:
+        """Return which show other memory than they did before, bool[n]."""
+        if not len(before.block):
+            return np.ones(len(self.block), np.bool_)
+        at = np.searchsorted(before.block, self.block)
+        at = np.minimum(at, len(before.block) - 1)
+        same = (before.block[at] == self.block) & (before.pid[at] == self.pid)
+        found: NDArray[np.bool_] = ~(same & (before.vpage[at] == self.vpage))
+        return found
+
+
+def within(runs: NDArray[np.int64], vpage: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which ranges of 512 virtual pages lie whole within runs, bool[n].
 
     Args:
-        column: bool[pages // 512], changed.
         runs: int64[n, 2], [start, end) in virtual pages, ascending.
-        span: Base, end and first virtual page of the extents of one process.
+        vpage: First page of each range.
     """
-    for base, end, start in zip(*(part.tolist() for part in span), strict=True):
-        first = -(-base // GRANULE)
-        last = end // GRANULE
-        if last <= first or len(runs) == 0:
-            continue
-        block = np.arange(first, last)
-        low = block * GRANULE - base + start
-        at = np.searchsorted(runs[:, 0], low, side="right") - 1
-        inside = at >= 0
-        inside &= runs[np.maximum(at, 0), 1] >= low + GRANULE
-        column[first:last] |= inside
+    if not len(runs):
+        return np.zeros(len(vpage), np.bool_)
+    at = np.searchsorted(runs[:, 0], vpage, side="right") - 1
+    ends = runs[np.maximum(at, 0), 1] >= vpage + GRANULE
+    found: NDArray[np.bool_] = (at >= 0) & ends
+    return found
 
 
 def _split(process: Process, vpage: int) -> int:

@@ -14,7 +14,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from isotherm.core import descriptors
+from isotherm.core import descriptors, privileged
 from isotherm.core.errors import (
     IsothermError,
     NotPermittedError,
@@ -22,6 +22,7 @@ from isotherm.core.errors import (
     UnsupportedError,
     UsageError,
 )
+from isotherm.core.names import printable
 from isotherm.core.units import PAGE_BYTES
 from isotherm.machine.linux import syscalls
 from isotherm.machine.linux.mappings import Mappings, parse_maps
@@ -40,7 +41,7 @@ class Stat:
     """What changes about a process, from /proc/PID/stat (proc(5)).
 
     Attributes:
-        comm: Name, at most 15 bytes.
+        comm: Name, at most 15 bytes; what a terminal obeys is a question mark.
         parent: Its parent; 0 where that is in another pid namespace.
         threads: Threads it has.
         start_ticks: When it started, in clock ticks since boot.
@@ -78,7 +79,7 @@ def parse_stat(text: str) -> Stat:
     if len(field) < 26:
         raise ValueError(f"stat: expected at least 28 fields, got {len(field) + 2}")
     return Stat(
-        comm=text[text.index("(") + 1 : name_end],
+        comm=printable(text[text.index("(") + 1 : name_end]),
         parent=int(field[1]),
         threads=int(field[17]),
         start_ticks=int(field[19]),
@@ -99,6 +100,9 @@ class Process:
     pidfd says that it is alive. Between that look and the call a pid would have to
     end, be reaped and be given out again.
 
+    Where this process has no rights (``core.privileged``), who has them holds the
+    directory, opens its files and makes the calls.
+
     Args:
         pid: A process (thread group) id.
 
@@ -114,6 +118,16 @@ class Process:
         self.pid = pid
         self._lock = threading.Lock()
         self.pidfd = self._proc = self._pagemap = -1
+        #: Of who has the rights, where that is not this process.
+        self.handle = 0
+        self._broker = privileged.broker()
+        if self._broker is not None:
+            try:
+                admitted = self._broker.admit(pid)
+            except OSError as error:
+                raise _as_error(pid, error) from error
+            self.handle, self.pidfd, self.start_ticks = admitted
+            return
         try:
             self.pidfd = os.pidfd_open(pid)
             self._proc = os.open(
@@ -153,6 +167,10 @@ class Process:
                 if fd >= 0:
                     os.close(fd)
             self.pidfd = self._proc = self._pagemap = -1
+            if self._broker is not None and self.handle:
+                with contextlib.suppress(OSError):  # it is gone, too
+                    self._broker.release(self.handle)
+                self.handle = 0
 
     def alive(self) -> bool:
         """Return whether the process still runs; a zombie does not."""
@@ -183,6 +201,11 @@ class Process:
 
     def read_bytes(self, name: str) -> bytes:
         """Return a file of its ``/proc`` directory; see :meth:`read_text`."""
+        if self._broker is not None:
+            try:
+                return self._broker.read(self.handle, name)
+            except OSError as error:
+                raise _as_error(self.pid, error) from error
         fd = self.open(name)
         parts: list[bytes] = []
         try:
@@ -196,9 +219,11 @@ class Process:
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Return a descriptor of a file of its ``/proc`` directory; see read_text."""
-        if self._proc < 0:
+        if self.pidfd < 0:
             raise gone(self.pid)
         try:
+            if self._broker is not None:
+                return self._broker.open(self.handle, name, flags)
             return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._proc)
         except OSError as error:
             raise _as_error(self.pid, error) from error
@@ -294,6 +319,23 @@ class Process:
                 os.close(self._pagemap)
             self._pagemap = -1
 
+    def clear_refs(self, what: int) -> None:
+        """Clear accessed (1) or soft-dirty (4) bits of all its pages (proc(5)).
+
+        Raises:
+            TargetGoneError: It is not there any more.
+            NotPermittedError: We may not.
+            OSError: The kernel refuses.
+        """
+        if self._broker is not None:
+            self._broker.clear_refs(self.handle, what)
+            return
+        fd = self.open("clear_refs", os.O_WRONLY)
+        try:
+            os.write(fd, b"%d" % what)
+        finally:
+            os.close(fd)
+
     def move_pages(
         self,
         vpage: NDArray[np.uint64],
@@ -309,6 +351,10 @@ class Process:
             if not alive:
                 status = np.full(len(vpage), syscalls.NO_STATUS, np.int32)
                 return syscalls.MovePages(-errno.ESRCH, status)
+            if self._broker is not None:
+                return syscalls.MovePages(
+                    *self._broker.move_pages(self.handle, address, node, flags)
+                )
             return syscalls.move_pages(self.pid, address, node, flags)
 
     def madvise(self, ranges: NDArray[np.int64], advice: int) -> int:
@@ -323,6 +369,8 @@ class Process:
         with self.held() as alive:
             if not alive:
                 return -errno.ESRCH
+            if self._broker is not None:
+                return self._broker.madvise(self.handle, start, size, advice)
             return syscalls.process_madvise(self.pidfd, start, size, advice)
 
     def touch(self, vpage: NDArray[np.uint64]) -> int:
@@ -331,6 +379,8 @@ class Process:
             if not alive:
                 return -errno.ESRCH
             address = vpage.astype(np.uint64) * np.uint64(PAGE_BYTES)
+            if self._broker is not None:
+                return self._broker.touch(self.handle, address)
             return syscalls.touch(self.pid, address)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.machine.linux.intervals import (
-    EMPTY,
     Ranges,
+    cut,
     difference,
     intersection,
     normalised,
@@ -76,48 +76,104 @@ def shareable(mappings: Mappings) -> NDArray[np.bool_]:
 
 
 def split(mappers: Iterable[Mapper]) -> Shared:
-    """Return who manages what, of processes in the order that they were followed."""
+    """Return who manages what, of processes in the order that they were followed.
+
+    All pieces of files are cut at each other's borders; of those that show the same
+    pages the first manages them. Costs a few array operations a process.
+    """
     found = Shared()
-    # Of each file: [first, last) page of the file, keeper, its virtual page of first.
-    kept: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
+    pids: list[int] = []
+    parts: list[_Pieces] = []
     for mapper in mappers:
-        own, pid = mapper.managed.ranges, mapper.pid
-        rows: list[tuple[int, int, int, int]] = []
-        mappings = mapper.mappings
-        for row in np.flatnonzero(shareable(mappings)).tolist():
-            start, end = int(mappings.start[row]), int(mappings.end[row])
-            here = intersection(mapper.managed.ranges, np.array([[start, end]]))
-            if not len(here):
-                continue
-            name = int(mappings.device[row]), int(mappings.inode[row])
-            shift = int(mappings.offset[row]) - start  # of the file, less virtual
-            mine = _claim(kept.setdefault(name, []), here, shift, pid)
-            rows += mine
-        if rows:
-            taken = normalised(np.array(rows, np.int64)[:, :2])
-            own = difference(own, taken)
-            found.aliases[pid] = np.array(sorted(rows), np.int64)
-        found.own[pid] = own
+        own = mapper.managed.ranges
+        found.own[mapper.pid] = own
+        pids.append(mapper.pid)
+        parts.append(_pieces(mapper.mappings, own))
+    rows = np.concatenate([_NO_PIECES, *parts])
+    who = np.repeat(np.array(pids, np.int64), [len(part) for part in parts])
+    if not len(rows):
+        return found
+    row, keeper, low, high = _shown_twice(rows)
+    first = rows[row, _VPAGE] + low - rows[row, _FIRST]
+    there = rows[keeper, _VPAGE] + low - rows[keeper, _FIRST]
+    aliases = np.stack([first, first + high - low, who[keeper], there], axis=1)
+    for pid in np.unique(who[row]).tolist():
+        own = aliases[who[row] == pid]
+        found.aliases[pid] = own[np.lexsort(own.T[::-1])]
+        taken = normalised(np.ascontiguousarray(own[:, :2]))
+        found.own[pid] = difference(found.own[pid], taken)
     return found
 
 
-def _claim(
-    kept: list[tuple[int, int, int, int]], here: Ranges, shift: int, pid: int
-) -> list[tuple[int, int, int, int]]:
-    """Take what nobody has of a file; return what is an alias of others'."""
-    wanted = here + shift
-    aliases: list[tuple[int, int, int, int]] = []
-    taken: list[Ranges] = [EMPTY]
-    for first, last, keeper, vpage in kept:
-        both = intersection(wanted, np.array([[first, last]], np.int64))
-        aliases += [
-            (low - shift, high - shift, keeper, vpage + low - first)
-            for low, high in both.tolist()
-        ]
-        taken.append(both)
-    free = difference(wanted, normalised(np.concatenate(taken)))
-    kept += [(low, high, pid, low - shift) for low, high in free.tolist()]
-    return aliases
+#: Columns of pieces: device and inode of the file, its pages [first, last), and the
+#: virtual page of the first.
+_DEVICE, _INODE, _FIRST, _LAST, _VPAGE = range(5)
+_Pieces = NDArray[np.int64]
+_NO_PIECES: _Pieces = np.empty((0, 5), np.int64)
+
+
+def _pieces(mappings: Mappings, managed: Ranges) -> _Pieces:
+    """Return what a process maps of files that others may map, by virtual page."""
+    row = np.flatnonzero(shareable(mappings))
+    if not len(row):
+        return _NO_PIECES
+    start = mappings.start[row]
+    at = np.stack([start, mappings.end[row]], axis=1)
+    here = cut(managed, at)
+    of = np.searchsorted(start, here[:, 0], side="right") - 1
+    shift = mappings.offset[row][of] - start[of]
+    return np.stack(
+        [
+            mappings.device[row][of],
+            mappings.inode[row][of],
+            here[:, 0] + shift,
+            here[:, 1] + shift,
+            here[:, 0],
+        ],
+        axis=1,
+    )
+
+
+def _shown_twice(rows: _Pieces) -> tuple[NDArray[np.int64], ...]:
+    """Return pieces of files that an earlier row shows as well.
+
+    Returns:
+        Row, the first row that shows the same pages, and these pages of the file
+        [low, high); joined where they lie beside each other.
+    """
+    order = np.lexsort((rows[:, _INODE], rows[:, _DEVICE]))
+    name = rows[order][:, [_DEVICE, _INODE]]
+    new = np.any(name[1:] != name[:-1], axis=1)
+    file = np.empty(len(rows), np.int64)
+    file[order] = np.concatenate([[0], np.cumsum(new)])
+    # Borders of pieces, by file and page; a row covers those between its own.
+    border = np.concatenate([file, file]), np.concatenate([rows[:, 2], rows[:, 3]])
+    order = np.lexsort((border[1], border[0]))
+    of, page = border[0][order], border[1][order]
+    other = (of[1:] != of[:-1]) | (page[1:] != page[:-1])
+    number = np.concatenate([[0], np.cumsum(other)])
+    kept = np.concatenate([[0], np.flatnonzero(other) + 1])
+    page = page[kept]
+    place = np.empty(len(order), np.int64)
+    place[order] = number
+    begin, end = place[: len(rows)], place[len(rows) :]
+    size = end - begin
+    row = np.repeat(np.arange(len(rows)), size)
+    segment = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)
+    segment += begin[row]
+    first = np.full(len(page), len(rows), np.int64)
+    np.minimum.at(first, segment, row)
+    alias = first[segment] < row
+    row, segment = row[alias], segment[alias]
+    keeper = first[segment]
+    if not len(row):
+        return row, keeper, row, row
+    joins = (row[1:] == row[:-1]) & (keeper[1:] == keeper[:-1])
+    joins &= segment[1:] == segment[:-1] + 1
+    begins = np.concatenate([[True], ~joins])
+    ends = np.concatenate([~joins, [True]])
+    low, high = page[segment[begins]], page[segment[ends] + 1]
+    return row[begins], keeper[begins], low, high
 
 
 def resolve(

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isotherm.core import privileged
 from isotherm.core.errors import UnsupportedError
 
 #: move_pages(2): pages that only this process maps, or all (CAP_SYS_NICE).
@@ -229,6 +230,9 @@ def shares_memory(pid: int, other: int) -> bool:
 
     False where the kernel has no kcmp(2) or we may not ask.
     """
+    asked = privileged.broker()
+    if asked is not None:
+        return asked.shares_memory(pid, other)
     kcmp_vm = 1  # include/uapi/linux/kcmp.h
     return _call("kcmp", pid, other, kcmp_vm, 0, 0) == 0
 

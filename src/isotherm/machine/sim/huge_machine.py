@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import PAGE_BYTES, PAGES_PER_HUGE_PAGE
 from isotherm.machine.protocol import HugePages, MoveResult, ResizeResult
+from isotherm.machine.sim.bill import EpochCosts
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.huge import HugeMemory
-from isotherm.machine.sim.machine import EpochCosts, Faults, SimMachine
+from isotherm.machine.sim.machine import SimMachine
 from isotherm.machine.sim.spec import MachineSpec
+from isotherm.machine.sim.trouble import Faults
 from isotherm.trace.stream import AccessChunk, AccessStream, Background
 
 Ints = NDArray[np.int64]

@@ -2,21 +2,23 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isotherm.core.clock import VirtualClock
-from isotherm.core.errors import UnsupportedError, UsageError
+from isotherm.core.errors import UnsupportedError
 from isotherm.core.units import NS_PER_S, PAGE_BYTES
 from isotherm.machine.protocol import MoveResult, Space, SpacesChanged, Usage
 from isotherm.machine.sim import births, play
+from isotherm.machine.sim.bill import Bill, EpochCosts
 from isotherm.machine.sim.demand_fill import DemandFillLru
 from isotherm.machine.sim.expander import Expander
 from isotherm.machine.sim.huge import HugeMemory
 from isotherm.machine.sim.load import Load
 from isotherm.machine.sim.spec import MachineSpec
+from isotherm.machine.sim.trouble import Faults
 from isotherm.topology.model import Topology
 from isotherm.trace.stream import AccessChunk, AccessStream, Background
 
@@ -27,78 +29,12 @@ EBUSY, ENOMEM, ENOENT, EFAULT, ENODEV = 16, 12, 2, 14, 19
 FAILED_SHARE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Injected trouble: shares of moves, drawn with the machine's seed.
-
-    Attributes:
-        busy: Share of moves that fail with EBUSY this time.
-        no_memory: Share that fail with ENOMEM although there is room.
-        vanished: Share of pages whose owner unmapped them: ENOENT for good.
-        pinned: Share of pages that can never move: EBUSY for good.
-
-    Raises:
-        UsageError: A share is outside [0, 1], or two that exclude each other
-            (busy and no_memory, vanished and pinned) are more than 1 together.
-    """
-
-    busy: float = 0.0
-    no_memory: float = 0.0
-    vanished: float = 0.0
-    pinned: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("busy", "no_memory", "vanished", "pinned"):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise UsageError(f"faults.{name}: expected 0 to 1, got {share}")
-        for one, other in (("busy", "no_memory"), ("vanished", "pinned")):
-            total = getattr(self, one) + getattr(self, other)
-            if total > 1:
-                raise UsageError(
-                    f"faults: {one} and {other}: expected at most 1 together, "
-                    f"got {total:g}"
-                )
-
-
 #: Told of hint faults: page uint32[n], time in ns float64[n], write and
 #: initiator uint8[n].
 FaultHandler = Callable[
     [NDArray[np.uint32], NDArray[np.float64], NDArray[np.uint8], NDArray[np.uint8]],
     None,
 ]
-
-
-@dataclass(slots=True)
-class EpochCosts:
-    """What one epoch took, in nanoseconds of the application's memory time.
-
-    Attributes:
-        accesses: int64[initiators, 2, 8]: [initiator, is write, node].
-        access_ns: Stall: latency of all accesses over their parallelism.
-        all_fast_ns: The same with everything on the fastest tier.
-    """
-
-    accesses: NDArray[np.int64]
-    access_ns: float = 0.0
-    all_fast_ns: float = 0.0
-
-
-@dataclass(slots=True)
-class Bill:
-    """Costs since the start, told apart by who pays."""
-
-    access_ns: float = 0.0
-    all_fast_ns: float = 0.0
-    migration_ns: float = 0.0
-    application_ns: float = 0.0
-    background_ns: float = 0.0
-    accesses: int = 0
-    fast_accesses: int = 0
-    #: Made by another initiator than the one that the node is nearest to.
-    remote_accesses: int = 0
-    births: int = 0
-    fast_births: int = 0
 
 
 class SimMachine:

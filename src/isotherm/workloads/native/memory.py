@@ -157,7 +157,7 @@ def query_nodes(pid: int, address: int, pages: int) -> NDArray[np.int16]:
 
     Raises:
         NotPermittedError: Somebody else's process.
-        ProcessLookupError: No such process.
+        ProcessLookupError: No such process, or one that has given up its memory.
     """
     status = np.empty(pages, np.int32)
     where = address + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_BYTES)
@@ -172,7 +172,9 @@ def query_nodes(pid: int, address: int, pages: int) -> NDArray[np.int16]:
     )
     if failed:
         code = ctypes.get_errno()
-        if code == errno.ESRCH:
+        # EINVAL: it is ending and has no memory any more (find_mm_struct() in
+        # mm/migrate.c); nothing else is wrong with our arguments.
+        if code == errno.ESRCH or (code == errno.EINVAL and pid):
             raise ProcessLookupError(code, os.strerror(code))
         raise NotPermittedError(
             f"move_pages query of pid {pid}: {os.strerror(code)}",

@@ -211,6 +211,11 @@ class Follower:
         self.cost_ns += time.perf_counter_ns() - began
         return changed, void
 
+    def take_cgroups(self, cgroups: Iterable[Path]) -> None:
+        """Follow the members of these at the next scan, and of no others."""
+        self.cgroups = list(cgroups)
+        self._members_ns = -_SEARCH_NS
+
     def reread_cpusets(self) -> None:
         """Have the cpusets of all read at the next scan: nodes have come or gone."""
         for target in self.targets.values():

@@ -1,0 +1,1 @@
+"""Tests of pods: they share the names that groups go by."""
