@@ -26,8 +26,9 @@ HUGE: Final = NODE0 / "hugepages/hugepages-2048kB/nr_hugepages"
 #: Of node 0, for the process that grows; what it has at first is more than that.
 FREE_MIB: Final = 32
 COLD_MIB: Final = 40
-#: Pages of a block; of the blocks, the last are judged: births are known by then.
-PAGES: Final = 192
+#: Pages of a block, more than what page cache and other processes take and give back
+#: in a second; of the blocks, the last are judged: births are known by then.
+PAGES: Final = 768
 BLOCKS, JUDGED = 30, 15
 
 
