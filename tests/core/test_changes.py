@@ -1,5 +1,6 @@
 """The journal of changes: written before the change, undone newest first."""
 
+import errno
 import json
 import os
 import signal
@@ -414,3 +415,57 @@ def test_a_journal_that_others_could_have_written_is_refused(tree, tmp_path, pla
             begin(tmp_path / "run" / "journal")
         assert "ISOTHERM_RUN_DIRECTORY" in str(error.value.hint)
     assert "0\n" == (tree / "a").read_text()
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Return a list with the bytes for which there is room; None: enough."""
+    left = [None]
+    write = os.write
+
+    def short(fd, data):
+        if left[0] is None:
+            return write(fd, data)
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = write(fd, data[: left[0]])
+        left[0] -= done
+        return done
+
+    monkeypatch.setattr(module.os, "write", short)
+    return left
+
+
+@pytest.mark.parametrize("bytes_left", [0, 1, 17])
+def test_what_the_journal_has_no_room_for_is_not_done(tree, tmp_path, room, bytes_left):
+    """A part of a line does not stay: it would swallow the next one."""
+    journal = tmp_path / "run" / "journal"
+    changes = HostChanges(journal)
+    room[0] = bytes_left
+    with pytest.raises(OSError, match="No space"):
+        changes.write(tree / "a", 1)
+    assert "0\n" == (tree / "a").read_text()
+    room[0] = None
+    assert changes.write(tree / "b", "true")
+    os.close(changes._file)  # killed
+    changes._file = None
+    assert [f"{tree}/b: 'true' -> 'false'"] == HostChanges.recover(journal)
+
+
+def test_a_write_that_cannot_be_noted_is_taken_back(tree, tmp_path, monkeypatch):
+    """What was written is the second line of a change; with others it has no room."""
+    changes = HostChanges(tmp_path / "run" / "journal")
+    assert changes.write(tree / "b", "true")
+    log = changes._log
+
+    def full(line):
+        if "wrote" in line or "undone" in line:
+            raise OSError(errno.ENOSPC, "No space")
+        log(line)
+
+    monkeypatch.setattr(changes, "_log", full)
+    with pytest.raises(OSError, match="No space"):
+        changes.write(tree / "a", 1)
+    assert ("0\n", 1) == ((tree / "a").read_text(), changes.pending)
+    assert [f"{tree}/b: 'true' -> 'false'"] == changes.restore()
+    changes.close()

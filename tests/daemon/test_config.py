@@ -44,6 +44,11 @@ def test_a_file_sets_what_it_names():
             "f: object contains unknown field `lop`; did you mean 'loop'?",
         ),
         ("[loop]\nepoch_s = 'x'", "f: loop.epoch_s: expected `float`, got `str`"),
+        (
+            "[migration]\nlimit_mib_s = inf",
+            "f: migration.limit_mib_s: expected a number, got inf",
+        ),
+        ("[loop]\nepoch_s = nan", "f: loop.epoch_s: expected a number, got nan"),
         ("[loop]\nepoch_s = -1", "f: loop.epoch_s: expected `float` > 0.0"),
     ],
 )

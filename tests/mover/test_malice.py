@@ -19,6 +19,7 @@ from isotherm.hints.live.damon_trace import TRACEFS
 from isotherm.hints.live.page_fault import SPEC
 from isotherm.machine.linux import kdamonds, syscalls
 from isotherm.mover import wire
+from isotherm.mover.limits import MOST_EVENTS
 from isotherm.mover.scope import Rules
 from isotherm.mover.server import Server
 from isotherm.mover.wire import Message, Op
@@ -347,9 +348,11 @@ def test_nothing_is_changed_once_the_end_is_asked_for(
         Message(Op.MADVISE, 0, 1, handle, syscalls.MADV_PAGEOUT, ranges),
         Message(Op.CHANGE, body=two(f"{WEIGHTS}/node0", "7")),
         Message(Op.RUN_ON, handle=handle, body=b"[0]"),
+        Message(Op.CLEAR, handle=handle, value=1),
     ):
         assert errno.EPERM == refused(server, message)
-    assert ([], [], [], []) == (
+    assert ([], [], [], [], []) == (
+        record.cleared,
         record.moved,
         record.advised,
         record.wrote,
@@ -537,6 +540,36 @@ def test_events_that_see_more(
         assert errno.EACCES == refused(server, Message(Op.EVENT, 0, 0, 0, 0, body))
     assert refused(server, Message(Op.EVENT, 0, 0, 1 << 20, managed.pid, fault_attr()))
     assert [] == record.events
+
+
+def test_a_thread_is_not_buried_in_events(
+    managed: Any, serve: Callable[..., Server], record: Record
+) -> None:
+    """Each event makes its page faults slower; closed ones count, too."""
+    record.real = False
+    server = serve(pids=(managed.pid,))
+    admitted(server, managed.pid)
+    codes = []
+    for _ in range(MOST_EVENTS + 3):
+        data = Message(Op.EVENT, 0, 0, 0, managed.tid, fault_attr()).pack()
+        _, answer = server.handle(data)
+        codes.append(max(0, -answer.value))
+        if answer.fd >= 0:
+            os.close(answer.fd)
+    assert [0] * MOST_EVENTS + [errno.EMFILE] * 3 == codes
+    assert MOST_EVENTS == len(record.events)
+
+
+@pytest.mark.parametrize("value", [0, 2, 3, 4, 5, -1])
+def test_soft_dirty_bits_are_not_a_sessions(
+    managed: Any, serve: Callable[..., Server], record: Record, value: int
+) -> None:
+    """Whoever checkpoints the process would miss what it wrote."""
+    server = serve(pids=(managed.pid,))
+    handle = admitted(server, managed.pid)
+    clear = Message(Op.CLEAR, handle=handle, value=value)
+    assert errno.EINVAL == refused(server, clear)
+    assert [] == record.cleared
 
 
 def test_every_process_of_a_cpu_is_not_watched(

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isotherm.policy.cpu_steps import step_costs, step_costs_twin
 from isotherm.policy.cpus import Accesses, Placed, Prices, Threads, place_threads
 
 NEAR_NS, FAR_NS, SLOW_NS = 80.0, 140.0, 250.0
@@ -153,3 +154,32 @@ def test_chance_is_not_advice() -> None:
         )
         sure += found.is_sure and found.gain_ns > 0.01 * found.cost_ns
     assert 0 == sure
+
+
+@given(st.integers(0, 1 << 30))
+@settings(max_examples=40, deadline=None)
+def test_steps_cost_what_the_twin_says(seed: int) -> None:
+    """Bit for bit: of two equal steps either backend takes the same."""
+    rng = np.random.default_rng(seed)
+    threads, regions, sockets = 6, int(rng.integers(1, 9)), 2
+    socket = rng.integers(0, sockets, threads)
+    near = rng.integers(0, 3, (threads, regions)) * 50.0
+    by_node = rng.random((regions, 2)) * 1e6
+    near_ns = rng.random((sockets, 2)) * 1e4
+    who = np.stack(
+        [rng.integers(0, threads, 20), rng.integers(-1, threads, 20)], axis=1
+    )
+    who[who[:, 0] == who[:, 1], 1] = -1
+    to = rng.integers(0, sockets, (20, 2))
+    found, twin = np.empty(20), np.empty(20)
+    step_costs(who, to, socket, near, by_node, near_ns, found)
+    step_costs_twin(who, to, socket, near, by_node, near_ns, twin)
+    assert twin.tolist() == found.tolist()
+    for k in range(20):  # what it means, said plainly
+        cost = by_node.copy()
+        for side in range(2):
+            if who[k, side] >= 0:
+                step = near_ns[to[k, side]] - near_ns[socket[who[k, side]]]
+                cost += np.outer(near[who[k, side]], step)
+        change = (cost.min(1) - by_node.min(1)).sum()
+        assert found[k] == pytest.approx(change, abs=1e-6)

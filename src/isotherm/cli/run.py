@@ -1,5 +1,6 @@
 """``isotherm run``: keep the hot memory of processes in the fast tier."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -118,7 +119,7 @@ def run(
     """
     start_logging()
     pids = _parse_pids(pid or ())
-    if duration is not None and not duration > 0:
+    if duration is not None and not 0 < duration < math.inf:
         raise UsageError(f"duration: expected seconds > 0, got {duration:g}")
     overrides = _overrides(epoch, limit, hints, metrics, user, huge_pages=huge_pages)
     settings = overrides(_read(config))

@@ -1,5 +1,6 @@
 """``isotherm stop``: stop movement at once, restore what was changed."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -31,7 +32,7 @@ def stop(
     ] = False,
     recover: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    wait: float = 30.0,
+    wait: float = 60.0,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
     """Stop isotherm run, and put back what a killed one has left.
@@ -43,7 +44,7 @@ def stop(
     pid
         Of a daemon, or of a process that it manages (default: the only one).
     all_
-        Stop all of this user's.
+        Stop all of this user's; root's are the host's services and root's own.
     recover
         Stop nobody: only put back what killed ones have left.
     dry_run
@@ -68,6 +69,8 @@ def stop(
             "recover: expected alone, got a run to stop",
             hint="isotherm stop --all puts back what killed runs have left, too",
         )
+    if not 0 <= wait < math.inf:
+        raise UsageError(f"wait: expected seconds >= 0, got {wait:g}")
     if dry_run:
         from isotherm.daemon.stop import plan  # noqa: PLC0415  # likewise
 

@@ -148,7 +148,12 @@ class HostChanges:
                 self._forget(entry)
                 raise
             entry.wrote = read_value(path)
-            self._log({"wrote": entry.number, "value": entry.wrote})
+            try:
+                self._log({"wrote": entry.number, "value": entry.wrote})
+            except OSError:
+                write_value(path, old)
+                self._forget(entry)
+                raise
         return True
 
     def made(self, kind: str, **facts: Any) -> None:  # any JSON value
@@ -288,7 +293,9 @@ class HostChanges:
     def _forget(self, entry: _Entry) -> None:
         self._entries.remove(entry)
         if self._entries or self._file is None:
-            self._log({"undone": entry.number})
+            # Where there is no room for that, it is undone once more: no change.
+            with contextlib.suppress(OSError):
+                self._log({"undone": entry.number})
             return
         # Nothing is left to undo: what is made and undone again and again for
         # months takes no more room than once.
@@ -297,12 +304,23 @@ class HostChanges:
         self._journal_bytes = self._head_bytes
 
     def _log(self, line: dict[str, Any]) -> None:
-        """Append a line and wait until it is on the disk."""
+        """Append a line and wait until it is on the disk.
+
+        Raises:
+            OSError: There is no room for all of it; then none of it stays.
+        """
         if self._file is None:
             return
         data = json.dumps(line).encode() + b"\n"
-        os.write(self._file, data)
-        os.fsync(self._file)
+        try:
+            done = 0
+            while done < len(data):  # a full file system takes a part first
+                done += os.write(self._file, data[done:])
+            os.fsync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._journal_bytes)
+            raise
         self._journal_bytes += len(data)
 
     def _read(self) -> None:

@@ -1,5 +1,6 @@
 """What can be set, in one TOML file: every key with its default and its meaning."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class LoopConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1.0
     longest_epoch_s: Annotated[
         float,
-        Meta(gt=0, le=600, description="epochs grow up to this to keep the CPU budget"),
+        Meta(gt=0, le=120, description="epochs grow up to this to keep the CPU budget"),
     ] = 60.0
     policy: Annotated[
         str, Meta(description="who decides; isotherm simulate --list")
@@ -250,6 +251,7 @@ def parse_config(text: str, name: str) -> Config:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: expected TOML: {error}") from error
+    _check_finite(fields, name)
     try:
         return msgspec.convert(fields, Config)
     except msgspec.ValidationError as error:
@@ -263,6 +265,17 @@ def parse_config(text: str, name: str) -> Config:
         raise ConfigError(
             f"{place}{what}", hint="isotherm config show lists every key"
         ) from error
+
+
+def _check_finite(fields: dict[str, Any], name: str, before: str = "") -> None:
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            _check_finite(value, name, f"{before}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{name}: {before}{key}: expected a number, got {value}",
+                hint="isotherm config show lists every key",
+            )
 
 
 def read_config(path: Path | None) -> Config:

@@ -105,6 +105,9 @@ def split(request: Request, checked: Checked) -> Checked | int:
             log.info("restored", what=line)
         changes.close()
         runs.close()
+        while signal.sigtimedwait(PASSED_ON, 0) is not None:
+            pass  # it has come too late to ask for anything
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
 
 def _check(request: Request, user: User) -> None:
@@ -352,6 +355,8 @@ class _Mover:
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             log.error("session", ended_by=name, pid=self._child)
+            if self.server.halted:
+                return 0  # as it was told to, in whatever way: not to be begun anew
             return 128 + os.WTERMSIG(status)
         return os.waitstatus_to_exitcode(status)
 
@@ -399,6 +404,8 @@ class _Mover:
         try:
             yield pipe[0]
         finally:
+            # What comes while all is put back must not end that half-way.
+            signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
             for number, handler in old.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(wakeup)

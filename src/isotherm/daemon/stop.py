@@ -65,7 +65,7 @@ def stop(
     pids: Sequence[int] = (),
     *,
     every: bool = False,
-    wait_s: float = 30.0,
+    wait_s: float = 60.0,
 ) -> Stopped:
     """Stop daemons and wait until they have restored everything.
 
@@ -211,7 +211,8 @@ def _has_stopped(
 def _deaf(run: RunRecord, wait_s: float) -> IsothermError:
     return IsothermError(
         f"pid {run.pid}: has not stopped within {wait_s:g} s",
-        hint=f"kill -9 {run.pid} && isotherm stop",
+        hint=f"of a service: systemctl stop isotherm; else kill -9 {run.pid}"
+        " && isotherm stop",
     )
 
 

@@ -31,7 +31,7 @@ OPEN: Final = re.compile(
 LIST: Final = "task"
 #: What may be written to ``clear_refs``: accessed bits, of all, of anonymous memory,
 #: of files; soft-dirty bits (proc(5)).
-CLEARS: Final = frozenset({1, 2, 3, 4})
+CLEARS: Final = frozenset({1})
 
 _KDAMONDS: Final = re.escape(f"{ADMIN}/kdamonds")
 _CONTEXT: Final = rf"{_KDAMONDS}/[0-9]/contexts/0"

@@ -1,9 +1,10 @@
-"""How much a session may ask for: looks at processes a second, room in the journal."""
+"""How much a session may ask for: looks, events, room in the journal."""
 
 import errno
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -14,6 +15,11 @@ from isotherm.core.changes import HostChanges
 #: nobody's. At once both a lock and a handle of as many as may be open (MOST_HANDLES).
 LOOKS: Final = 1 << 17
 LOOKS_PER_S: Final = 1000.0
+#: Perf events of a thread on a CPU, ever: each makes its page faults slower,
+#: and a source opens one whenever it begins with the process.
+MOST_EVENTS: Final = 64
+#: Threads and CPUs remembered before those that have ended are looked for.
+_MANY_EVENTS: Final = 1 << 16
 #: Changes that are not undone, and bytes of the journal, which is memory: /run is.
 MOST_PENDING: Final = 1 << 16
 MOST_JOURNAL_BYTES: Final = 16 << 20
@@ -56,6 +62,41 @@ class Looks:
                     f"{count} processes: more than {self._per_s:g} a second",
                 )
             self._left -= count
+
+
+class Events:
+    """Counts the perf events of threads; safe to use from several threads.
+
+    Whether an event is closed again is not to be seen from here: its descriptor is
+    the session's. So all of a thread's life count.
+
+    Args:
+        most: Of a thread on a CPU.
+    """
+
+    def __init__(self, most: int = MOST_EVENTS) -> None:
+        self._most, self._guard = most, threading.Lock()
+        self._taken: dict[tuple[int, int], int] = {}
+        self._many = _MANY_EVENTS
+
+    def take(self, tid: int, cpu: int) -> None:
+        """Take one more.
+
+        Raises:
+            OSError: EMFILE: the thread has had its events.
+        """
+        with self._guard:
+            taken = self._taken.get((tid, cpu), 0)
+            if taken >= self._most:
+                raise OSError(errno.EMFILE, f"thread {tid}: {taken} events already")
+            self._taken[tid, cpu] = taken + 1
+            if len(self._taken) > self._many:
+                self._taken = {
+                    at: count
+                    for at, count in self._taken.items()
+                    if Path(f"/proc/{at[0]}").exists()
+                }
+                self._many = max(_MANY_EVENTS, 2 * len(self._taken))
 
 
 class Room:

@@ -20,7 +20,7 @@ from isotherm.machine.linux.perf_open import perf_event_open
 from isotherm.machine.linux.process import NoDescriptorError, Process
 from isotherm.mover import events, files, wire
 from isotherm.mover.damon import Damon
-from isotherm.mover.limits import Looks, Room
+from isotherm.mover.limits import Events, Looks, Room
 from isotherm.mover.placed import Placements, check_cpus
 from isotherm.mover.scope import Rules, Scope, has_thread, leader_of
 from isotherm.mover.wire import Message, Op
@@ -141,7 +141,7 @@ class Server:
         self.scope = Scope(rules, frozenset({os.getpid(), session}), is_locked)
         self._damon = Damon(changes, self.scope, self.calls.write)
         self._placed = Placements(changes, self.calls.run_on)
-        self.looks, self.room = Looks(), Room(changes)
+        self.looks, self.room, self.events = Looks(), Room(changes), Events()
         self._ops: dict[int, Callable[[Message], Answer]] = {
             Op.HELLO: lambda m: Answer(wire.VERSION),
             Op.ADMIT: self._admit,
@@ -258,8 +258,9 @@ class Server:
             return Answer(0, b"", process.open(name, flags | os.O_NOFOLLOW))
 
     def _clear(self, message: Message) -> Answer:
-        """Clear accessed or soft-dirty bits: what is written is a digit."""
+        """Clear accessed bits; soft-dirty ones are whoever's who checkpoints."""
         wire.plain(message)
+        self._check_goes_on()
         if message.value not in files.CLEARS:
             raise OSError(errno.EINVAL, f"clear_refs {message.value}")
         with self.scope.using(message.handle) as process:
@@ -379,6 +380,7 @@ class Server:
         asked = events.check(message.body, cpu, self._cpus)
         if asked.kind is events.Kind.KDAMOND:
             self._damon.check_trace(tid, asked.config)
+            self.events.take(tid, cpu)
             return Answer(fd=self.calls.perf_event_open(message.body, tid, cpu))
         if tid == 0:
             return Answer(
@@ -387,6 +389,7 @@ class Server:
         with self.scope.using(self.scope.handle_of(leader_of(tid))) as process:
             if not has_thread(process, tid):
                 raise OSError(errno.ESRCH, f"thread {tid}")
+            self.events.take(tid, cpu)
             fd = self.calls.perf_event_open(message.body, tid, cpu)
             # It may have ended, and its number be another's, in between.
             if not has_thread(process, tid):

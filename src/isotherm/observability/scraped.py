@@ -2,7 +2,7 @@
 
 It stands in the daemon's own process. Whoever reaches the port, slow or in crowds, may
 keep others from their figures for a moment, and takes neither threads nor descriptors
-that the daemon needs.
+nor time that the daemon needs.
 """
 
 import contextlib
@@ -22,6 +22,10 @@ CROWD: Final = 8
 MOST: Final = 16
 #: Seconds for a read or a write, and for a connection from beginning to end.
 PATIENCE_S: Final = 5.0
+#: Connections a second that are taken, after so many at once: each is some 2 ms of the
+#: daemon's own budget of CPU time.
+PER_S: Final = 10.0
+AT_ONCE: Final = 20
 WHOLE_S: Final = 10.0
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -58,6 +62,7 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
         self._heard: set[_Connection] = set()  # of them, those that have asked
         self._leaving: set[_Connection] = set()  # and those that were told to go
         self._guard = threading.Lock()
+        self._tokens, self._at_s = float(AT_ONCE), time.monotonic()
         super().__init__(found[4][:2], _Handler)  # type: ignore[arg-type]  # host, port
         self.set_app(_named(application, names))
 
@@ -74,7 +79,8 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
             return len(self._since)
 
     def process_request(self, request: _Connection, client_address: Any) -> None:
-        """Answer in a thread of its own, if there is room."""
+        """Answer in a thread of its own, when it is time and if there is room."""
+        self._keep_pace()
         with self._guard:
             if len(self._since) - len(self._leaving) >= CROWD:
                 busy = self._heard | self._leaving
@@ -89,6 +95,15 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
+
+    def _keep_pace(self) -> None:
+        """Wait until one more may be taken; others wait in the kernel's queue."""
+        now_s = time.monotonic()
+        came = (now_s - self._at_s) * PER_S
+        self._tokens, self._at_s = min(float(AT_ONCE), self._tokens + came), now_s
+        self._tokens -= 1.0
+        if self._tokens < 0.0:
+            time.sleep(-self._tokens / PER_S)
 
     def hear(self, request: _Connection) -> None:
         """Note that a connection has said what it wants."""

@@ -18,11 +18,14 @@ What was chosen by one half of the samples is judged by the other: the best of m
 assignments looks better than it is on the samples that chose it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isotherm.policy.cpu_steps import step_costs
 
 #: An exchange is looked for among so many threads of a socket, those that gain most.
 EXCHANGED: Final = 24
@@ -123,8 +126,7 @@ def place_threads(threads: Threads, accesses: Accesses, prices: Prices) -> Place
     """Return the best assignment that steps from the present one lead to."""
     whole = accesses.near.sum(0)
     now = threads.socket
-    best = _search(threads, whole, accesses, prices)
-    gains, costs = [], []
+    gains, costs, ends = [], [], []
     for half in range(2):
         # Chosen by one half, judged by the other, each scaled to the whole.
         choosing, judging = 2 * accesses.near[half], 2 * accesses.near[1 - half]
@@ -134,6 +136,8 @@ def place_threads(threads: Threads, accesses: Accesses, prices: Prices) -> Place
         moving_ns = prices.thread_ns * np.count_nonzero(chosen != now)
         gains.append(before - after - moving_ns)
         costs.append(before)
+        ends.append(chosen)
+    best = _search(threads, whole, accesses, prices, ends)
     _, pages_before = _judged(now, whole, whole, accesses, prices)
     _, pages_after = _judged(best, whole, whole, accesses, prices)
     moves = bool((best != now).any())
@@ -175,21 +179,32 @@ def _near(now: Ints, whole: Floats, accesses: Accesses, prices: Prices) -> float
 # ---- the search
 
 
-def _search(threads: Threads, near: Floats, accesses: Accesses, prices: Prices) -> Ints:
-    """Return who runs where: the better end of two walks.
+def _search(
+    threads: Threads,
+    near: Floats,
+    accesses: Accesses,
+    prices: Prices,
+    begins: Sequence[Ints] = (),
+) -> Ints:
+    """Return who runs where: the best end of several walks.
 
     One begins with the present assignment, one with every thread where its memory is:
     where two groups are on each other's sockets, the first step of one that moves
-    thread by thread tears them apart, and does not pay.
+    thread by thread tears them apart, and does not pay. Others begin where walks on
+    parts of the samples ended: of programs that the present tears all alike, the first
+    steps are chance, and one walk may come to rest with a program still torn.
     """
     sockets = len(threads.room)
     used = np.bincount(threads.socket, threads.demand, sockets).astype(np.float64)
     most = np.maximum(threads.room, used)
     near = _of_memory(near, accesses.pages)
-    now = _walk(threads.socket, threads, near, most, accesses, prices)
     there = _where_memory_is(threads, near, most, accesses, prices)
-    other = _walk(there, threads, near, most, accesses, prices)
-    return other[0] if other[1] < now[1] * (1 - 1e-9) else now[0]
+    best, least = _walk(threads.socket, threads, near, most, accesses, prices)
+    for begin in (there, *begins):
+        end, cost = _walk(begin, threads, near, most, accesses, prices)
+        if cost < least * (1 - 1e-9):
+            best, least = end, cost
+    return best
 
 
 def _where_memory_is(
@@ -244,8 +259,7 @@ def _walk(
         for one, there in zip(who[at].tolist(), to[at].tolist(), strict=True):
             if one >= 0:
                 socket[one] = there
-        cost = float(_costs(socket, who[:1] * 0 - 1, to[:1], near, accesses, prices)[0])
-        cost += prices.thread_ns * np.count_nonzero(socket != threads.socket)
+        cost = float(asked[at])
     return socket, cost
 
 
@@ -326,9 +340,7 @@ def _of_memory(near: Floats, pages: Floats) -> Floats:
 
 def _by_socket(socket: Ints, near: Floats, sockets: int) -> Floats:
     """Return accesses to regions by initiator, float64[initiators, regions]."""
-    out = np.zeros((sockets, near.shape[1]))
-    np.add.at(out, socket, near)
-    return out
+    return np.stack([near[socket == k].sum(0) for k in range(sockets)])
 
 
 def _costs(
@@ -340,27 +352,20 @@ def _costs(
     prices: Prices,
 ) -> Floats:
     """Return J after each step, threads' own moves apart, float64[k]."""
-    sockets = len(prices.latency_ns)
-    base = _by_socket(socket, near, sockets)
-    far_ns = _far(socket, accesses, prices)
-    out = np.empty(len(who))
     latency_ns = prices.latency_ns
-    block = max(1, (1 << 22) // max(1, base.size))
-    for at in range(0, len(who), block):
-        one, goal = who[at : at + block], to[at : at + block]
-        by = np.repeat(base[None], len(one), axis=0)
-        extra = np.zeros(len(one))
-        row = np.arange(len(one))
-        for side in range(2):
-            real = one[:, side] >= 0
-            thread, k = one[real, side], row[real]
-            moved = near[thread]
-            by[k, socket[thread]] -= moved
-            by[k, goal[real, side]] += moved
-            step = latency_ns[goal[real, side]] - latency_ns[socket[thread]]
-            extra[real] += (accesses.far[thread] * step).sum(1) * prices.stay_s
-        out[at : at + block] = _cost(by, accesses, prices) + extra + far_ns
-    return out
+    cost = np.zeros(len(who))
+    if len(accesses.nodes):
+        by = _by_socket(socket, near, len(latency_ns))[None]
+        by_node = _by_node(by, accesses, prices)[0]
+        near_ns = np.ascontiguousarray(latency_ns[:, accesses.nodes] * prices.stay_s)
+        step_costs(who, to, socket, near, by_node, near_ns, cost)
+        cost += by_node.min(1).sum()
+    for side in range(2):
+        real = who[:, side] >= 0
+        thread = who[real, side]
+        step_ns = latency_ns[to[real, side]] - latency_ns[socket[thread]]
+        cost[real] += (accesses.far[thread] * step_ns).sum(1) * prices.stay_s
+    return cost + _far(socket, accesses, prices)
 
 
 def _cost(by: Floats, accesses: Accesses, prices: Prices) -> Floats:
